@@ -1,0 +1,1 @@
+//! EC2 and the instance metadata service.

@@ -1,0 +1,225 @@
+//! What may be asked of EC2 and what it may answer: plain values, so that deciding stays pure.
+//!
+//! `crate::cloud` executes a [`CloudCall`] and turns whatever happens into a [`CloudResult`]; it makes no choice
+//! of its own.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cidr::Ipv4Cidr;
+use super::ids::{
+    AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, InstanceId, InstanceType, Mac, SecurityGroupId,
+    SubnetId,
+};
+use super::witness::Proof;
+
+/// One EC2 request, complete: nothing is left to decide when it is executed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CloudCall {
+    /// `CreateNetworkInterface` with its addresses and tags in the same call.
+    CreateEni {
+        /// Idempotency token, stored before the call.
+        token: ClientToken,
+        /// Where to create it.
+        subnet: SubnetId,
+        /// Security groups, at least one.
+        groups: Vec<SecurityGroupId>,
+        /// Secondary addresses to create it with.
+        secondary_addresses: u32,
+        /// `aws-K8S-<instance id>`.
+        description: String,
+        /// Tags set in the call itself, so that scoped-down IAM policies and the leak cleaner see them at once.
+        tags: BTreeMap<String, String>,
+    },
+    /// `AttachNetworkInterface`.
+    AttachEni {
+        /// The interface.
+        eni: EniId,
+        /// Our instance.
+        instance: InstanceId,
+        /// Free device index on the card.
+        device: DeviceIndex,
+        /// Network card.
+        card: CardIndex,
+    },
+    /// `ModifyNetworkInterfaceAttribute(Attachment.DeleteOnTermination=true)`.
+    DeleteOnTermination {
+        /// The interface.
+        eni: EniId,
+        /// Its attachment.
+        attachment: AttachmentId,
+    },
+    /// `AssignPrivateIpAddresses` by count.
+    AssignAddresses {
+        /// The interface.
+        eni: EniId,
+        /// How many, at least 1.
+        count: u32,
+    },
+    /// `UnassignPrivateIpAddresses`.
+    UnassignAddresses {
+        /// The interface.
+        eni: EniId,
+        /// Each address with the evidence that nobody uses it.
+        proofs: Vec<Proof<Ipv4Addr>>,
+    },
+    /// `DetachNetworkInterface`.
+    DetachEni {
+        /// The attachment to end.
+        attachment: AttachmentId,
+        /// Evidence that nobody uses the ENI.
+        proof: Proof<EniId>,
+    },
+    /// `DeleteNetworkInterface`.
+    DeleteEni {
+        /// Evidence that nobody uses the ENI.
+        proof: Proof<EniId>,
+    },
+    /// `DescribeNetworkInterfaces` of what is attached to an instance and of what carries its owner tag unattached.
+    DescribeEnis {
+        /// Whose.
+        instance: InstanceId,
+        /// Which of the two questions is asked.
+        scope: DescribeScope,
+    },
+    /// `DescribeInstanceTypes` of one type the compiled-in table lacks.
+    DescribeInstanceType {
+        /// The type.
+        instance_type: InstanceType,
+    },
+}
+
+/// What [`CloudCall::DescribeEnis`] filters on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DescribeScope {
+    /// Filter `attachment.instance-id`.
+    Attached,
+    /// Filter `tag:node.k8s.amazonaws.com/instance_id` and `status=available`: ours, but attached nowhere.
+    OursUnattached,
+}
+
+/// A successful answer to a [`CloudCall`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloudAnswer {
+    /// To [`CloudCall::CreateEni`].
+    Created(CloudEni),
+    /// To [`CloudCall::AttachEni`].
+    Attached(AttachmentId),
+    /// To [`CloudCall::AssignAddresses`]: what was added.
+    Assigned(Vec<Ipv4Addr>),
+    /// To [`CloudCall::DescribeEnis`]: everything, all pages.
+    Enis(Vec<CloudEni>),
+    /// To [`CloudCall::DescribeInstanceType`].
+    Limits(super::limits::InstanceLimits),
+    /// To the calls that only succeed or fail.
+    Done,
+}
+
+/// An ENI as EC2 describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudEni {
+    /// Its id.
+    pub id: EniId,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its subnet's network, where the answer or IMDS tells.
+    pub subnet_cidr: Option<Ipv4Cidr>,
+    /// Its own address, which pods never get.
+    pub primary: Ipv4Addr,
+    /// Secondary addresses.
+    pub secondary: Vec<Ipv4Addr>,
+    /// /28 prefixes delegated to it.
+    pub prefixes: Vec<Ipv4Cidr>,
+    /// EC2's `InterfaceType`: `interface`, `trunk`, `efa`, `efa-only`, ….
+    pub interface_type: String,
+    /// Where it is attached, if anywhere.
+    pub attachment: Option<CloudAttachment>,
+    /// `Description`.
+    pub description: String,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// Where an ENI is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudAttachment {
+    /// The attachment's id.
+    pub id: AttachmentId,
+    /// The instance, as far as EC2 tells.
+    pub instance: Option<InstanceId>,
+    /// Its device index.
+    pub device: DeviceIndex,
+    /// Its network card.
+    pub card: CardIndex,
+    /// EC2's `Status`: `attaching`, `attached`, `detaching`, `detached`.
+    pub status: String,
+    /// Whether EC2 deletes the ENI with the instance.
+    pub delete_on_termination: bool,
+}
+
+/// How a failed call is to be treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureClass {
+    /// `RequestLimitExceeded`, `Throttling…`: slow down.
+    Throttled,
+    /// `InsufficientFreeAddressesInSubnet`, `InsufficientCidrBlocks`: the subnet is full or fragmented.
+    SubnetFull,
+    /// `PrivateIpAddressLimitExceeded`: the ENI is full; our view is behind.
+    AddressLimit,
+    /// `AttachmentLimitExceeded`: the instance is full; our view is behind.
+    AttachmentLimit,
+    /// Account limits such as `NetworkInterfaceLimitExceeded`.
+    AccountLimit,
+    /// `UnauthorizedOperation`, `AccessDenied…`, no credentials.
+    Denied,
+    /// `Invalid….NotFound`: the subject is gone.
+    Gone,
+    /// The subject is in use or in the wrong state.
+    Conflict,
+    /// No answer: time-out, connection refused or lost. The effect may have happened.
+    NoAnswer,
+    /// 5xx: the effect may have happened.
+    Server,
+    /// Anything else.
+    Other,
+}
+
+/// Why a call failed, with everything a user needs to follow it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudFailure {
+    /// How to treat it.
+    pub class: FailureClass,
+    /// The EC2 action, such as `CreateNetworkInterface`.
+    pub action: String,
+    /// EC2's error code, when it answered.
+    pub code: Option<String>,
+    /// EC2's or the transport's message.
+    pub message: String,
+    /// EC2's request id, when it answered.
+    pub request_id: Option<String>,
+    /// How long EC2 asked to wait, when it did.
+    pub retry_after: Option<Duration>,
+}
+
+impl std::fmt::Display for CloudFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} failed", self.action)?;
+        if let Some(code) = &self.code {
+            write!(f, " with {code}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(request_id) = &self.request_id {
+            write!(f, " (request id {request_id})")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a [`CloudCall`] ended.
+pub type CloudResult = Result<CloudAnswer, CloudFailure>;

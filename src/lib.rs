@@ -1,0 +1,14 @@
+//! VPC networking for bare EC2 workers: the library behind the `aws-cni` multicall binary.
+//!
+//! The folder says what a file may do: `ipam` decides and never does I/O, `net` talks to the kernel and `cloud` to
+//! AWS without deciding anything, `store` keeps what was decided, `applets` wire them together.
+
+pub mod applets;
+pub mod cloud;
+pub mod cni;
+pub mod config;
+pub mod ipam;
+pub mod net;
+pub mod observe;
+pub mod rpc;
+pub mod store;

@@ -1,0 +1,1 @@
+//! What the kernel looks like: netlink, namespaces, sysctls and nftables.

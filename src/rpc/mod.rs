@@ -1,0 +1,1 @@
+//! The local protocol between the plugins and the daemon.

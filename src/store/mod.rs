@@ -1,0 +1,1 @@
+//! The daemon's durable state: one sled tree, one batch per change, nothing told before it is on the disk.

@@ -1,0 +1,1 @@
+//! A VPC in a box: an EC2 endpoint, an IMDS endpoint, a router and nodes in network namespaces.
