@@ -5,6 +5,12 @@
 
 pub mod cidr;
 pub mod cloud;
+pub mod effect;
+pub mod event;
 pub mod ids;
 pub mod limits;
+pub mod model;
+pub mod node;
+pub mod policy;
+pub mod records;
 pub mod witness;
