@@ -1,1 +1,5 @@
 //! Logs and metrics.
+
+pub mod level;
+
+pub use level::{LogDestination, LogLevel};
