@@ -24,12 +24,21 @@ fn main() -> Result<(), AnyError> {
 /// One `(type, ENIs, IPv4 addresses an ENI)` row a type, sorted for binary search.
 fn limits_table(csv: &str) -> Result<String, AnyError> {
     let mut rows = Vec::new();
-    for (number, line) in csv.lines().enumerate().skip(1).filter(|(_, line)| !line.is_empty()) {
-        let row = parse_row(line).ok_or_else(|| format!("data/instance-limits.csv:{}: {line}", number + 1))?;
+    for (number, line) in csv
+        .lines()
+        .enumerate()
+        .skip(1)
+        .filter(|(_, line)| !line.is_empty())
+    {
+        let row =
+            parse_row(line).ok_or_else(|| format!("data/instance-limits.csv:{}: {line}", number + 1))?;
         rows.push(row);
     }
     rows.sort_unstable();
-    let mut table = format!("pub(super) static LIMITS: [(&str, u32, u32); {}] = [\n", rows.len());
+    let mut table = format!(
+        "pub(super) static LIMITS: [(&str, u32, u32); {}] = [\n",
+        rows.len()
+    );
     for (name, enis, ipv4) in rows {
         writeln!(table, "    ({name:?}, {enis}, {ipv4}),")?;
     }
@@ -39,7 +48,11 @@ fn limits_table(csv: &str) -> Result<String, AnyError> {
 
 fn parse_row(line: &str) -> Option<(&str, u32, u32)> {
     let mut fields = line.split(',');
-    Some((fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    Some((
+        fields.next()?,
+        fields.next()?.parse().ok()?,
+        fields.next()?.parse().ok()?,
+    ))
 }
 
 /// The commit, from the environment where there is no repository (packages), else from git, else unknown.
@@ -47,7 +60,9 @@ fn commit() -> String {
     if let Ok(commit) = env::var("AWS_CNI_COMMIT") {
         return commit;
     }
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
     match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         _ => "unknown".to_owned(),

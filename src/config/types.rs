@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::{Origin, Problem};
 use crate::ipam::cidr::Ipv4Cidr;
+pub use crate::net::layout::RuleLayout;
 use crate::observe::{LogDestination, LogLevel};
 
 /// Everything `ipamd` was told, checked and with defaults filled in.
@@ -71,17 +72,6 @@ pub enum SnatPorts {
     HashRandom,
     /// `none`: the kernel's default.
     None,
-}
-
-/// Which policy-routing rules serve pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RuleLayout {
-    /// One rule for all pods and one per ENI: the cost of a packet does not grow with the number of pods.
-    #[default]
-    Shared,
-    /// The Go daemon's layout: two rules for each pod.
-    PerPod,
 }
 
 /// Pod and host networking.

@@ -26,7 +26,9 @@ impl InstanceLimits {
 
 /// The compiled-in limits of `instance_type` (`data/instance-limits.csv`); `None` for a type newer than the table.
 pub fn lookup(instance_type: &InstanceType) -> Option<InstanceLimits> {
-    let index = table::LIMITS.binary_search_by(|(name, ..)| (*name).cmp(instance_type.as_str())).ok()?;
+    let index = table::LIMITS
+        .binary_search_by(|(name, ..)| (*name).cmp(instance_type.as_str()))
+        .ok()?;
     let (_, enis, ipv4_per_eni) = *table::LIMITS.get(index)?;
     Some(InstanceLimits { enis, ipv4_per_eni })
 }
