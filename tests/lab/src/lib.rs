@@ -5,4 +5,5 @@ pub mod cloud;
 pub mod ec2;
 pub mod faults;
 pub mod http;
+pub mod imds;
 pub mod vpc;
