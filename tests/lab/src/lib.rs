@@ -7,3 +7,4 @@ pub mod node;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod vpc;
