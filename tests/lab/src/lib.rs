@@ -1,7 +1,6 @@
 //! A VPC in a box: an EC2 endpoint, an IMDS endpoint, a router and nodes in network namespaces.
 
 pub mod fabric;
-pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod pod;

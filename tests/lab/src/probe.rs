@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-pub use echo::EchoServer;
+pub use echo::{EchoError, EchoServer};
 pub use matrix::{Matrix, Source, Target, matrix};
 
 use crate::netns::Netns;

@@ -91,7 +91,7 @@ impl Fabric {
         for gone in before.difference(&after) {
             _ = writeln!(script, "route delete {gone} dev {}", link.name);
         }
-        script += &routes_script(&next, after.difference(&before));
+        script += &routes_script(&next, after.difference(&before).copied());
         ip_batch(self.router(), &script)?;
         let (before, after) = (sources(link), sources(&next));
         guard::replace(
@@ -134,12 +134,12 @@ fn appear_script(link: &RouterLink, eni: &AttachedEni, node: NodeLink<'_>) -> St
         node.netns.path().display(),
         eni.subnet_cidr.nth(1),
     );
-    script += &routes_script(link, destinations(&link.owned).iter());
+    script += &routes_script(link, destinations(&link.owned).into_iter());
     script
 }
 
 /// Everything but the primary address is routed by way of it, so that one neighbour entry serves all.
-fn routes_script<'a>(link: &RouterLink, added: impl Iterator<Item = &'a Ipv4Cidr>) -> String {
+fn routes_script(link: &RouterLink, added: impl Iterator<Item = Ipv4Cidr>) -> String {
     added.fold(String::new(), |mut script, destination| {
         _ = writeln!(
             script,
