@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::tool::ip_batch;
 use super::{ENI_MTU, Fabric, FabricError, guard};
-use crate::netns::Netns;
+use crate::netns::{Netns, NetnsError};
 use crate::vpc::change::{AttachedEni, Owned};
 use crate::vpc::cidr::Ipv4Cidr;
 use crate::vpc::ids::Mac;
@@ -61,6 +61,7 @@ impl Fabric {
             checked: eni.source_dest_check,
         };
         ip_batch(self.router(), &appear_script(&link, eni, node))?;
+        answer_arp_for_everything(self.router(), &link.name)?;
         guard::admit(self.router(), &link.name, eni.mac, &sources(&link))?;
         links.insert(eni.mac, link);
         Ok(())
@@ -119,6 +120,14 @@ fn router_link_name(mac: Mac) -> String {
         _ = write!(name, "{byte:02x}");
         name
     })
+}
+
+/// For whatever it can route to, and at once: the kernel would wait up to 0.8 s (`proxy_delay`, arp(7)).
+fn answer_arp_for_everything(router: &Netns, link: &str) -> Result<(), NetnsError> {
+    router.sysctl(&[
+        (&format!("net/ipv4/neigh/{link}/proxy_delay"), "0"),
+        (&format!("net/ipv4/conf/{link}/proxy_arp"), "1"),
+    ])
 }
 
 /// The ENI's hardware address is known to the VPC and never asked for, so its neighbour entry is permanent.

@@ -27,7 +27,7 @@ table ip vpc {
     type filter hook prerouting priority raw; policy accept;
     iifname "eni*" iifname . ether saddr != @mac_may counter name spoofed_mac drop
     iifname "eni*" iifname . ip saddr != @source_may add @offenders { iifname . ip saddr } counter name spoofed_source drop
-    fib daddr type blackhole counter name no_owner drop
+    fib daddr type unicast fib daddr oif missing counter name no_owner drop
   }
 }
 "#;

@@ -84,10 +84,6 @@ pub(super) fn prepare_router(router: &Netns, networks: &Networks) -> Result<(), 
         ("net/ipv4/conf/default/rp_filter", "0"),
         ("net/ipv4/conf/all/send_redirects", "0"),
         ("net/ipv4/conf/default/send_redirects", "0"),
-        // The router answers ARP for everything it can route to. The kernel delays such answers by up to 0.8 s
-        // unless told otherwise (proxy_delay, ip-sysctl).
-        ("net/ipv4/conf/default/proxy_arp", "1"),
-        ("net/ipv4/neigh/default/proxy_delay", "0"),
     ])?;
     let mut script = String::new();
     // Host scope, or the kernel would pick it as a source address.
