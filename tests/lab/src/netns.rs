@@ -131,9 +131,7 @@ fn on_scratch_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Netn
             .name("in-netns".to_owned())
             .spawn_scoped(scope, work)
             .map_err(NetnsError::Thread)?;
-        worker
-            .join()
-            .map_err(|panic| std::panic::resume_unwind(panic))
+        worker.join().map_err(|panic| std::panic::resume_unwind(panic))
     })
 }
 

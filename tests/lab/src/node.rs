@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,9 @@ use serde_json::Value;
 use crate::fabric::{ENI_MTU, LinkName, ToolError, ip_batch, ip_json};
 use crate::netns::{Netns, NetnsError};
 use crate::pod::{Conflist, Pod, PodIdentity, Runtime};
-use crate::probe::Source;
+use crate::probe::{ECHO_PORT, EchoError, EchoServer, Source, Target};
 use crate::process::{Daemon, DaemonSpec, ProcessError};
-use crate::vpc::change::AttachedEni;
-use crate::vpc::ids::{InstanceId, Mac};
+use crate::vpc::{AttachedEni, EniId, Instance, InstanceId, Mac};
 
 /// The names under which the product's one binary is installed.
 const APPLETS: [&str; 4] = ["aws-cni", "ipamd", "aws-cni-support", "egress-cni"];
@@ -32,6 +31,9 @@ pub enum NodeError {
     /// A kernel object could not be made, changed or read.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// Its echo server could not be started.
+    #[error(transparent)]
+    Echo(#[from] EchoError),
     /// A directory or link could not be made.
     #[error("making {path}: {error}", path = path.display())]
     Directory {
@@ -144,18 +146,20 @@ pub struct LinkFacts {
 pub struct Node {
     name: String,
     instance: InstanceId,
+    primary_eni: EniId,
     netns: Netns,
     dirs: NodeDirs,
     options: Mutex<NodeOptions>,
     environment: BTreeMap<String, String>,
-    address: Mutex<Option<Ipv4Addr>>,
+    address: Ipv4Addr,
+    _echo: EchoServer,
     sandboxes: AtomicU64,
 }
 
 impl Node {
     pub(crate) fn new(
         name: &str,
-        instance: InstanceId,
+        instance: &Instance,
         root: PathBuf,
         options: NodeOptions,
         environment: BTreeMap<String, String>,
@@ -169,12 +173,14 @@ impl Node {
         ])?;
         Ok(Self {
             name: name.to_owned(),
-            instance,
+            instance: instance.id.clone(),
+            primary_eni: instance.primary_eni.clone(),
+            address: instance.private_ip,
+            _echo: EchoServer::start(&netns, ECHO_PORT)?,
             netns,
             dirs: NodeDirs::make(root)?,
             options: Mutex::new(options),
             environment,
-            address: Mutex::default(),
             sandboxes: AtomicU64::new(0),
         })
     }
@@ -199,9 +205,14 @@ impl Node {
         &self.dirs
     }
 
-    /// The primary ENI's address, once its link is there.
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Its primary ENI.
+    pub fn primary_eni(&self) -> &EniId {
+        &self.primary_eni
+    }
+
+    /// The primary ENI's address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     /// Changes how links show up from now on.
@@ -220,7 +231,7 @@ impl Node {
     /// Configures the primary ENI's link as a machine image does: address, subnet route, default route.
     pub(crate) fn configure_primary(&self, eni: &AttachedEni, link: &str) -> Result<(), NodeError> {
         let (address, subnet) = (eni.owned.primary, eni.subnet_cidr);
-        ip_batch(
+        Ok(ip_batch(
             &self.netns,
             &format!(
                 "addr add {address}/{} broadcast {} dev {link}\n\
@@ -230,9 +241,7 @@ impl Node {
                 subnet.last(),
                 subnet.nth(1),
             ),
-        )?;
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-        Ok(())
+        )?)
     }
 
     /// Renames a link, as udev does: the kernel allows it while the link is down, and since 6.2 also when up.
@@ -298,7 +307,9 @@ impl Node {
         let log = self.dirs.log.join(format!("{name}.log"));
         self.environment
             .iter()
-            .fold(DaemonSpec::new(&program, log), |spec, (name, value)| spec.env(name, value))
+            .fold(DaemonSpec::new(&program, log), |spec, (name, value)| {
+                spec.env(name, value)
+            })
             .env("AWS_CNI_STATE_DIR", &self.dirs.state)
             .env("AWS_CNI_SOCKET", self.dirs.socket())
     }
@@ -333,6 +344,14 @@ impl Node {
     pub fn pod_of(&self, runtime: Arc<Runtime>, namespace: &str, name: &str) -> Result<Pod, NodeError> {
         let sandbox = self.sandboxes.fetch_add(1, Ordering::Relaxed);
         Ok(Pod::new(runtime, PodIdentity::new(namespace, name, sandbox))?)
+    }
+
+    /// The node's own echo server as a target of exchanges.
+    pub fn target(&self) -> Target {
+        Target {
+            name: self.name.clone(),
+            address: SocketAddrV4::new(self.address, ECHO_PORT),
+        }
     }
 
     /// The node as a starting point of exchanges.

@@ -160,7 +160,8 @@ impl Pod {
 
     /// Runs any verb through the list as it would be for this pod, and keeps nothing.
     pub fn cni(&self, verb: &str) -> Result<CniOutcome, CniError> {
-        self.runtime.run(verb, &self.parameters(), lock(&self.result).clone())
+        self.runtime
+            .run(verb, &self.parameters(), lock(&self.result).clone())
     }
 
     /// The CNI variables of this pod; `CNI_COMMAND` and `CNI_PATH` are added for each call.
@@ -260,7 +261,11 @@ pub fn side_by_side<I: Sync, T: Send>(items: &[I], at_once: usize, work: impl Fn
         let running: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
         running
             .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .flat_map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
             .collect()
     });
     answers.sort_by_key(|(index, _)| *index);

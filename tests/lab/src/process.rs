@@ -220,7 +220,9 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
         // The watching thread reaps under the same lock, so the number can't have become another process's.
         let state = self.shared.state();
-        let State::Running(pid) = *state else { return Ok(()) };
+        let State::Running(pid) = *state else {
+            return Ok(());
+        };
         kill(pid, signal).map_err(|error| ProcessError::Signal {
             signal,
             pid: pid.as_raw(),
@@ -286,7 +288,9 @@ impl Daemon {
 
     /// Waits until it has written `text`.
     pub fn wait_log(&self, text: &str, within: Duration) -> Result<(), ProcessError> {
-        self.poll(&format!("{text:?} in its log"), within, || self.log().contains(text))
+        self.poll(&format!("{text:?} in its log"), within, || {
+            self.log().contains(text)
+        })
     }
 
     /// What this run has written so far.
@@ -312,7 +316,11 @@ impl Daemon {
         let until = Instant::now() + within;
         while !holds() {
             if let Some(status) = self.exit_status() {
-                return if holds() { Ok(()) } else { Err(self.ended(awaited, status)) };
+                return if holds() {
+                    Ok(())
+                } else {
+                    Err(self.ended(awaited, status))
+                };
             }
             if Instant::now() >= until {
                 return Err(self.timeout(awaited, within));
@@ -413,7 +421,9 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     fn shell(dir: &Path, script: &str) -> DaemonSpec {
-        DaemonSpec::new("/bin/sh", dir.join("daemon.log")).arg("-c").arg(script)
+        DaemonSpec::new("/bin/sh", dir.join("daemon.log"))
+            .arg("-c")
+            .arg(script)
     }
 
     #[test]
@@ -433,8 +443,11 @@ mod tests {
         let (dir, netns) = (tempfile::tempdir().unwrap(), Netns::new().unwrap());
         let daemon = Daemon::start(&netns, shell(dir.path(), "echo no luck; exit 3")).unwrap();
         let error = daemon.wait_ready(SOON).unwrap_err();
-        assert!(matches!(&error, ProcessError::Ended { status, log_tail, .. }
-            if status.code() == Some(3) && log_tail.contains("no luck")), "{error}");
+        assert!(
+            matches!(&error, ProcessError::Ended { status, log_tail, .. }
+            if status.code() == Some(3) && log_tail.contains("no luck")),
+            "{error}"
+        );
     }
 
     #[test]

@@ -41,7 +41,12 @@ fn eni(last: u8, device: u32) -> AttachedEni {
 }
 
 fn ip(netns: &Netns, arguments: &str) {
-    let run = || Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
+    let run = || {
+        Command::new("ip")
+            .args(arguments.split_whitespace())
+            .status()
+            .unwrap()
+    };
     assert!(netns.run(run).unwrap().success(), "ip {arguments}");
 }
 
@@ -58,12 +63,24 @@ struct Machine {
 impl Machine {
     fn boot(fabric: &Fabric, last: u8) -> Self {
         let (netns, eni) = (Netns::new().unwrap(), eni(last, 0));
-        fabric.attach(&eni, NodeLink { netns: &netns, name: "eth0" }).unwrap();
+        fabric
+            .attach(
+                &eni,
+                NodeLink {
+                    netns: &netns,
+                    name: "eth0",
+                },
+            )
+            .unwrap();
         ip(&netns, &format!("addr add 10.0.1.{last}/24 dev eth0"));
         ip(&netns, "link set eth0 up");
         ip(&netns, "route add default via 10.0.1.1");
         let echo = EchoServer::start(&netns, ECHO_PORT).unwrap();
-        Self { netns, eni, _echo: echo }
+        Self {
+            netns,
+            eni,
+            _echo: echo,
+        }
     }
 
     fn echo(&self) -> SocketAddrV4 {
@@ -73,7 +90,10 @@ impl Machine {
     fn received(&self) -> u64 {
         let read = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         let text = self.netns.run(read).unwrap();
-        let line = text.lines().find(|line| line.trim_start().starts_with("eth0:")).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with("eth0:"))
+            .unwrap();
         line.split_whitespace().nth(2).unwrap().parse().unwrap()
     }
 }
@@ -113,10 +133,10 @@ fn a_foreign_source_is_dropped_counted_and_named() {
     // Once the ENI owns it, it is accepted and delivered; once it does not, no more.
     let mut owned = a.eni.owned.clone();
     owned.secondary.insert(STRANGER);
-    fabric.change_addresses(a.eni.mac, &owned, true).unwrap();
+    fabric.change_addresses(&a.eni.eni, &owned, true).unwrap();
     let seen = exchange_from(&a.netns, STRANGER, b.echo(), SOON).unwrap();
     assert_eq!(*seen.ip(), STRANGER);
-    fabric.change_addresses(a.eni.mac, &a.eni.owned, true).unwrap();
+    fabric.change_addresses(&a.eni.eni, &a.eni.owned, true).unwrap();
     let refused = exchange_from(&a.netns, STRANGER, b.echo(), BRIEF);
     assert_eq!(refused, Err(Failure::TimedOut));
 }
@@ -135,12 +155,15 @@ fn without_the_source_check_anything_may_be_sent() {
     let fabric = Fabric::new(Networks::default()).unwrap();
     let (a, b) = (Machine::boot(&fabric, 10), Machine::boot(&fabric, 11));
     ip(&a.netns, &format!("addr add {STRANGER}/32 dev lo"));
-    fabric.change_addresses(a.eni.mac, &a.eni.owned, false).unwrap();
+    fabric.change_addresses(&a.eni.eni, &a.eni.owned, false).unwrap();
     let b_received = b.received();
-    assert!(exchange_from(&a.netns, STRANGER, b.echo(), BRIEF).is_err(), "the answer has no owner to go to");
+    assert!(
+        exchange_from(&a.netns, STRANGER, b.echo(), BRIEF).is_err(),
+        "the answer has no owner to go to"
+    );
     assert_eq!(fabric.dropped().unwrap().spoofed_source, 0);
     assert!(b.received() > b_received);
-    fabric.change_addresses(a.eni.mac, &a.eni.owned, true).unwrap();
+    fabric.change_addresses(&a.eni.eni, &a.eni.owned, true).unwrap();
     assert!(exchange_from(&a.netns, STRANGER, b.echo(), BRIEF).is_err());
     assert!(fabric.dropped().unwrap().spoofed_source > 0);
 }
@@ -156,10 +179,12 @@ fn an_address_is_delivered_to_its_owner_only_and_follows_it() {
     }
     assert!(exchange(&c.netns, Protocol::Tcp, at(inside), BRIEF).is_err());
     for (owner, other) in [(&a, &b), (&b, &a)] {
-        fabric.change_addresses(other.eni.mac, &other.eni.owned, true).unwrap();
+        fabric
+            .change_addresses(&other.eni.eni, &other.eni.owned, true)
+            .unwrap();
         let mut owned = owner.eni.owned.clone();
         owned.prefixes.insert(moving);
-        fabric.change_addresses(owner.eni.mac, &owned, true).unwrap();
+        fabric.change_addresses(&owner.eni.eni, &owned, true).unwrap();
         ip(&c.netns, "neigh flush dev eth0"); // or a failed attempt before is remembered for a second
         exchange(&c.netns, Protocol::Tcp, at(inside), SOON).unwrap();
         let before = (owner.received(), other.received());
@@ -176,7 +201,10 @@ fn nothing_is_delivered_to_an_address_without_owner() {
     let fabric = Fabric::new(Networks::default()).unwrap();
     let a = Machine::boot(&fabric, 10);
     let far = at(Ipv4Addr::new(10, 0, 2, 9));
-    assert_eq!(exchange(&a.netns, Protocol::Udp, far, BRIEF), Err(Failure::TimedOut));
+    assert_eq!(
+        exchange(&a.netns, Protocol::Udp, far, BRIEF),
+        Err(Failure::TimedOut)
+    );
     assert!(fabric.dropped().unwrap().no_owner > 0);
 }
 
@@ -189,13 +217,36 @@ fn a_link_appears_down_with_the_right_mac_and_goes_with_the_detach() {
         let show = || Command::new("ip").args(["-br", "link"]).output().unwrap();
         String::from_utf8(a.netns.run(show).unwrap().stdout).unwrap()
     };
-    fabric.attach(&second, NodeLink { netns: &a.netns, name: "ens6" }).unwrap();
-    let line = links().lines().find(|line| line.starts_with("ens6")).unwrap().to_owned();
-    assert!(line.contains("DOWN") && line.contains("0a:00:00:00:00:14"), "{line}");
-    fabric.detach(second.mac).unwrap();
-    fabric.detach(second.mac).unwrap();
+    fabric
+        .attach(
+            &second,
+            NodeLink {
+                netns: &a.netns,
+                name: "ens6",
+            },
+        )
+        .unwrap();
+    let line = links()
+        .lines()
+        .find(|line| line.starts_with("ens6"))
+        .unwrap()
+        .to_owned();
+    assert!(
+        line.contains("DOWN") && line.contains("0a:00:00:00:00:14"),
+        "{line}"
+    );
+    fabric.detach(&second.eni).unwrap();
+    fabric.detach(&second.eni).unwrap();
     assert!(!links().contains("ens6"));
-    fabric.attach(&second, NodeLink { netns: &a.netns, name: "eth7" }).unwrap();
+    fabric
+        .attach(
+            &second,
+            NodeLink {
+                netns: &a.netns,
+                name: "eth7",
+            },
+        )
+        .unwrap();
     assert!(links().contains("eth7"));
 }
 

@@ -9,7 +9,7 @@ use super::{ENI_MTU, Fabric, FabricError, guard};
 use crate::netns::{Netns, NetnsError};
 use crate::vpc::change::{AttachedEni, Owned};
 use crate::vpc::cidr::Ipv4Cidr;
-use crate::vpc::ids::Mac;
+use crate::vpc::ids::{EniId, Mac};
 
 /// How the link of an ENI is called in its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub struct NodeLink<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct RouterLink {
     name: String,
+    mac: Mac,
     owned: Owned,
     checked: bool,
 }
@@ -57,33 +58,37 @@ impl Fabric {
         let mut links = self.links();
         let link = RouterLink {
             name: router_link_name(eni.mac),
+            mac: eni.mac,
             owned: eni.owned.clone(),
             checked: eni.source_dest_check,
         };
         ip_batch(self.router(), &appear_script(&link, eni, node))?;
         answer_arp_for_everything(self.router(), &link.name)?;
         guard::admit(self.router(), &link.name, eni.mac, &sources(&link))?;
-        links.insert(eni.mac, link);
+        links.insert(eni.eni.clone(), link);
         Ok(())
     }
 
     /// Removes the ENI's link from router and node; one that is not there is no error.
-    pub fn detach(&self, mac: Mac) -> Result<(), FabricError> {
+    pub fn detach(&self, eni: &EniId) -> Result<(), FabricError> {
         let mut links = self.links();
-        let Some(link) = links.remove(&mac) else {
+        let Some(link) = links.remove(eni) else {
             return Ok(());
         };
-        guard::forget(self.router(), &link.name, mac, &sources(&link))?;
+        guard::forget(self.router(), &link.name, link.mac, &sources(&link))?;
         ip_batch(self.router(), &format!("link delete {}\n", link.name))?;
         Ok(())
     }
 
     /// Routes to the ENI what it owns now, and lets it send from that only.
-    pub fn change_addresses(&self, mac: Mac, owned: &Owned, checked: bool) -> Result<(), FabricError> {
+    pub fn change_addresses(&self, eni: &EniId, owned: &Owned, checked: bool) -> Result<(), FabricError> {
         let mut links = self.links();
-        let link = links.get_mut(&mac).ok_or(FabricError::NotAttached(mac))?;
+        let link = links
+            .get_mut(eni)
+            .ok_or_else(|| FabricError::NotAttached(eni.clone()))?;
         let next = RouterLink {
             name: link.name.clone(),
+            mac: link.mac,
             owned: owned.clone(),
             checked,
         };

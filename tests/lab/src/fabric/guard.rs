@@ -89,7 +89,9 @@ impl Fabric {
 
 fn objects<'a>(answer: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> {
     let all = answer.get("nftables").and_then(Value::as_array);
-    all.into_iter().flatten().filter_map(move |object| object.get(kind))
+    all.into_iter()
+        .flatten()
+        .filter_map(move |object| object.get(kind))
 }
 
 fn offence(element: &Value) -> Option<Offence> {

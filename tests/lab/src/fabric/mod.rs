@@ -11,8 +11,8 @@
 //! Like a real VPC the router delivers an address only to the ENI that owns it, without asking by ARP, and drops
 //! what an ENI may not send ([`guard`]).
 
-pub mod guard;
 mod eni;
+pub mod guard;
 mod networks;
 mod tool;
 
@@ -26,7 +26,7 @@ pub use tool::ToolError;
 pub(crate) use tool::{ip_batch, ip_json};
 
 use crate::netns::{Netns, NetnsError};
-use crate::vpc::ids::Mac;
+use crate::vpc::ids::EniId;
 
 /// Where IMDS answers.
 pub const IMDS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80);
@@ -52,9 +52,9 @@ pub enum FabricError {
         /// Why not.
         error: std::io::Error,
     },
-    /// No link is attached for this hardware address.
-    #[error("no ENI with hardware address {0} is attached")]
-    NotAttached(Mac),
+    /// The ENI has no link.
+    #[error("{0} has no link in the fabric")]
+    NotAttached(EniId),
 }
 
 /// The router and the networks around it.
@@ -63,7 +63,7 @@ pub struct Fabric {
     router: Netns,
     networks: Networks,
     outside: Outside,
-    links: Mutex<BTreeMap<Mac, eni::RouterLink>>,
+    links: Mutex<BTreeMap<EniId, eni::RouterLink>>,
 }
 
 impl Fabric {
@@ -117,7 +117,9 @@ impl Fabric {
             .map_err(|error| FabricError::Listen { address, error })
     }
 
-    fn links(&self) -> std::sync::MutexGuard<'_, BTreeMap<Mac, eni::RouterLink>> {
-        self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn links(&self) -> std::sync::MutexGuard<'_, BTreeMap<EniId, eni::RouterLink>> {
+        self.links
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

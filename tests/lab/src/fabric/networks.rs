@@ -36,7 +36,9 @@ impl Default for Networks {
 impl Networks {
     /// The address the VPC reserves for its own services, base plus two, where the EC2 endpoint listens.
     pub fn service_address(&self) -> Ipv4Addr {
-        self.vpc.first().map_or(Ipv4Addr::new(10, 0, 0, 2), |cidr| cidr.nth(2))
+        self.vpc
+            .first()
+            .map_or(Ipv4Addr::new(10, 0, 0, 2), |cidr| cidr.nth(2))
     }
 
     /// All networks of the VPC.

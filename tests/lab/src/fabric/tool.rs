@@ -68,12 +68,7 @@ fn json(netns: &Netns, program: &'static str, arguments: &[&str]) -> Result<serd
     serde_json::from_slice(&output.stdout).map_err(|error| ToolError::Answer { program, error })
 }
 
-fn feed(
-    netns: &Netns,
-    program: &'static str,
-    arguments: &[&str],
-    script: &str,
-) -> Result<Output, ToolError> {
+fn feed(netns: &Netns, program: &'static str, arguments: &[&str], script: &str) -> Result<Output, ToolError> {
     let output = netns
         .run(|| run_with_input(program, arguments, script))?
         .map_err(|error| ToolError::Run { program, error })?;

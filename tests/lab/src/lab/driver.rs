@@ -8,10 +8,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::LabError;
-use crate::fabric::{Fabric, NodeLink};
+use crate::fabric::{Fabric, FabricError, NodeLink};
 use crate::node::Node;
 use crate::vpc::change::{AttachedEni, Owned, VpcChange};
-use crate::vpc::ids::{InstanceId, Mac};
+use crate::vpc::ids::{EniId, InstanceId};
 
 /// How often a driver with nothing to do looks whether the lab has ended.
 const IDLE: Duration = Duration::from_millis(200);
@@ -36,17 +36,17 @@ enum Later {
     Appear(Box<AttachedEni>),
     Rename {
         instance: InstanceId,
-        mac: Mac,
+        eni: EniId,
         from: String,
         to: String,
     },
 }
 
 impl Later {
-    fn mac(&self) -> Mac {
+    fn eni(&self) -> &EniId {
         match self {
-            Self::Appear(eni) => eni.mac,
-            Self::Rename { mac, .. } => *mac,
+            Self::Appear(attached) => &attached.eni,
+            Self::Rename { eni, .. } => eni,
         }
     }
 }
@@ -87,9 +87,7 @@ impl Driver {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("lab-driver".to_owned())
-            .spawn(move || {
-                while !stopped.load(Ordering::Relaxed) && self.step() {}
-            })?;
+            .spawn(move || while !stopped.load(Ordering::Relaxed) && self.step() {})?;
         Ok(DriverHandle {
             stop,
             thread: Some(thread),
@@ -128,7 +126,9 @@ impl Driver {
         for (_, what) in due {
             let done = match what {
                 Later::Appear(eni) => self.appear(&eni),
-                Later::Rename { instance, from, to, .. } => self.rename(&instance, &from, &to),
+                Later::Rename {
+                    instance, from, to, ..
+                } => self.rename(&instance, &from, &to),
             };
             self.note(done);
         }
@@ -137,16 +137,16 @@ impl Driver {
     fn apply(&mut self, change: VpcChange) -> Result<(), LabError> {
         match change {
             VpcChange::EniAttached(eni) => self.attached(eni),
-            VpcChange::EniDetached { mac, .. } => {
-                self.later.retain(|(_, what)| what.mac() != mac);
-                Ok(self.fabric.detach(mac)?)
+            VpcChange::EniDetached { eni, .. } => {
+                self.later.retain(|(_, what)| *what.eni() != eni);
+                Ok(self.fabric.detach(&eni)?)
             }
             VpcChange::AddressesChanged {
-                mac,
+                eni,
                 owned,
                 source_dest_check,
                 ..
-            } => self.readdress(mac, owned, source_dest_check),
+            } => self.readdress(&eni, owned, source_dest_check),
             VpcChange::VpcCidrAdded { cidr, .. } => Ok(self.fabric.add_vpc_cidr(cidr)?),
             // The links went before; namespace and processes stay for whoever still looks at them.
             VpcChange::InstanceTerminated { .. } => Ok(()),
@@ -158,11 +158,12 @@ impl Driver {
             return Ok(()); // an instance of the model that has no node here
         };
         let arrival = node.options().arrival;
-        if is_primary(&eni) || (arrival.late_by.is_zero() && !arrival.never) {
+        if node.primary_eni() == &eni.eni || (arrival.late_by.is_zero() && !arrival.never) {
             return self.appear(&eni);
         }
         if !arrival.never {
-            self.later.push((Instant::now() + arrival.late_by, Later::Appear(eni)));
+            self.later
+                .push((Instant::now() + arrival.late_by, Later::Appear(eni)));
         }
         Ok(())
     }
@@ -172,20 +173,25 @@ impl Driver {
             return Ok(());
         };
         let options = node.options();
-        let names = if is_primary(eni) { &options.primary_name } else { &options.arrival.name };
+        let primary = node.primary_eni() == &eni.eni;
+        let names = if primary {
+            &options.primary_name
+        } else {
+            &options.arrival.name
+        };
         let name = names.of(eni.card, eni.device);
         let link = NodeLink {
             netns: node.netns(),
             name: &name,
         };
         self.fabric.attach(eni, link)?;
-        if is_primary(eni) {
+        if primary {
             return Ok(node.configure_primary(eni, &name)?);
         }
         if let Some((after, to)) = options.arrival.renamed {
             let rename = Later::Rename {
                 instance: eni.instance.clone(),
-                mac: eni.mac,
+                eni: eni.eni.clone(),
                 from: name,
                 to,
             };
@@ -202,26 +208,21 @@ impl Driver {
     }
 
     /// A link that has not appeared yet will appear with the new addresses; one that never will has none.
-    fn readdress(&mut self, mac: Mac, owned: Owned, checked: bool) -> Result<(), LabError> {
+    fn readdress(&mut self, eni: &EniId, owned: Owned, checked: bool) -> Result<(), LabError> {
         let waiting = self.later.iter_mut().find_map(|(_, what)| match what {
-            Later::Appear(eni) if eni.mac == mac => Some(eni),
+            Later::Appear(attached) if attached.eni == *eni => Some(attached),
             _ => None,
         });
-        if let Some(eni) = waiting {
-            eni.owned = owned;
-            eni.source_dest_check = checked;
+        if let Some(attached) = waiting {
+            attached.owned = owned;
+            attached.source_dest_check = checked;
             return Ok(());
         }
-        if self.fabric.is_attached(mac) {
-            self.fabric.change_addresses(mac, &owned, checked)?;
+        match self.fabric.change_addresses(eni, &owned, checked) {
+            Err(FabricError::NotAttached(_)) => Ok(()),
+            done => Ok(done?),
         }
-        Ok(())
     }
-}
-
-/// Device 0 is the primary ENI, on whatever card the instance type has its default.
-fn is_primary(eni: &AttachedEni) -> bool {
-    eni.device == 0 && eni.card == 0
 }
 
 /// Ends the driving thread when dropped.
@@ -234,7 +235,10 @@ pub(super) struct DriverHandle {
 
 impl DriverHandle {
     pub(super) fn troubles(&self) -> Vec<String> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

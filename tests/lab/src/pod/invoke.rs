@@ -82,7 +82,8 @@ pub(super) fn first_address(result: &Value) -> Option<Ipv4Addr> {
     let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten();
     let new = ips.filter_map(|ip| ip.get("address")?.as_str());
     let old = result.get("ip4").and_then(|ip| ip.get("ip")?.as_str());
-    new.chain(old).find_map(|text| text.split('/').next()?.parse().ok())
+    new.chain(old)
+        .find_map(|text| text.split('/').next()?.parse().ok())
 }
 
 impl Runtime {
@@ -163,7 +164,10 @@ impl Runtime {
         let mut runtime = self.clone();
         for plugin in &mut runtime.conflist.plugins {
             if let Value::Object(fields) = plugin {
-                fields.insert("cni.dev/valid-attachments".to_owned(), Value::Array(attachments.clone()));
+                fields.insert(
+                    "cni.dev/valid-attachments".to_owned(),
+                    Value::Array(attachments.clone()),
+                );
             }
         }
         runtime.run("GC", &BTreeMap::new(), None)
@@ -188,7 +192,12 @@ impl Runtime {
             .get("type")
             .and_then(Value::as_str)
             .ok_or_else(|| CniError::NoType(plugin.clone()))?;
-        let path: Vec<_> = self.conflist.path.iter().map(|dir| dir.display().to_string()).collect();
+        let path: Vec<_> = self
+            .conflist
+            .path
+            .iter()
+            .map(|dir| dir.display().to_string())
+            .collect();
         let mut parameters = parameters.clone();
         parameters.insert("CNI_COMMAND".to_owned(), verb.to_owned());
         parameters.insert("CNI_PATH".to_owned(), path.join(":"));
@@ -199,10 +208,13 @@ impl Runtime {
 impl Conflist {
     fn find(&self, plugin: &str) -> Result<PathBuf, CniError> {
         let candidates = self.path.iter().map(|dir| dir.join(plugin));
-        candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| CniError::NotFound {
-            name: plugin.to_owned(),
-            path: self.path.clone(),
-        })
+        candidates
+            .into_iter()
+            .find(|path| path.is_file())
+            .ok_or_else(|| CniError::NotFound {
+                name: plugin.to_owned(),
+                path: self.path.clone(),
+            })
     }
 
     fn configuration(&self, plugin: &Value, previous: Option<&Value>) -> Value {

@@ -63,7 +63,8 @@ fn bind(port: u16) -> io::Result<(TcpListener, UdpSocket)> {
 
 fn serve(tcp: &TcpListener, udp: &UdpSocket, stopped: &UnixStream) {
     loop {
-        let mut ready = [tcp.as_fd(), udp.as_fd(), stopped.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut ready =
+            [tcp.as_fd(), udp.as_fd(), stopped.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         if poll(&mut ready, PollTimeout::NONE).is_err() {
             continue; // EINTR
         }

@@ -63,7 +63,11 @@ impl Matrix {
 
     fn named(&self) -> impl Iterator<Item = (&str, &str, &Result<SocketAddrV4, Failure>)> {
         self.cells.iter().filter_map(|((source, target), cell)| {
-            Some((self.sources.get(*source)?.as_str(), self.targets.get(*target)?.as_str(), cell))
+            Some((
+                self.sources.get(*source)?.as_str(),
+                self.targets.get(*target)?.as_str(),
+                cell,
+            ))
         })
     }
 }
@@ -87,7 +91,10 @@ impl fmt::Display for Matrix {
             writeln!(f)?;
         }
         let (reached, all) = self.reached();
-        write!(f, "  {reached} of {all} reached (t timed out, r refused, u unreachable, x other)")
+        write!(
+            f,
+            "  {reached} of {all} reached (t timed out, r refused, u unreachable, x other)"
+        )
     }
 }
 
@@ -98,7 +105,9 @@ pub fn matrix(sources: &[Source], targets: &[Target], protocol: Protocol, within
             .iter()
             .map(|source| scope.spawn(move || row(source, targets, protocol, within)))
             .collect();
-        rows.into_iter().map(|row| row.join().unwrap_or_default()).collect()
+        rows.into_iter()
+            .map(|row| row.join().unwrap_or_default())
+            .collect()
     });
     let cells = rows.into_iter().enumerate().flat_map(|(row, cells)| {
         let numbered = cells.into_iter().enumerate();
