@@ -1,7 +1,12 @@
 //! A VPC in a box: an EC2 endpoint, an IMDS endpoint, a router and nodes in network namespaces.
 
+pub mod calls;
+pub mod cloud;
 pub mod demo;
+pub mod ec2;
 pub mod fabric;
+pub mod faults;
+pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod node;

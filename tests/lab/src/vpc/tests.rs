@@ -67,7 +67,10 @@ impl Rig {
     }
 
     fn status(&self, eni: &EniId) -> &'static str {
-        self.model.enis()[eni].status()
+        let eni = &self.model.enis()[eni];
+        eni.attachment
+            .as_ref()
+            .map_or(eni.status(), |attachment| attachment.status.as_str())
     }
 }
 
@@ -101,7 +104,7 @@ fn attaching_has_two_stages_and_so_has_detaching() {
     assert!(matches!(changes.try_recv(), Ok(VpcChange::EniAttached(new)) if new.eni == eni));
     assert_eq!(rig.status(&eni), "attaching");
     rig.pass(1);
-    assert_eq!(rig.status(&eni), "in-use");
+    assert_eq!(rig.status(&eni), "attached");
     let in_use = rig.model.delete_eni(&eni, rig.now).unwrap_err();
     assert_eq!(
         in_use.message,

@@ -199,13 +199,13 @@ impl Eni {
         }
     }
 
-    /// EC2's `Status`.
+    /// EC2's `Status`: `in-use` from the moment of attaching until detaching is over, as the filter `status` is
+    /// documented; the stages between are the attachment's.
     pub fn status(&self) -> &'static str {
-        match self.attachment.as_ref().map(|attachment| attachment.status) {
-            None => "available",
-            Some(AttachStatus::Attaching) => "attaching",
-            Some(AttachStatus::Attached) => "in-use",
-            Some(AttachStatus::Detaching) => "detaching",
+        if self.attachment.is_some() {
+            "in-use"
+        } else {
+            "available"
         }
     }
 }
