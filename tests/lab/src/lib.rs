@@ -2,8 +2,16 @@
 
 pub mod calls;
 pub mod cloud;
+pub mod demo;
 pub mod ec2;
+pub mod fabric;
 pub mod faults;
 pub mod http;
 pub mod imds;
+pub mod lab;
+pub mod netns;
+pub mod node;
+pub mod pod;
+pub mod probe;
+pub mod process;
 pub mod vpc;
