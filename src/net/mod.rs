@@ -1,8 +1,12 @@
 //! What the kernel looks like: netlink, namespaces, sysctls and nftables.
 
 pub mod layout;
+pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod op;
+pub mod rtnl;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod veth;
 pub mod wire;
