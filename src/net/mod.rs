@@ -5,7 +5,9 @@ pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod op;
+pub mod pod;
 pub mod rtnl;
+pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod veth;
