@@ -1,5 +1,8 @@
 //! What the kernel looks like: netlink, namespaces, sysctls and nftables.
 
+pub mod eni;
+pub mod facts;
+pub mod inherited;
 pub mod layout;
 pub mod link;
 pub mod netlink;
@@ -11,4 +14,5 @@ pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod veth;
+pub mod watch;
 pub mod wire;
