@@ -3,6 +3,8 @@
 pub mod layout;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
+pub mod ruleset;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod wire;

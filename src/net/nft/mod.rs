@@ -1,0 +1,14 @@
+//! nf_tables over netlink: our one table, written in transactions and compared before it is written.
+//!
+//! `model` says what rules are, `encode` and `facts` turn them into messages and back, `diff` decides, `table` acts.
+
+pub mod diff;
+pub mod encode;
+pub mod facts;
+mod leftovers;
+pub mod model;
+mod table;
+mod uapi;
+
+pub use leftovers::{Leftover, LegacyTables};
+pub use table::{Applied, Nft, NftError};
