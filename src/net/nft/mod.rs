@@ -8,6 +8,10 @@ pub mod facts;
 mod leftovers;
 pub mod model;
 mod table;
+#[cfg(test)]
+pub(crate) mod testbed;
+#[cfg(test)]
+mod tests;
 mod uapi;
 
 pub use leftovers::{Leftover, LegacyTables};
