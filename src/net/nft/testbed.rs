@@ -85,17 +85,27 @@ pub(crate) fn mark(value: u8) -> EniMark {
     EniMark::new(value).unwrap()
 }
 
-/// Runs `test` as the node. Pods are wired as the plugin does in the shared layout; rules are those of the contract.
-pub(crate) fn on_node(test: impl FnOnce(&Node) + Send) {
+/// Runs `test` as a node whose ENIs and pods are wired, but nothing of the host's own is set up.
+pub(crate) fn on_bare_node(test: impl FnOnce(&Node) + Send) {
     in_fresh_netns(|| {
         let node = build();
         test(&node);
     });
 }
 
+/// The same with the host's routing rules, those of the shared layout.
+pub(crate) fn on_node(test: impl FnOnce(&Node) + Send) {
+    on_bare_node(|node| {
+        run("ip rule add pref 512 lookup 512");
+        run("ip rule add pref 1024 fwmark 0x80/0x80 lookup main");
+        std::fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", "2").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        test(node);
+    });
+}
+
 fn build() -> Node {
     let (world, pod_a, pod_b) = (fresh_netns(), fresh_netns(), fresh_netns());
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
     let fd = |ns: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), ns.as_raw_fd());
     let pair = |host: &str, ns: &OwnedFd, peer: &str| {
         run(&format!(
@@ -118,14 +128,12 @@ fn build() -> Node {
         "ip route add default via 10.0.1.1 dev eth1 table 3",
         "ip route add 10.0.0.50 dev eni000000000a table 512",
         "ip route add 10.0.1.50 dev eni000000000b table 512",
-        "ip rule add pref 512 lookup 512",
-        "ip rule add pref 1024 fwmark 0x80/0x80 lookup main",
         "ip rule add pref 1536 fwmark 0x1/0x7f lookup 3",
     ] {
         run(line);
     }
     for (key, value) in [
-        ("eth0/rp_filter", "2"),
+        ("eth0/rp_filter", "1"),
         ("eth1/rp_filter", "1"),
         ("eth1/src_valid_mark", "1"),
     ] {

@@ -534,18 +534,18 @@ fn measure() {
             assert_eq!(table.apply(want).unwrap(), Applied::Replaced);
         });
         table.apply(&want).unwrap();
-        time("publish 1", 200, &mut |n| {
+        time("publish 1", 100, &mut |n| {
             table
                 .publish(mark(1), &[Ipv4Addr::from_bits(0x0a03_0000 + n)])
                 .unwrap();
         });
-        time("publish 30", 200, &mut |n| {
+        time("publish 30", 100, &mut |n| {
             let many: Vec<_> = (0..30)
                 .map(|i| Ipv4Addr::from_bits(0x0a04_0000 + n * 30 + i))
                 .collect();
             table.publish(mark(1), &many).unwrap();
         });
-        time("unpublish 30", 150, &mut |n| {
+        time("unpublish 30", 95, &mut |n| {
             let many: Vec<_> = (0..30)
                 .map(|i| Ipv4Addr::from_bits(0x0a04_0000 + n * 30 + i))
                 .collect();
@@ -559,6 +559,7 @@ fn measure() {
             let want = if round % 2 == 1 { &want } else { &other };
             assert_eq!(table.apply(want).unwrap(), Applied::Replaced);
         });
+        table.apply(&other).unwrap();
         let mut grown = other.clone();
         grown.exempt.insert("192.168.0.0/16".parse().unwrap());
         time("exemption comes and goes", 100, &mut |round| {
