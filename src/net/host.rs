@@ -15,7 +15,7 @@ use super::netlink::NetError;
 use super::nft::model::SnatPorts;
 use super::nft::{Applied, Leftover, LegacyTables, Nft, NftError};
 use super::op::{LinkRef, NetOp, Rule};
-use super::rtnl::{LinkFact, RuleFact, Rtnl};
+use super::rtnl::{LinkFact, Rtnl, RuleFact};
 use super::ruleset::{HostRuleset, RulesetError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
@@ -143,7 +143,10 @@ impl Host {
     /// # Errors
     /// When the kernel refuses them.
     pub fn open() -> Result<Self, NetError> {
-        Ok(Self { rtnl: Rtnl::open()?, table: Nft::open()? })
+        Ok(Self {
+            rtnl: Rtnl::open()?,
+            table: Nft::open()?,
+        })
     }
 
     /// The nftables table, to publish addresses.
@@ -162,8 +165,12 @@ impl Host {
         ruleset.check()?;
         let mut changes = Vec::new();
         if primary.mtu != intent.eni_mtu {
-            self.rtnl.apply_all(&[NetOp::LinkMtu(LinkRef::Index(primary.index), intent.eni_mtu)])?;
-            changes.push(HostChange::Mtu { from: primary.mtu, to: intent.eni_mtu });
+            self.rtnl
+                .apply_all(&[NetOp::LinkMtu(LinkRef::Index(primary.index), intent.eni_mtu)])?;
+            changes.push(HostChange::Mtu {
+                from: primary.mtu,
+                to: intent.eni_mtu,
+            });
             primary.mtu = intent.eni_mtu;
         }
         intent.ensure_sysctls(&primary.name, &mut changes)?;
@@ -176,7 +183,12 @@ impl Host {
             Applied::Unchanged => {}
             applied => changes.push(HostChange::Table(applied)),
         }
-        Ok(HostReport { primary, changes, leftovers, legacy: LegacyTables::read() })
+        Ok(HostReport {
+            primary,
+            changes,
+            leftovers,
+            legacy: LegacyTables::read(),
+        })
     }
 
     fn rule_ops(&mut self, intent: &HostIntent) -> Result<Vec<NetOp>, NetError> {
@@ -212,9 +224,18 @@ impl HostIntent {
             rules.insert(Rule::all(TO_POD_PRIORITY, POD_TABLE));
         }
         if self.node_port || self.snat.is_some() {
-            rules.insert(Rule::marked(self.connmark, self.connmark, MARK_PRIORITY, TableId::MAIN));
+            rules.insert(Rule::marked(
+                self.connmark,
+                self.connmark,
+                MARK_PRIORITY,
+                TableId::MAIN,
+            ));
         }
-        rules.extend(self.external_service_cidrs.iter().map(|cidr| external_service(*cidr)));
+        rules.extend(
+            self.external_service_cidrs
+                .iter()
+                .map(|cidr| external_service(*cidr)),
+        );
         rules
     }
 
@@ -235,7 +256,10 @@ impl HostIntent {
 }
 
 fn external_service(cidr: Ipv4Cidr) -> Rule {
-    Rule { to: Some(cidr), ..Rule::all(EXTERNAL_SERVICE_PRIORITY, TableId::MAIN) }
+    Rule {
+        to: Some(cidr),
+        ..Rule::all(EXTERNAL_SERVICE_PRIORITY, TableId::MAIN)
+    }
 }
 
 /// Additions first, so that there is no moment without; then what is ours by its shape but not wanted, and
@@ -286,7 +310,11 @@ fn ensure(key: String, wanted: &'static str) -> Result<Option<HostChange>, HostE
         Ok(Some(found.to_owned()))
     });
     match changed {
-        Ok(from) => Ok(from.map(|from| HostChange::Sysctl { key, from, to: wanted })),
+        Ok(from) => Ok(from.map(|from| HostChange::Sysctl {
+            key,
+            from,
+            to: wanted,
+        })),
         Err(source) => Err(HostError::Sysctl { key, source }),
     }
 }

@@ -33,12 +33,9 @@ pub(crate) fn fd_path(netns: &OwnedFd) -> PathBuf {
 /// Asks iproute2, the independent oracle, in the calling thread's namespace. `None` when it is not installed.
 #[allow(dead_code, reason = "used by the tests of later modules")]
 pub(crate) fn ip_json(args: &[&str]) -> Option<serde_json::Value> {
-    let output = match Command::new("ip").arg("-j").arg("-d").args(args).output() {
-        Ok(output) => output,
-        Err(_) => {
-            eprintln!("skipped a comparison: iproute2 is not installed");
-            return None;
-        }
+    let Ok(output) = Command::new("ip").arg("-j").arg("-d").args(args).output() else {
+        eprintln!("skipped a comparison: iproute2 is not installed");
+        return None;
     };
     assert!(
         output.status.success(),

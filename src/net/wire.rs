@@ -339,7 +339,7 @@ mod tests {
         assert!(body.bytes(1, &vec![0; 65_532]).is_too_long());
         let mut nested = Body::new(&[]);
         nested.nest(1, |inner| {
-            inner.bytes(2, &[0; 40_000]).bytes(2, &[0; 40_000]);
+            inner.bytes(2, &vec![0; 40_000]).bytes(2, &vec![0; 40_000]);
         });
         assert!(nested.is_too_long());
     }
