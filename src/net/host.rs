@@ -62,9 +62,9 @@ pub struct HostReport {
     pub primary: LinkFact,
     /// What was not as it should be, in the order it was changed; empty on every later start.
     pub changes: Vec<HostChange>,
-    /// What the Go daemon left in nf_tables and iptables-nft. Not touched.
+    /// What the Go daemon left in `nf_tables` and iptables-nft. Not touched.
     pub leftovers: Vec<Leftover>,
-    /// Tables of iptables-legacy, which can't be looked into by nf_tables.
+    /// Tables of iptables-legacy, which can't be looked into by `nf_tables`.
     pub legacy: LegacyTables,
 }
 
@@ -124,7 +124,7 @@ pub enum HostError {
         /// Why.
         source: io::Error,
     },
-    /// nf_tables refused.
+    /// `nf_tables` refused.
     #[error(transparent)]
     Nft(#[from] NftError),
 }
@@ -285,16 +285,13 @@ fn ours(fact: &RuleFact) -> Option<Rule> {
         fwmark: fact.fwmark,
         table: fact.table,
     };
-    let bare = Rule::all(rule.priority, rule.table?);
     let known = match (rule.priority, rule.fwmark, rule.to) {
         (TO_POD_PRIORITY, ..) => rule == Rule::all(TO_POD_PRIORITY, POD_TABLE),
-        (MARK_PRIORITY, Some((mark, mask)), _) => {
-            mark == mask && rule == Rule::marked(mark, mask, MARK_PRIORITY, TableId::MAIN)
-        }
+        (MARK_PRIORITY, Some((bits, _)), _) => rule == Rule::marked(bits, bits, MARK_PRIORITY, TableId::MAIN),
         (EXTERNAL_SERVICE_PRIORITY, _, Some(to)) => rule == external_service(to),
         _ => false,
     };
-    (known && fact.iif.is_none() && bare.table.is_some()).then_some(rule)
+    (known && fact.iif.is_none()).then_some(rule)
 }
 
 /// Reads, compares, writes.

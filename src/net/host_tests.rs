@@ -43,7 +43,7 @@ fn sysctl(key: &str) -> String {
         .to_owned()
 }
 
-/// Everything that changes links, addresses, routes, rules or nf_tables in this namespace.
+/// Everything that changes links, addresses, routes, rules or `nf_tables` in this namespace.
 fn monitors() -> [Socket; 2] {
     // RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF; NFNLGRP_NFTABLES.
     [

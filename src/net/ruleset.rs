@@ -197,10 +197,16 @@ impl HostRuleset {
             ));
         }
         if self.node_port || self.snat.is_some() {
-            rules.push(self.restore_from(&self.veth_prefix, "pods: connections of the primary ENI"));
+            rules.push(Self::restore_from(
+                &self.veth_prefix,
+                "pods: connections of the primary ENI",
+            ));
         }
         if self.node_port {
-            rules.push(self.restore_from(BRANCH_LINKS, "branch ENI pods: connections of the primary ENI"));
+            rules.push(Self::restore_from(
+                BRANCH_LINKS,
+                "branch ENI pods: connections of the primary ENI",
+            ));
         }
         if shared {
             let [name, equal] = came_from(&self.veth_prefix);
@@ -219,7 +225,7 @@ impl HostRuleset {
         )
     }
 
-    fn restore_from(&self, prefix: &str, comment: &str) -> Rule {
+    fn restore_from(prefix: &str, comment: &str) -> Rule {
         let [name, equal] = came_from(prefix);
         rule(
             comment,
@@ -408,5 +414,75 @@ fn set_bits(bits: u32) -> Expr {
     Expr::Bits {
         keep: !bits,
         flip: bits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ruleset() -> HostRuleset {
+        HostRuleset {
+            connmark: 0x80,
+            veth_prefix: "eni".into(),
+            node_ip: Ipv4Addr::new(10, 0, 0, 10),
+            exempt: BTreeSet::new(),
+            snat: Some(SnatPorts::default()),
+            node_port: true,
+            primary_link: 2,
+            enis: BTreeMap::new(),
+            layout: RuleLayout::Shared,
+        }
+    }
+
+    #[test]
+    fn chain_names_stand_for_marks() {
+        for value in 1..=127 {
+            let mark = EniMark::new(value).unwrap();
+            assert_eq!(mark_of_chain(&eni_chain_name(mark)), Some(mark));
+        }
+        for other in ["eni-0", "eni-128", "eni-", "eni-x", "snat-mark"] {
+            assert_eq!(mark_of_chain(other), None, "{other}");
+        }
+    }
+
+    /// A jump to a chain that comes later in the transaction would be refused.
+    #[test]
+    fn chains_exist_before_they_are_jumped_to() {
+        let mut seen = BTreeSet::new();
+        for chain in ruleset().chains() {
+            for expr in chain.rules.iter().flat_map(|rule| &rule.exprs) {
+                if let Expr::Verdict(Verdict::Jump(target)) = expr {
+                    assert!(seen.contains(target), "{} jumps to {target}", chain.name);
+                }
+            }
+            seen.insert(chain.name);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_the_exemptions_and_never_touch(
+            networks in proptest::collection::vec((any::<u32>(), 0_u8..=32), 1..24),
+            probes in proptest::collection::vec(any::<u32>(), 0..8),
+        ) {
+            let exempt: BTreeSet<_> =
+                networks.iter().filter_map(|(bits, len)| Ipv4Cidr::new(Ipv4Addr::from_bits(*bits), *len)).collect();
+            let ranges: Vec<_> = HostRuleset { exempt: exempt.clone(), ..ruleset() }.exempt_ranges().into_iter().collect();
+            for pair in ranges.windows(2) {
+                prop_assert!(u64::from(pair[0].last.to_bits()) + 1 < u64::from(pair[1].first.to_bits()));
+            }
+            let edges = exempt.iter().flat_map(|cidr| {
+                let (first, last) = (cidr.base().to_bits(), cidr.broadcast().to_bits());
+                [first, last, first.wrapping_sub(1), last.wrapping_add(1)]
+            });
+            for bits in edges.chain(probes) {
+                let address = Ipv4Addr::from_bits(bits);
+                let in_ranges = ranges.iter().any(|range| range.first <= address && address <= range.last);
+                prop_assert_eq!(in_ranges, exempt.iter().any(|cidr| cidr.contains(address)), "{}", address);
+            }
+        }
     }
 }

@@ -1,9 +1,13 @@
-//! What nf_tables says about our table, read from its dumps.
+//! What `nf_tables` says about our table, read from its dumps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::model::{AddressRange, ChainKind, Hook, HookPoint};
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the kernel's names carry their own prefixes"
+)]
 use super::uapi::*;
 use crate::net::layout::EniMark;
 use crate::net::netlink::Reply;
@@ -261,4 +265,71 @@ fn range(first: u32, last: u32) -> AddressRange {
 
 fn missing(expected: &'static str) -> Malformed {
     Malformed { expected, offset: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::encode::{self, Message};
+    use super::super::model::{Element, Verdict};
+    use super::*;
+
+    fn reply(message: &Message) -> Reply {
+        Reply {
+            kind: message.kind,
+            payload: message.body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn intervals_that_touch_or_reach_the_ends_stay_apart() {
+        let wanted: BTreeSet<_> = [(0, 9), (10, 19), (30, 30), (0xffff_0000, u32::MAX)]
+            .map(|(first, last)| range(first, last))
+            .into();
+        let elements: Vec<_> = wanted.iter().copied().map(Element::Range).collect();
+        let messages = encode::add_elements("t", "s", &elements);
+        assert_eq!(
+            ranges(&messages.iter().map(reply).collect::<Vec<_>>()).unwrap(),
+            wanted
+        );
+    }
+
+    #[test]
+    fn verdicts_that_are_not_ours_have_no_mark() {
+        let address = |last| Ipv4Addr::new(10, 0, 0, last);
+        let elements = [
+            Element::Address(address(1), Verdict::Jump("eni-3".into())),
+            Element::Address(address(2), Verdict::Goto("eni-3".into())),
+            Element::Address(address(3), Verdict::Jump("elsewhere".into())),
+            Element::Address(address(4), Verdict::Accept),
+        ];
+        let messages = encode::add_elements("t", "s", &elements);
+        let found = pods(&messages.iter().map(reply).collect::<Vec<_>>()).unwrap();
+        assert_eq!(
+            found.into_values().collect::<Vec<_>>(),
+            [EniMark::new(3), None, None, None]
+        );
+    }
+
+    #[test]
+    fn comments_are_read_and_noise_is_not() {
+        let message = encode::new_table("t", "aws-cni 1 abc");
+        assert_eq!(
+            table(&reply(&message)).unwrap(),
+            ("t".into(), Some("aws-cni 1 abc".into()))
+        );
+        let long = encode::new_table("t", &"x".repeat(400));
+        assert_eq!(table(&reply(&long)).unwrap().1, Some("x".repeat(COMMENT_MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_dumps_never_panic(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let reply = Reply { kind: 0, payload };
+            let _seen = (table(&reply), chain(&reply), rule(&reply), set(&reply));
+            let replies = [reply];
+            let _seen = (ranges(&replies), pods(&replies), links(&replies));
+        }
+    }
 }

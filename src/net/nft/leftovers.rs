@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::{NamedChain, RuleFacts, TableFacts};
-use super::table::is_seal;
+use super::facts::{NamedChain, RuleFacts};
+use crate::net::ruleset::TABLE;
 
 /// Something of the Go daemon's that is still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) fn chains(chains: &[NamedChain]) -> Vec<Leftover> {
 }
 
 /// The tables in which iptables-nft would keep its rules.
-pub(super) fn tables_with_rules(chains: &[NamedChain]) -> BTreeSet<String> {
+pub(super) fn iptables_tables(chains: &[NamedChain]) -> BTreeSet<String> {
     chains
         .iter()
         .map(|chain| chain.table.clone())
@@ -76,18 +76,18 @@ pub(super) fn rule(table: &str, rule: RuleFacts) -> Option<Leftover> {
     })
 }
 
-/// Whether the table of our name is its own.
-pub(super) fn table(facts: &TableFacts) -> Option<Leftover> {
-    let ours = facts.comment.as_deref().is_some_and(is_seal);
-    let known = facts.chains.contains_key("nat-prerouting") || facts.chains.contains_key("snat-mark");
-    (!ours && known).then_some(Leftover::Table)
+/// Whether the table of our name, when it has no seal of ours, has the chains of its own.
+pub(super) fn is_go_table(chains: &[NamedChain]) -> bool {
+    chains
+        .iter()
+        .any(|chain| chain.table == TABLE && (chain.name == "nat-prerouting" || chain.name == "snat-mark"))
 }
 
 fn is_go_chain(name: &str) -> bool {
     CHAIN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether iptables-legacy has tables here, into which nf_tables can't look.
+/// Whether iptables-legacy has tables here, into which `nf_tables` can't look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LegacyTables(pub BTreeSet<String>);
 
@@ -96,5 +96,70 @@ impl LegacyTables {
     pub fn read() -> Self {
         let text = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
         Self(text.lines().map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::HookFacts;
+    use super::*;
+
+    fn chain(table: &str, name: &str) -> NamedChain {
+        NamedChain {
+            table: table.into(),
+            name: name.into(),
+            hook: HookFacts::Regular,
+        }
+    }
+
+    #[test]
+    fn chains_are_known_by_name_and_retired_ones_too() {
+        let all = [
+            chain("nat", "PREROUTING"),
+            chain("nat", "AWS-SNAT-CHAIN-0"),
+            chain("nat", "AWS-CONNMARK-CHAIN-3"),
+            chain("nat", "KUBE-SERVICES"),
+            chain("filter", "FORWARD"),
+        ];
+        let names: Vec<_> = chains(&all)
+            .into_iter()
+            .map(|leftover| match leftover {
+                Leftover::Chain { name, .. } => name,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, ["AWS-SNAT-CHAIN-0", "AWS-CONNMARK-CHAIN-3"]);
+        assert_eq!(iptables_tables(&all), ["nat".to_owned()].into());
+        assert!(!is_go_table(&all));
+        assert!(is_go_table(&[chain("aws-cni", "snat-mark")]));
+    }
+
+    #[test]
+    fn rules_are_known_by_their_comment() {
+        let with = |chain: &str, comment: &[u8]| {
+            // As in an xt `comment` match: 256 bytes, the text first.
+            let mut info = [0_u8; 256];
+            info[..comment.len()].copy_from_slice(comment);
+            let rule_facts = RuleFacts {
+                chain: chain.into(),
+                handle: 7,
+                comment: None,
+                expressions: [b"comment\0".as_slice(), &info].concat(),
+            };
+            rule("mangle", rule_facts)
+        };
+        let known = Leftover::Rule {
+            table: "mangle".into(),
+            chain: "PREROUTING".into(),
+            comment: "AWS, primary ENI",
+        };
+        assert_eq!(with("PREROUTING", b"AWS, primary ENI"), Some(known));
+        assert_eq!(with("PREROUTING", b"AWS, primary ENI of another kind"), None);
+        assert_eq!(with("PREROUTING", b"kubernetes service portals"), None);
+        assert_eq!(
+            with("AWS-SNAT-CHAIN-0", b"AWS SNAT CHAIN"),
+            None,
+            "its chain is reported"
+        );
     }
 }

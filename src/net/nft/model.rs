@@ -1,4 +1,4 @@
-//! The part of nf_tables we use, as plain values: one register, few expressions.
+//! The part of `nf_tables` we use, as plain values: one register, few expressions.
 //!
 //! Every expression that reads loads register 1 and every one that judges or writes uses it, so registers never
 //! appear here and a rule reads from left to right like the line `nft list ruleset` prints.

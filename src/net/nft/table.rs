@@ -203,7 +203,7 @@ impl Nft {
         Ok(Some(facts))
     }
 
-    /// What the Go daemon left behind in nf_tables, iptables-nft included. Nothing is touched.
+    /// What the Go daemon left behind in `nf_tables`, iptables-nft included. Nothing is touched.
     ///
     /// # Errors
     /// When the kernel refuses or can't be understood.
@@ -211,13 +211,17 @@ impl Nft {
         let chains = self.dump(&encode::dump_chains())?;
         let chains = chains.iter().map(facts::chain).collect::<Result<Vec<_>, _>>()?;
         let mut found = leftovers::chains(&chains);
-        for table in leftovers::tables_with_rules(&chains) {
+        for table in leftovers::iptables_tables(&chains) {
             for reply in self.dump(&encode::dump_rules(&table))? {
                 found.extend(leftovers::rule(&table, facts::rule(&reply)?));
             }
         }
-        if let Some(ours) = self.facts()? {
-            found.extend(leftovers::table(&ours));
+        for reply in self.dump(&encode::dump_tables())? {
+            let (name, comment) = facts::table(&reply)?;
+            let ours = comment.as_deref().is_some_and(is_seal);
+            if name == TABLE && !ours && leftovers::is_go_table(&chains) {
+                found.push(Leftover::Table);
+            }
         }
         Ok(found)
     }
@@ -284,16 +288,11 @@ fn seal(skeleton: &[Message]) -> String {
         digest.update(message.kind.to_ne_bytes());
         digest.update(message.body.as_bytes());
     }
-    let hex: String = digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("aws-cni 1 {hex}")
+    format!("aws-cni 1 {:x}", digest.finalize())
 }
 
 /// Whether a table's comment is a seal of ours, of any version.
-pub(super) fn is_seal(comment: &str) -> bool {
+fn is_seal(comment: &str) -> bool {
     comment.starts_with("aws-cni ")
 }
 

@@ -60,15 +60,12 @@ pub(crate) fn nft_listing() -> String {
 /// The packets that a counter with this comment has seen.
 pub(crate) fn counted(comment: &str) -> u64 {
     let listing: serde_json::Value = serde_json::from_str(&run("nft -j list ruleset")).unwrap();
-    let rules = listing["nftables"]
+    let mut rules = listing["nftables"]
         .as_array()
         .unwrap()
         .iter()
         .filter_map(|item| item.get("rule"));
-    let rule = rules
-        .filter(|rule| rule["comment"] == comment)
-        .next_back()
-        .expect(comment);
+    let rule = rules.rfind(|rule| rule["comment"] == comment).expect(comment);
     let counter = rule["expr"]
         .as_array()
         .unwrap()

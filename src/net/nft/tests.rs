@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::facts::HookFacts;
 use super::model::SnatPorts;
-use super::testbed::*;
+use super::testbed::{
+    INTERNET, NODE_IP, POD_A, POD_B, PORT, VPC_PEER, counted, inside, listen, mark, nft, nft_listing,
+    on_node, run,
+};
 use super::{Applied, Leftover, Nft, NftError};
 use crate::net::layout::RuleLayout;
 use crate::net::ruleset::{HostRuleset, RulesetError};
@@ -553,7 +556,7 @@ fn measure() {
         });
         println!("{} addresses stay", table.pods().unwrap().len());
         time("apply unchanged", 200, &mut |_| {
-            assert_eq!(table.apply(&want).unwrap(), Applied::Unchanged)
+            assert_eq!(table.apply(&want).unwrap(), Applied::Unchanged);
         });
         time("replace with these addresses", 50, &mut |round| {
             let want = if round % 2 == 1 { &want } else { &other };
