@@ -144,6 +144,39 @@ impl Nft {
         }
     }
 
+    /// Exactly these addresses are published, for recovery and repair. Returns whether anything differed.
+    ///
+    /// # Errors
+    /// [`NftError::UnknownEni`] when [`Nft::apply`] has not been told of an ENI; nothing has changed then.
+    pub fn publish_only(&mut self, wanted: &BTreeMap<Ipv4Addr, EniMark>) -> Result<bool, NftError> {
+        let present = self.pods()?;
+        let stays = |address: &Ipv4Addr, mark: Option<EniMark>| {
+            mark.is_some_and(|mark| wanted.get(address) == Some(&mark))
+        };
+        let old = present.iter().filter(|(address, mark)| !stays(address, **mark));
+        let new = wanted
+            .iter()
+            .filter(|(address, mark)| present.get(address) != Some(&Some(**mark)));
+        let old: Vec<_> = old.map(|(address, _)| *address).collect();
+        let new: BTreeMap<_, _> = new.collect();
+        let elements: Vec<_> = new
+            .iter()
+            .map(|(address, mark)| pod_element(**address, **mark))
+            .collect();
+        let mut messages = encode::delete_elements(TABLE, POD_ENI, &unmarked(&old));
+        messages.extend(encode::add_elements(TABLE, POD_ENI, &elements));
+        match self.transact(&messages) {
+            Err(error) if error.errno == Errno::ENOENT => {
+                let known = self.facts()?.map(|facts| facts.chains).unwrap_or_default();
+                let unknown = new
+                    .values()
+                    .find(|mark| !known.contains_key(&eni_chain_name(***mark)));
+                Err(unknown.map_or(NftError::Kernel(error), |mark| NftError::UnknownEni(**mark)))
+            }
+            result => Ok(result.map(|()| !messages.is_empty())?),
+        }
+    }
+
     /// Which address is marked for which ENI; empty without a table. `None` for a verdict that isn't ours.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -31,6 +32,9 @@ pub(crate) struct Node {
     pub(crate) pod_b: OwnedFd,
     pub(crate) eth0: u32,
     pub(crate) eth1: u32,
+    /// A port of its own for each exchange: a process that another test is just starting holds a copy of every open
+    /// socket until it executes, so a port may still be taken after its socket was closed here.
+    next_port: AtomicU16,
 }
 
 /// Runs a command in the calling thread's namespace and fails the test when it fails.
@@ -173,6 +177,7 @@ fn build() -> Node {
         pod_b,
         eth0: index("eth0"),
         eth1: index("eth1"),
+        next_port: AtomicU16::new(PORT + 1),
     }
 }
 
@@ -211,11 +216,12 @@ impl Node {
 
     /// The same, where something on the way translates the destination to `server`.
     pub(crate) fn echo_of(&self, from: &OwnedFd, to: Ipv4Addr, server: Ipv4Addr) -> (Ipv4Addr, &'static str) {
+        let port = self.next_port.fetch_add(1, Ordering::Relaxed);
         let listeners = inside(&self.world, || {
-            ["w0", "w1"].map(|link| (link, listen(server, PORT, Some(link))))
+            ["w0", "w1"].map(|link| (link, listen(server, port, Some(link))))
         });
         let client = inside(from, || listen(Ipv4Addr::UNSPECIFIED, 0, None));
-        client.send_to(b"ping", SocketAddr::from((to, PORT))).unwrap();
+        client.send_to(b"ping", SocketAddr::from((to, port))).unwrap();
         let (link, server, source) = first_heard(&listeners).expect("nothing reached the world");
         server.send_to(b"pong", source).unwrap();
         let mut buffer = [0; 16];

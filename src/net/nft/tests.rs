@@ -1,5 +1,6 @@
 //! The kernel as judge: what it makes of our messages, and what our rules make of packets.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::facts::HookFacts;
@@ -196,6 +197,60 @@ fn addresses_move_and_go() {
         assert_eq!(table.pods().unwrap().len(), 4000);
         table.unpublish(&many).unwrap();
         assert!(table.pods().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn published_addresses_are_put_right() {
+    on_node(|node| {
+        let mut table = Nft::open().unwrap();
+        let mut want = node.ruleset();
+        want.enis.insert(mark(2), node.eth0);
+        table.apply(&want).unwrap();
+        table.publish(mark(1), &addresses(1, 4)).unwrap();
+        nft("add element ip aws-cni pod-eni { 10.9.9.9 : drop }");
+        let wanted: BTreeMap<_, _> = addresses(2, 3)
+            .into_iter()
+            .zip([mark(1), mark(2), mark(2)])
+            .collect();
+        assert!(table.publish_only(&wanted).unwrap());
+        let found: BTreeMap<_, _> = table
+            .pods()
+            .unwrap()
+            .into_iter()
+            .map(|(address, mark)| (address, mark.unwrap()))
+            .collect();
+        assert_eq!(found, wanted);
+        assert!(!table.publish_only(&wanted).unwrap());
+        let unknown = [(addresses(9, 1)[0], mark(9))].into();
+        assert!(matches!(table.publish_only(&unknown), Err(NftError::UnknownEni(m)) if m == mark(9)));
+        assert_eq!(
+            table.pods().unwrap().len(),
+            3,
+            "a refused transaction changes nothing"
+        );
+        assert!(table.publish_only(&BTreeMap::new()).unwrap());
+    });
+}
+
+/// kube-proxy's and portmap's translations come first, as before the Go daemon's appended rule, no matter which
+/// table was registered last.
+#[test]
+fn other_source_translations_come_first_in_any_order() {
+    on_node(|node| {
+        run("ip addr add 10.0.0.99/32 dev eth0");
+        let theirs = "table ip theirs {
+            chain post { type nat hook postrouting priority 100; ip daddr 8.8.8.8 snat to 10.0.0.99
+            }
+        }";
+        let other: Ipv4Addr = "10.0.0.99".parse().unwrap();
+        let mut table = Nft::open().unwrap();
+        table.apply(&node.ruleset()).unwrap();
+        nft(theirs);
+        assert_eq!(node.echo(&node.pod_a, INTERNET), (other, "w0"));
+        run("nft delete table ip aws-cni");
+        table.apply(&node.ruleset()).unwrap();
+        assert_eq!(node.echo(&node.pod_a, INTERNET), (other, "w0"));
     });
 }
 
