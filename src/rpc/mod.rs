@@ -8,3 +8,6 @@ pub mod client;
 pub mod frame;
 pub mod server;
 pub mod types;
+
+#[cfg(test)]
+mod tests;
