@@ -3,8 +3,6 @@
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::version::Version;
-
 /// Error codes of the specification, and 999 for upstream's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -65,8 +63,6 @@ pub struct CniError {
 
 #[derive(Serialize)]
 struct Wire<'a> {
-    #[serde(rename = "cniVersion", skip_serializing_if = "Option::is_none")]
-    cni_version: Option<&'a str>,
     code: u32,
     msg: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -90,11 +86,9 @@ impl CniError {
         self
     }
 
-    /// The JSON the runtime expects on stdout. The specification wants the version too; upstream leaves it out, and
-    /// so it is only named when the configuration could be read that far.
-    pub fn to_json(&self, version: Option<Version>) -> String {
+    /// The JSON the runtime expects on stdout, with upstream's keys.
+    pub fn to_json(&self) -> String {
         pretty(&Wire {
-            cni_version: version.map(Version::text),
             code: self.code.number(),
             msg: &self.message,
             details: &self.details,
