@@ -1,0 +1,288 @@
+//! Operations and questions as rtnetlink messages.
+//!
+//! Encoded as the Go daemon's library does where the kernel would tell the difference (so that either can delete what
+//! the other made): rules without a protocol, routes with protocol boot, table numbers below 256 in the header.
+
+use std::net::Ipv4Addr;
+
+use neli::consts::nl::NlmF;
+use nix::libc::{
+    AF_INET, IFA_ADDRESS, IFA_BROADCAST, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_EXT_MASK, IFLA_GROUP,
+    IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
+    NDA_DST, NDA_LLADDR, NUD_PERMANENT, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTA_DST, RTA_GATEWAY, RTA_OIF,
+    RTA_PREFSRC, RTA_TABLE, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK,
+    RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTN_UNSPEC, RTPROT_BOOT, RTPROT_UNSPEC,
+};
+
+use super::super::netlink::Batch;
+use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
+use super::super::wire::Body;
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::ids::TableId;
+
+pub(super) const INET: u8 = AF_INET as u8;
+// `include/uapi/linux/fib_rules.h`
+pub(super) const FRA_DST: u16 = 1;
+pub(super) const FRA_SRC: u16 = 2;
+pub(super) const FRA_IIFNAME: u16 = 3;
+pub(super) const FRA_PRIORITY: u16 = 6;
+pub(super) const FRA_FWMARK: u16 = 10;
+pub(super) const FRA_TABLE: u16 = 15;
+pub(super) const FRA_FWMASK: u16 = 16;
+pub(super) const FR_ACT_TO_TBL: u8 = 1;
+// `include/uapi/linux/veth.h`, `rtnetlink.h`
+const VETH_INFO_PEER: u16 = 1;
+const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+/// Leaves the counters out of link messages: half of their size, and the costly half.
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const UP: u32 = IFF_UP as u32;
+
+pub(super) fn push(batch: &mut Batch, op: &NetOp) {
+    let (kind, flags, body) = message(op);
+    batch.push(kind, flags, op.to_string(), &body);
+}
+
+fn message(op: &NetOp) -> (u16, NlmF, Body) {
+    let new = NlmF::CREATE | NlmF::EXCL;
+    let none = NlmF::empty();
+    match op {
+        NetOp::AddVeth {
+            here,
+            there,
+            netns,
+            mtu,
+        } => (RTM_NEWLINK, new, veth(here, there, *netns, *mtu)),
+        NetOp::DelLink(target) => (RTM_DELLINK, none, link(target, 0, 0)),
+        NetOp::DelLinkGroup(group) => {
+            let mut body = Body::new(&ifinfo(0, 0, 0));
+            body.u32(IFLA_GROUP, *group);
+            (RTM_DELLINK, none, body)
+        }
+        NetOp::LinkUp(target) => (RTM_NEWLINK, none, link(target, UP, UP)),
+        NetOp::LinkDown(target) => (RTM_NEWLINK, none, link(target, 0, UP)),
+        NetOp::LinkMtu(target, mtu) => {
+            let mut body = link(target, 0, 0);
+            body.u32(IFLA_MTU, *mtu);
+            (RTM_NEWLINK, none, body)
+        }
+        NetOp::LinkGroup(target, group) => {
+            let mut body = link(target, 0, 0);
+            body.u32(IFLA_GROUP, *group);
+            (RTM_NEWLINK, none, body)
+        }
+        NetOp::AddAddress { address, len, link } => (RTM_NEWADDR, new, inet_address(*address, *len, *link)),
+        NetOp::DelAddress { address, len, link } => (RTM_DELADDR, none, inet_address(*address, *len, *link)),
+        NetOp::AddRoute(target) => (RTM_NEWROUTE, new, route(target, RTPROT_BOOT, RTN_UNICAST)),
+        NetOp::ReplaceRoute(target) => {
+            let flags = NlmF::CREATE | NlmF::REPLACE;
+            (RTM_NEWROUTE, flags, route(target, RTPROT_BOOT, RTN_UNICAST))
+        }
+        NetOp::DelRoute(target) => (RTM_DELROUTE, none, route(target, RTPROT_UNSPEC, RTN_UNSPEC)),
+        NetOp::AddRule(target) => (RTM_NEWRULE, new, rule(target, FR_ACT_TO_TBL)),
+        NetOp::DelRule(target) => (RTM_DELRULE, none, rule(target, 0)),
+        NetOp::AddNeighbour { address, mac, link } => {
+            let mut body = Body::new(&neighbour_header(*link, NUD_PERMANENT));
+            body.ipv4(NDA_DST, *address).bytes(NDA_LLADDR, &mac.0);
+            (RTM_NEWNEIGH, NlmF::CREATE | NlmF::REPLACE, body)
+        }
+    }
+}
+
+/// `struct ifinfomsg`
+fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    let (_, numbers) = header.split_at_mut(4);
+    for (slot, value) in numbers.chunks_exact_mut(4).zip([index, flags, change]) {
+        slot.copy_from_slice(&value.to_ne_bytes());
+    }
+    header
+}
+
+fn link(target: &LinkRef, flags: u32, change: u32) -> Body {
+    match target {
+        LinkRef::Index(index) => Body::new(&ifinfo(*index, flags, change)),
+        LinkRef::Name(name) => {
+            let mut body = Body::new(&ifinfo(0, flags, change));
+            body.str(IFLA_IFNAME, name);
+            body
+        }
+    }
+}
+
+fn veth(here: &VethEnd, there: &VethEnd, netns: i32, mtu: u32) -> Body {
+    let end = |body: &mut Body, end: &VethEnd| {
+        // A queue length of 0 means no queue, as the Go plugin's pairs have.
+        body.str(IFLA_IFNAME, &end.name)
+            .u32(IFLA_MTU, mtu)
+            .u32(IFLA_TXQLEN, 0)
+            .bytes(IFLA_ADDRESS, &end.mac.0);
+    };
+    let mut body = Body::new(&ifinfo(0, 0, 0));
+    end(&mut body, here);
+    body.nest(IFLA_LINKINFO, |info| {
+        info.bytes(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
+            data.nest(VETH_INFO_PEER, |peer| {
+                end(peer.raw(&ifinfo(0, 0, 0)), there);
+                peer.bytes(IFLA_NET_NS_FD, &netns.to_ne_bytes());
+            });
+        });
+    });
+    body
+}
+
+/// `struct ifaddrmsg`
+fn ifaddr(len: u8, link: u32) -> [u8; 8] {
+    let [a, b, c, d] = link.to_ne_bytes();
+    [INET, len, 0, RT_SCOPE_UNIVERSE, a, b, c, d]
+}
+
+fn inet_address(address: Ipv4Addr, len: u8, link: u32) -> Body {
+    let mut body = Body::new(&ifaddr(len, link));
+    body.ipv4(IFA_LOCAL, address).ipv4(IFA_ADDRESS, address);
+    if let (..=30, Some(cidr)) = (len, Ipv4Cidr::new(address, len)) {
+        body.ipv4(IFA_BROADCAST, cidr.broadcast());
+    }
+    body
+}
+
+/// `struct rtmsg`
+fn rtm(dst_len: u8, table: TableId, protocol: u8, scope: u8, kind: u8, flags: u32) -> [u8; 12] {
+    let [a, b, c, d] = flags.to_ne_bytes();
+    [
+        INET,
+        dst_len,
+        0,
+        0,
+        short_table(table),
+        protocol,
+        scope,
+        kind,
+        a,
+        b,
+        c,
+        d,
+    ]
+}
+
+/// A table's number where it fits the header's byte, else 0 and the attribute has it.
+fn short_table(table: TableId) -> u8 {
+    u8::try_from(table.0).unwrap_or(0)
+}
+
+fn long_table(body: &mut Body, kind: u16, table: TableId) {
+    if table.0 > u32::from(u8::MAX) {
+        body.u32(kind, table.0);
+    }
+}
+
+fn route(route: &Route, protocol: u8, kind: u8) -> Body {
+    let scope = if route.via.is_some() {
+        RT_SCOPE_UNIVERSE
+    } else {
+        RT_SCOPE_LINK
+    };
+    let len = route.dst.prefix_len();
+    let mut body = Body::new(&rtm(len, route.table, protocol, scope, kind, 0));
+    if len > 0 {
+        body.ipv4(RTA_DST, route.dst.base());
+    }
+    if let Some(via) = route.via {
+        body.ipv4(RTA_GATEWAY, via);
+    }
+    if let Some(source) = route.prefsrc {
+        body.ipv4(RTA_PREFSRC, source);
+    }
+    body.u32(RTA_OIF, route.oif);
+    long_table(&mut body, RTA_TABLE, route.table);
+    body
+}
+
+/// `struct fib_rule_hdr`
+fn rule_header(dst_len: u8, src_len: u8, table: TableId, action: u8) -> [u8; 12] {
+    [
+        INET,
+        dst_len,
+        src_len,
+        0,
+        short_table(table),
+        0,
+        0,
+        action,
+        0,
+        0,
+        0,
+        0,
+    ]
+}
+
+fn rule(rule: &Rule, action: u8) -> Body {
+    let len = |cidr: Option<Ipv4Cidr>| cidr.map_or(0, Ipv4Cidr::prefix_len);
+    let table = rule.table.unwrap_or(TableId(0));
+    let mut body = Body::new(&rule_header(len(rule.to), len(rule.from), table, action));
+    if let Some(to) = rule.to {
+        body.ipv4(FRA_DST, to.base());
+    }
+    if let Some(from) = rule.from {
+        body.ipv4(FRA_SRC, from.base());
+    }
+    body.u32(FRA_PRIORITY, rule.priority);
+    if let Some((mark, mask)) = rule.fwmark {
+        body.u32(FRA_FWMARK, mark).u32(FRA_FWMASK, mask);
+    }
+    long_table(&mut body, FRA_TABLE, table);
+    body
+}
+
+/// `struct ndmsg`
+fn neighbour_header(link: u32, state: u16) -> [u8; 12] {
+    let [a, b, c, d] = link.to_ne_bytes();
+    let [s, t] = state.to_ne_bytes();
+    [INET, 0, 0, 0, a, b, c, d, s, t, 0, 0]
+}
+
+pub(super) fn get_link(name: Option<&str>) -> Body {
+    let mut body = Body::new(&ifinfo(0, 0, 0));
+    body.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+    if let Some(name) = name {
+        body.str(IFLA_IFNAME, name);
+    }
+    body
+}
+
+pub(super) fn list_routes(table: Option<TableId>, oif: Option<u32>) -> Body {
+    let table = table.unwrap_or(TableId(0));
+    let mut body = Body::new(&rtm(0, table, 0, 0, 0, 0));
+    long_table(&mut body, RTA_TABLE, table);
+    if let Some(oif) = oif {
+        body.u32(RTA_OIF, oif);
+    }
+    body
+}
+
+pub(super) fn get_route(address: Ipv4Addr) -> Body {
+    let mut body = Body::new(&rtm(
+        32,
+        TableId(0),
+        0,
+        0,
+        0,
+        RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH,
+    ));
+    body.ipv4(RTA_DST, address);
+    body
+}
+
+pub(super) fn list_rules() -> Body {
+    Body::new(&rule_header(0, 0, TableId(0), 0))
+}
+
+pub(super) fn list_addresses(link: Option<u32>) -> Body {
+    Body::new(&ifaddr(0, link.unwrap_or(0)))
+}
+
+pub(super) fn get_neighbour(address: Ipv4Addr, link: u32) -> Body {
+    let mut body = Body::new(&neighbour_header(link, 0));
+    body.ipv4(NDA_DST, address);
+    body
+}
