@@ -1,5 +1,5 @@
 //! Dispatch on the name the binary was called by.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    aws_cni::applets::main(std::env::args_os())
 }

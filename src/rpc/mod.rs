@@ -6,5 +6,9 @@
 
 pub mod client;
 pub mod frame;
+pub mod pending;
 pub mod server;
 pub mod types;
+
+#[cfg(test)]
+mod tests;

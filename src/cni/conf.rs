@@ -1,0 +1,172 @@
+//! The plugin's configuration on stdin.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::environment::is_plain_name;
+use super::error::{CniError, Code};
+use super::previous::{PreviousError, PreviousResult};
+use super::version::Version;
+use crate::rpc::types::Attachment;
+
+/// The MTU of a VPC with jumbo frames, and the plugin's default.
+pub const DEFAULT_MTU: u32 = 9001;
+const SMALLEST_MTU: u32 = 576;
+const LONGEST_VETH_PREFIX: usize = 4;
+
+/// Why the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// A key has the wrong JSON type.
+    #[error("json: {0}")]
+    Type(#[from] serde_json::Error),
+    /// The host interface's name would not fit.
+    #[error("conf.VethPrefix can be at most 4 characters long")]
+    VethPrefix,
+    /// The runtime hands back a result this configuration's version can't have.
+    #[error("could not parse prevResult: {0}")]
+    Previous(#[from] PreviousError),
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetConf {
+    /// The conflist's name.
+    pub name: String,
+    /// MTU of both ends of the pod's link.
+    pub mtu: u32,
+    /// Prefix of the host end's name.
+    pub veth_prefix: String,
+    /// Where to log; `None` is journald.
+    pub log_file: Option<String>,
+    /// What to log.
+    pub log_level: String,
+    /// How long an ADD waits for an address, when the configuration says so.
+    pub add_deadline: Option<Duration>,
+    /// What an earlier plugin, or our own ADD, answered.
+    pub previous: Option<PreviousResult>,
+    /// GC: what the runtime still has.
+    pub valid_attachments: Option<Vec<Attachment>>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    mtu: Option<String>,
+    #[serde(default, rename = "vethPrefix")]
+    veth_prefix: Option<String>,
+    #[serde(default, rename = "pluginLogFile")]
+    log_file: Option<String>,
+    #[serde(default, rename = "pluginLogLevel")]
+    log_level: Option<String>,
+    #[serde(default, rename = "addDeadlineSeconds")]
+    add_deadline: Option<Seconds>,
+    #[serde(default, rename = "prevResult")]
+    previous: Option<Value>,
+    // The specification's key, and the one that early runtimes sent.
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<RawAttachment>>,
+    #[serde(default, rename = "cni.dev/attachments")]
+    attachments: Option<Vec<RawAttachment>>,
+}
+
+/// Numbers in a conflist are written with and without quotes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(f64),
+    Text(String),
+}
+
+#[derive(Deserialize)]
+struct RawAttachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
+}
+
+impl NetConf {
+    /// Reads and checks the configuration of a request of this version.
+    ///
+    /// # Errors
+    /// [`ConfError`].
+    pub fn parse(stdin: &[u8], version: Version) -> Result<Self, ConfError> {
+        let raw: Raw = serde_json::from_slice(stdin)?;
+        let veth_prefix = raw.veth_prefix.unwrap_or_else(|| "eni".to_owned());
+        if veth_prefix.len() > LONGEST_VETH_PREFIX {
+            return Err(ConfError::VethPrefix);
+        }
+        let previous = raw
+            .previous
+            .map(|previous| PreviousResult::parse(&previous, version))
+            .transpose()?;
+        let attachment = |raw: RawAttachment| Attachment {
+            container_id: raw.container_id.into(),
+            ifname: raw.ifname.into(),
+        };
+        Ok(Self {
+            name: raw.name,
+            mtu: mtu(raw.mtu.as_deref()),
+            veth_prefix,
+            log_file: raw.log_file.filter(|file| !file.is_empty()),
+            log_level: raw.log_level.unwrap_or_default(),
+            add_deadline: raw.add_deadline.and_then(|seconds| match seconds {
+                Seconds::Number(seconds) => duration(seconds),
+                Seconds::Text(text) => seconds_text(&text),
+            }),
+            previous,
+            valid_attachments: raw
+                .valid_attachments
+                .or(raw.attachments)
+                .map(|list| list.into_iter().map(attachment).collect()),
+        })
+    }
+}
+
+/// The checks that come before everything else: valid JSON and a usable network name.
+///
+/// # Errors
+/// Code 6 or 7.
+pub fn check_name(stdin: &[u8]) -> Result<(), CniError> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default)]
+        name: String,
+    }
+    let named: Named = serde_json::from_slice(stdin).map_err(|error| {
+        CniError::new(
+            Code::Decoding,
+            format!("error unmarshall network config: {error}"),
+        )
+    })?;
+    if named.name.is_empty() {
+        return Err(CniError::new(Code::InvalidConfig, "missing network name"));
+    }
+    if !is_plain_name(&named.name) {
+        let error = CniError::new(Code::InvalidConfig, "invalid characters found in network name");
+        return Err(error.with_details(named.name));
+    }
+    Ok(())
+}
+
+/// What does not parse or lies outside what a VPC carries becomes the default, as upstream does.
+fn mtu(text: Option<&str>) -> u32 {
+    text.and_then(|text| text.parse().ok())
+        .filter(|mtu| (SMALLEST_MTU..=DEFAULT_MTU).contains(mtu))
+        .unwrap_or(DEFAULT_MTU)
+}
+
+/// A span written as a number of seconds, such as `30` or `0.5`; nothing else and nothing below zero.
+pub fn seconds_text(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().and_then(duration)
+}
+
+fn duration(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|span| !span.is_zero())
+}
