@@ -1,0 +1,2 @@
+//! measure
+pub(super) fn measure(_: &std::path::Path) {}
