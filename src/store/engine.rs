@@ -75,6 +75,7 @@ impl Engine {
     /// Opens or creates the database in `dir`.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         let path = file_in(dir);
+        remove_unfinished_snapshots(dir);
         // What an earlier process left in the page cache goes to the disk before sled writes a snapshot that
         // refers to it.
         if let Ok(file) = File::open(&path) {
@@ -127,6 +128,47 @@ impl Engine {
             std::thread::sleep(UNLOCK_POLL);
         }
     }
+}
+
+/// sled writes `snap.<lsn>.generating`, syncs and renames it, and takes whatever begins with `snap.` for a snapshot
+/// (its `RunningConfig::get_snapshot_files` leaves out `.in___motion`, a name it no longer uses). So one that a kill
+/// or a full disk cut short makes every later open fail with "corrupted". Before the rename it is worth nothing.
+fn remove_unfinished_snapshots(dir: &Path) {
+    for path in snapshots(dir) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "generating")
+        {
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Renames the snapshots so that sled replays its whole log: a damaged snapshot need not cost the database. True
+/// when there were any.
+pub(super) fn retire_snapshots(dir: &Path) -> bool {
+    let mut retired = false;
+    for path in snapshots(dir) {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        retired |= std::fs::rename(&path, dir.join(format!("retired-{name}"))).is_ok();
+    }
+    retired
+}
+
+fn snapshots(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("snap."))
+        })
+        .collect()
 }
 
 /// The file that sled keeps everything in, and locks.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::fcntl::Flock;
 
 use super::copy::{self, Copy, read_copy};
-use super::engine::{Engine, EngineError};
+use super::engine::{self, Engine, EngineError};
 use super::error::chain;
 use super::layout::{self, Format, Layout};
 use super::mirror::Mirror;
@@ -48,6 +48,14 @@ enum Refusal {
     Stop(OpenError),
 }
 
+/// How a database came to be open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Normal,
+    /// Without its damaged snapshot, from the log alone: only if every record is there.
+    Replayed,
+}
+
 impl From<OpenError> for Refusal {
     fn from(error: OpenError) -> Self {
         Self::Stop(error)
@@ -81,11 +89,12 @@ pub(super) fn open(layout: &Layout, options: &Options) -> Result<Opened, OpenErr
 
 fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Generation), OpenError> {
     layout.finish_exchange()?;
-    let copy = read_copy(layout.dir()).ok();
+    let mut copy = read_copy(layout.dir()).ok();
     match layout.format()? {
         Format::Current => {}
         Format::Empty => {
             build(layout, options, &Mirror::default())?;
+            copy = read_copy(layout.dir()).ok();
         }
         // The marker is lost, but the copy's checksum proves that the directory is ours.
         Format::Unmarked if copy.is_some() => layout.mark_format()?,
@@ -102,7 +111,13 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
             });
         }
     }
-    let (engine, scan, origin, set_aside, damage) = match open_as_is(layout, options, copy.as_ref()) {
+    let as_is = match open_as_is(layout, options, copy.as_ref(), Trust::Normal) {
+        Err(Refusal::Damage(_)) if engine::retire_snapshots(layout.dir()) => {
+            open_as_is(layout, options, copy.as_ref(), Trust::Replayed)
+        }
+        other => other,
+    };
+    let (engine, scan, origin, set_aside, damage) = match as_is {
         Ok((engine, scan)) => {
             let fresh = scan.head.is_none();
             (
@@ -149,7 +164,12 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
     Ok((engine, loaded, copied))
 }
 
-fn open_as_is(layout: &Layout, options: &Options, copy: Option<&Copy>) -> Result<(Engine, Scan), Refusal> {
+fn open_as_is(
+    layout: &Layout,
+    options: &Options,
+    copy: Option<&Copy>,
+    trust: Trust,
+) -> Result<(Engine, Scan), Refusal> {
     layout.wait_for_engine_lock()?;
     if let (true, Some(command)) = (layout.was_interrupted(), &options.probe) {
         match probe(layout.dir(), command) {
@@ -172,7 +192,7 @@ fn open_as_is(layout: &Layout, options: &Options, copy: Option<&Copy>) -> Result
             Refusal::Damage(chain(&error))
         }
     })?;
-    if let Some(reason) = scan.damage(copy) {
+    if let Some(reason) = scan.damage(copy, trust) {
         engine.close();
         return Err(Refusal::Damage(reason));
     }
@@ -276,11 +296,13 @@ pub(super) fn scan(engine: &Engine) -> Result<Scan, EngineError> {
 
 impl Scan {
     /// Why this database, though it opened, can't be believed.
-    fn damage(&self, copy: Option<&Copy>) -> Option<String> {
+    fn damage(&self, copy: Option<&Copy>, trust: Trust) -> Option<String> {
         let present = self.entries.len() + self.doubts.len();
         let copied = copy.map_or(Generation(0), |copy| copy.generation);
         match self.head {
             None if present > 0 => Some("its head record is missing or illegible".into()),
+            // Every directory of ours is made with a copy in it.
+            None if copy.is_none() => Some("neither a head record nor a copy is legible".into()),
             None if copied > Generation(0) => Some(format!("it is empty, the copy has generation {copied}")),
             Some(head) if head < copied => {
                 Some(format!("it ends at generation {head}, the copy at {copied}"))
@@ -292,6 +314,10 @@ impl Scan {
             Some(_) if self.missing() * 2 > self.expected as usize => Some(format!(
                 "{} of {} records are missing",
                 self.missing(),
+                self.expected
+            )),
+            Some(_) if trust == Trust::Replayed && present != self.expected as usize => Some(format!(
+                "replayed without its snapshot it has {present} records instead of {}",
                 self.expected
             )),
             Some(_) | None => None,

@@ -98,3 +98,15 @@ fn raw(dir: &Path) -> sled::Db {
         .open()
         .unwrap()
 }
+
+/// Repeatable chance: xorshift64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
