@@ -208,6 +208,12 @@ impl Layout {
             .map_err(io_error("create directory", &self.dir))
     }
 
+    /// Syncs every file in the directory, the directory and its name.
+    pub(super) fn sync_everything(&self) -> Result<(), OpenError> {
+        sync_tree(&self.dir)?;
+        sync(&self.parent())
+    }
+
     /// Whether an earlier opening did not finish.
     pub(super) fn was_interrupted(&self) -> bool {
         self.opening().exists()
@@ -290,7 +296,7 @@ fn sync(dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Syncs every file and directory below `dir`, and `dir`.
-pub(super) fn sync_tree(dir: &Path) -> Result<(), OpenError> {
+fn sync_tree(dir: &Path) -> Result<(), OpenError> {
     for entry in fs::read_dir(dir).map_err(io_error("read directory", dir))? {
         let path = entry.map_err(io_error("read directory", dir))?.path();
         if path.is_dir() {

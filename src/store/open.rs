@@ -146,6 +146,10 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
     engine
         .apply(std::iter::once(head(generation, entries)))
         .map_err(|source| engine_error(layout, source))?;
+    if origin != Origin::Database {
+        // sled has made files and synced none of their names.
+        layout.sync_everything()?;
+    }
     layout.note_opened()?;
     let doubts = with_copies(scan.doubts, copy.as_ref(), &scan.entries, scan.expected);
     let loaded = Loaded {

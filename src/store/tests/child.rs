@@ -46,6 +46,7 @@ fn entry() {
         Some("mode=write") => super::crash::write_for_ever(&dir),
         Some("mode=open") => super::damage::open_once(&dir),
         Some("mode=full") => super::full::live_on_a_tiny_disk(&dir),
+        Some("mode=power") => super::power::cut_the_power(&dir),
         Some("mode=measure") => super::measure::measure(&dir),
         _ => {}
     }

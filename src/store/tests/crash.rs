@@ -47,7 +47,7 @@ fn kill_at_any_instant_loses_nothing_acknowledged() {
     assert!(place.damaged().is_empty());
 }
 
-fn parse(line: &str) -> Option<(u32, u64, Generation)> {
+pub(super) fn parse(line: &str) -> Option<(u32, u64, Generation)> {
     let mut words = line.strip_prefix("ack ")?.strip_suffix(" .")?.split(' ');
     Some((
         words.next()?.parse().ok()?,
@@ -96,7 +96,7 @@ fn verify(place: &Place, acknowledged: &BTreeMap<u32, u64>, highest: Generation)
     loaded.generation
 }
 
-fn count_of(entries: &BTreeMap<String, Vec<u8>>, side: &str, writer: u32) -> u64 {
+pub(super) fn count_of(entries: &BTreeMap<String, Vec<u8>>, side: &str, writer: u32) -> u64 {
     entries
         .get(&format!("{side}/{writer}"))
         .map_or(0, |value| String::from_utf8_lossy(value).trim().parse().unwrap())

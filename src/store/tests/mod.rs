@@ -6,6 +6,7 @@ mod damage;
 mod full;
 mod measure;
 mod plain;
+mod power;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
