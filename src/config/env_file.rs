@@ -1,6 +1,6 @@
 //! The syntax of systemd's `EnvironmentFile=`, so that the same file serves the unit and the daemon.
 //!
-//! Source: systemd.exec(5), "EnvironmentFile=". Comments start with `#` or `;`, single quotes are literal, double
+//! Source: systemd.exec(5), `EnvironmentFile=`. Comments start with `#` or `;`, single quotes are literal, double
 //! quotes know `\"`, `\\`, `` \` `` and `\$`, a backslash before a line end joins lines, the last assignment wins.
 
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ pub(super) struct EnvFile {
     pub(super) faults: Vec<FileFault>,
 }
 
+#[derive(Clone, Copy)]
 enum State {
     LineStart,
     Comment,
@@ -67,7 +68,7 @@ pub(super) fn parse(text: &str) -> EnvFile {
             parser.line = parser.line.saturating_add(1);
         }
     }
-    parser.finish(&state);
+    parser.finish(state);
     parser.file
 }
 
@@ -149,7 +150,7 @@ impl Parser {
         State::LineStart
     }
 
-    fn finish(&mut self, state: &State) {
+    fn finish(&mut self, state: State) {
         match state {
             State::LineStart | State::Comment => {}
             State::Name => {

@@ -13,7 +13,7 @@ pub(super) enum Role {
 
 use Role::{Elsewhere, Sdk, Setting};
 
-/// Name and role of each, in alphabetical order.
+/// Name and role of each, in byte order.
 pub(super) const KNOWN: &[(&str, Role)] = &[
     ("ADDITIONAL_ENI_TAGS", Setting),
     ("ANNOTATE_POD_IP", Setting),
@@ -114,8 +114,8 @@ pub(super) const KNOWN: &[(&str, Role)] = &[
     ("WARM_ENI_TARGET", Setting),
     ("WARM_IP_TARGET", Setting),
     ("WARM_PREFIX_TARGET", Setting),
-    ("https_proxy", Sdk),
     ("http_proxy", Sdk),
+    ("https_proxy", Sdk),
     ("no_proxy", Sdk),
 ];
 
@@ -156,12 +156,14 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
     };
     let shortened = || {
         let tail = format!("_{upper}");
-        names().find(|known| upper.len() >= 5 && known.to_ascii_uppercase().ends_with(&tail))
+        // A single word is too common to be ours: SOCKET, CONFIG.
+        let telling = upper.contains('_') || upper.len() >= 8;
+        names().find(|known| telling && known.to_ascii_uppercase().ends_with(&tail))
     };
     let closest = names()
         .map(|known| (distance(&upper, &known.to_ascii_uppercase()), known))
         .min_by_key(|(distance, _)| *distance)
-        // A tenth of the letters, at least one: more than that is another word.
+        // A seventh of the letters, at least one: more than that is another word.
         .filter(|(distance, known)| *distance <= (known.len() / 7).max(1));
     closest.map(|(_, known)| known).or_else(shortened)
 }

@@ -161,13 +161,13 @@ fn aws(r: &mut Reader<'_>) -> AwsConfig {
         region: r.text("AWS_REGION").or(default_region),
         ec2_endpoint: for_ec2.or(for_all).or(legacy),
         metadata_endpoint: metadata_endpoint(r),
-        profile: r.from_file_unless_in_env("AWS_PROFILE"),
+        profile: r.only_in_file("AWS_PROFILE"),
         access_key: access_key(r),
         use_fips: r
-            .from_file_unless_in_env("AWS_USE_FIPS_ENDPOINT")
+            .only_in_file("AWS_USE_FIPS_ENDPOINT")
             .and_then(|text| parse::boolean(&text)),
         use_dual_stack: r
-            .from_file_unless_in_env("AWS_USE_DUALSTACK_ENDPOINT")
+            .only_in_file("AWS_USE_DUALSTACK_ENDPOINT")
             .and_then(|text| parse::boolean(&text)),
         ca_bundle: r.read(
             "AWS_CA_BUNDLE",
@@ -246,9 +246,9 @@ fn metadata_endpoint(r: &mut Reader<'_>) -> Option<String> {
 
 fn access_key(r: &Reader<'_>) -> Option<AccessKey> {
     Some(AccessKey {
-        id: r.from_file_unless_in_env("AWS_ACCESS_KEY_ID")?,
-        secret: r.from_file_unless_in_env("AWS_SECRET_ACCESS_KEY")?,
-        session_token: r.from_file_unless_in_env("AWS_SESSION_TOKEN"),
+        id: r.only_in_file("AWS_ACCESS_KEY_ID")?,
+        secret: r.only_in_file("AWS_SECRET_ACCESS_KEY")?,
+        session_token: r.only_in_file("AWS_SESSION_TOKEN"),
     })
 }
 

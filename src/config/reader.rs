@@ -74,20 +74,20 @@ impl<'a> Reader<'a> {
                 origin: Origin::Environment,
             });
         }
-        self.from_file(name)
+        self.in_file(name)
     }
 
     /// A value of the file that the SDK cannot see and no environment variable overrides.
-    pub(super) fn from_file_unless_in_env(&self, name: &str) -> Option<String> {
+    pub(super) fn only_in_file(&self, name: &str) -> Option<String> {
         let value = if self.env.contains_key(name) {
             None
         } else {
-            self.from_file(name)
+            self.in_file(name)
         };
         value.map(|raw| raw.text).filter(|text| !text.is_empty())
     }
 
-    fn from_file(&self, name: &str) -> Option<Raw> {
+    fn in_file(&self, name: &str) -> Option<Raw> {
         let found = self.file.values.get(name)?;
         Some(Raw {
             text: found.text.clone(),
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
             .cloned()
             .collect();
         for name in names {
-            if let Some(raw) = self.from_file(&name) {
+            if let Some(raw) = self.in_file(&name) {
                 let raw = Raw {
                     text: String::new(),
                     ..raw

@@ -33,6 +33,7 @@ pub struct Config {
 
 /// Warm pool and ENIs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each switch of upstream's")]
 pub struct PoolConfig {
     /// `WARM_ENI_TARGET`.
     pub warm_eni_target: u32,
