@@ -27,6 +27,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use driver::{Driver, DriverHandle, Nodes};
+pub(crate) use workspace::MARK;
 pub use workspace::Workspace;
 
 use crate::cloud::{Cloud, CloudConfig};

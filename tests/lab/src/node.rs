@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::fabric::{ENI_MTU, LinkName, ToolError, ip_batch, ip_json};
+use crate::lab::MARK;
 use crate::netns::{Netns, NetnsError};
 use crate::pod::{Conflist, Pod, PodIdentity, Runtime};
 use crate::probe::{ECHO_PORT, EchoError, EchoServer, Source, Target};
@@ -312,6 +313,11 @@ impl Node {
             })
             .env("AWS_CNI_STATE_DIR", &self.dirs.state)
             .env("AWS_CNI_SOCKET", self.dirs.socket())
+            .env(MARK, self.lab_dir())
+    }
+
+    fn lab_dir(&self) -> &Path {
+        self.dirs.root.parent().unwrap_or(&self.dirs.root)
     }
 
     /// The installed `ipamd`.
@@ -328,7 +334,8 @@ impl Node {
     pub fn runtime(&self) -> Runtime {
         let conflist = Conflist::aws_cni(self.dirs.bin.clone())
             .env("AWS_CNI_STATE_DIR", &self.dirs.state)
-            .env("AWS_CNI_SOCKET", self.dirs.socket());
+            .env("AWS_CNI_SOCKET", self.dirs.socket())
+            .env(MARK, self.lab_dir());
         Runtime {
             node: self.netns.clone(),
             conflist,

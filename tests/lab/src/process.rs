@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
@@ -401,6 +401,9 @@ fn start_and_watch(
 
 fn watch(mut child: Child, pid: Pid, shared: &Shared) {
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    // Its children go with it, as systemd's KillMode=control-group has it. Until it is reaped the number of its
+    // process group can't be another's; that nobody else is left in the group is the usual case.
+    drop(killpg(pid, Signal::SIGKILL));
     let mut state = shared.state();
     // It has ended, so this only reaps. The fallback can't be reached: the child is ours.
     *state = State::Ended(child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0)));
@@ -436,6 +439,27 @@ mod tests {
         let status = daemon.kill().unwrap();
         assert_eq!(status.signal(), Some(9));
         daemon.signal(Signal::SIGTERM).unwrap();
+    }
+
+    #[test]
+    fn its_children_go_with_it() {
+        let (dir, netns) = (tempfile::tempdir().unwrap(), Netns::new().unwrap());
+        let daemon = Daemon::start(&netns, shell(dir.path(), "sleep 1000 & echo child $!.; wait")).unwrap();
+        daemon.wait_log(".\n", SOON).unwrap();
+        let log = daemon.log();
+        let child = log
+            .strip_prefix("child ")
+            .unwrap()
+            .trim_end()
+            .trim_end_matches('.')
+            .to_owned();
+        daemon.kill().unwrap();
+        let until = Instant::now() + SOON;
+        // An orphan is reaped by init, some time after its death.
+        while std::fs::read_to_string(format!("/proc/{child}/cmdline")).is_ok_and(|text| !text.is_empty()) {
+            assert!(Instant::now() < until);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]

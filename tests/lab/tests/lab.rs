@@ -1,4 +1,10 @@
 //! The whole lab against a real kernel: links follow the model, pods run through CNI, nothing stays behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may fail"
+)]
 
 mod common;
 
@@ -7,7 +13,7 @@ use std::time::{Duration, Instant};
 use aws_cni_lab::fabric::LinkName;
 use aws_cni_lab::lab::{Lab, NodeSpec};
 use aws_cni_lab::node::LinkArrival;
-use aws_cni_lab::pod::side_by_side;
+use aws_cni_lab::pod::{Pod, side_by_side};
 use aws_cni_lab::probe::{Failure, Protocol, Source, exchange, matrix};
 use common::{SOON, attach, detach, install_script_plugin};
 
@@ -118,8 +124,8 @@ fn pods_run_through_the_plugin_and_reach_each_other_by_their_enis() {
         );
         pod.serve_echo().unwrap();
     }
-    let sources: Vec<_> = pods.iter().filter_map(|pod| pod.source()).collect();
-    let mut targets: Vec<_> = pods.iter().filter_map(|pod| pod.target()).collect();
+    let sources: Vec<_> = pods.iter().filter_map(Pod::source).collect();
+    let mut targets: Vec<_> = pods.iter().filter_map(Pod::target).collect();
     targets.extend([lab.internet(), lab.on_premises(), lab.second_vpc()]);
     targets.extend(lab.nodes().map(|node| node.target()));
     let outcome = matrix(&sources, &targets, Protocol::Tcp, SOON);

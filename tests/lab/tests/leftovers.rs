@@ -1,4 +1,10 @@
 //! Nothing is left of a lab: not after its drop, not after a panic, not after SIGKILL.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may fail"
+)]
 
 mod common;
 
@@ -40,7 +46,7 @@ fn lab_with_daemon() -> (Lab, aws_cni_lab::process::Daemon, PathBuf, i32) {
     let spec = node
         .daemon_spec("/bin/sh")
         .arg("-c")
-        .arg("echo up; exec sleep 1000");
+        .arg("echo up; setsid sleep 1000 & sleep 1000");
     let daemon = node.start(spec).unwrap();
     daemon.wait_log("up", common::SOON).unwrap();
     let (dir, pid) = (lab.dir().to_owned(), daemon.pid());
@@ -60,7 +66,7 @@ fn after_a_drop() {
     assert_eq!(
         processes_of(&dir, &namespaces).len(),
         2,
-        "the daemon and the directory's remover"
+        "the daemon and the directory's cleaner"
     );
     assert_eq!(named_namespaces(), named);
     drop((daemon, lab));
@@ -102,7 +108,7 @@ fn killed_with(signal: &str) {
             "--node",
             "b:m5.large",
             "--run",
-            "echo up; exec sleep 1000",
+            "echo up; setsid sleep 1000 & sleep 1000",
         ])
         .stdout(Stdio::piped())
         .spawn()

@@ -20,7 +20,7 @@ const DAEMON_START: Duration = Duration::from_secs(30);
 const DEFERRED_WORK: Duration = Duration::from_secs(15);
 
 /// Until the first pod of a burst has an answer; attaching an ENI may come before.
-const BURST_START: Duration = Duration::from_secs(60);
+const BURST_START: Duration = Duration::from_mins(1);
 
 /// How often a runtime asks again for a pod whose ADD failed in passing.
 const ATTEMPTS: usize = 5;
