@@ -85,7 +85,7 @@ impl NetError {
         }
     }
 
-    fn io(op: impl Into<String>, error: &io::Error) -> Self {
+    pub(crate) fn io(op: impl Into<String>, error: &io::Error) -> Self {
         Self::new(op, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
 

@@ -93,10 +93,10 @@ pub fn unwire_pod(removal: &PodRemoval) -> Result<Unwired, UnwireError> {
         errors: Vec::new(),
     };
     let unwired = unwiring.run();
-    match unwiring.errors.is_empty() {
-        true => Ok(unwired),
-        false => Err(UnwireError(unwiring.errors)),
+    if unwiring.errors.is_empty() {
+        return Ok(unwired);
     }
+    Err(UnwireError(unwiring.errors))
 }
 
 struct Unwiring<'a> {
