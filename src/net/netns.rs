@@ -8,7 +8,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat, stat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
 
 /// The magic of the file system that namespace files live on (`include/uapi/linux/magic.h`).
@@ -101,6 +101,20 @@ impl Netns {
             file: File::from(fd),
             path: path.to_owned(),
         })
+    }
+
+    /// Whether this is the namespace the calling thread is in.
+    ///
+    /// # Errors
+    /// When `/proc` does not answer.
+    pub fn is_own(&self) -> Result<bool, NetnsError> {
+        let failed = |errno| NetnsError::Statfs {
+            path: "/proc/thread-self/ns/net".into(),
+            errno,
+        };
+        let own = stat("/proc/thread-self/ns/net").map_err(failed)?;
+        let this = fstat(&self.file).map_err(failed)?;
+        Ok((own.st_dev, own.st_ino) == (this.st_dev, this.st_ino))
     }
 
     /// The path it was opened by.

@@ -8,6 +8,8 @@ use nix::libc::{
     RTM_DELLINK, RTM_NEWLINK,
 };
 
+use serde::Serialize;
+
 use super::super::netlink::Reply;
 use super::super::wire::{Attrs, Malformed, array};
 use super::encode::{
@@ -22,7 +24,7 @@ const IFADDR_LEN: usize = 8;
 const UP: u32 = IFF_UP as u32;
 
 /// A link, as the kernel shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LinkFact {
     /// Its index.
     pub index: u32,
@@ -43,7 +45,7 @@ pub struct LinkFact {
 }
 
 /// A route, as the kernel shows it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RouteFact {
     /// Destination.
     pub dst: Ipv4Cidr,
@@ -64,7 +66,7 @@ pub struct RouteFact {
 }
 
 /// A rule, as the kernel shows it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RuleFact {
     /// Priority.
     pub priority: u32,
@@ -81,7 +83,7 @@ pub struct RuleFact {
 }
 
 /// An address of a link.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct AddressFact {
     /// The address.
     pub address: Ipv4Addr,
@@ -92,7 +94,7 @@ pub struct AddressFact {
 }
 
 /// A neighbour.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NeighbourFact {
     /// Its address.
     pub address: Ipv4Addr,

@@ -1,0 +1,293 @@
+//! ENIs as veth ends with a given hardware address; iproute2 as the independent judge.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::libc::{RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_LINK};
+
+use super::super::netlink::{Family, Socket};
+use super::super::op::VethEnd;
+use super::super::testing::{fresh_netns, in_fresh_netns, ip_json};
+use super::*;
+
+const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 20);
+
+fn intent() -> EniIntent {
+    EniIntent {
+        mac: Mac([2, 0, 0, 0, 1, 1]),
+        primary: PRIMARY,
+        subnet: "10.0.1.0/24".parse().unwrap(),
+        table: TableId(3),
+        mtu: 9001,
+        mark: EniMark::new(2),
+    }
+}
+
+/// A host with one more link, attached to nothing in particular.
+fn host(test: impl FnOnce(&mut Rtnl, u32) + Send) {
+    in_fresh_netns(|| {
+        let vpc: OwnedFd = fresh_netns();
+        let end = |name: &str, mac| VethEnd {
+            name: name.to_owned(),
+            mac: Mac([2, 0, 0, 0, mac, 1]),
+        };
+        let mut rtnl = Rtnl::open().unwrap();
+        let add = NetOp::AddVeth {
+            here: end("ens6", 1),
+            there: end("router", 2),
+            netns: vpc.as_raw_fd(),
+            mtu: 1500,
+        };
+        rtnl.apply_all(&[add]).unwrap();
+        let index = link::index_of(&rtnl, "ens6").unwrap().unwrap();
+        test(&mut rtnl, index);
+    });
+}
+
+fn monitor() -> Socket {
+    let groups = [
+        RTNLGRP_LINK,
+        RTNLGRP_IPV4_IFADDR,
+        RTNLGRP_IPV4_ROUTE,
+        RTNLGRP_IPV4_RULE,
+    ];
+    Socket::subscribe(Family::Route, &groups).unwrap()
+}
+
+/// Conformance: dataplane case 49.
+#[test]
+fn case_49_an_eni_gets_its_table_and_rules() {
+    host(|rtnl, index| {
+        let eni = configure_eni(&intent()).unwrap();
+        assert_eq!((eni.ifindex, eni.name.as_str()), (index, "ens6"));
+        let link = rtnl.link_named("ens6").unwrap().unwrap();
+        assert_eq!((link.mtu, link.up), (9001, true));
+        let gateway = Ipv4Addr::new(10, 0, 1, 1);
+        let table: Vec<_> = rtnl.routes(Some(TableId(3)), None).unwrap();
+        let shape: Vec<_> = table
+            .iter()
+            .map(|route| (route.dst.to_string(), route.via, route.scope))
+            .collect();
+        assert_eq!(
+            shape,
+            [
+                ("0.0.0.0/0".to_owned(), Some(gateway), 0),
+                ("10.0.1.1/32".to_owned(), None, 253)
+            ]
+        );
+        assert!(rtnl.routes(Some(TableId::MAIN), Some(index)).unwrap().is_empty());
+        let rules = rtnl.rules().unwrap();
+        let rule = |priority| rules.iter().find(|rule| rule.priority == priority).unwrap();
+        assert_eq!(
+            (rule(32_765).from, rule(32_765).table),
+            (Some(Ipv4Cidr::host(PRIMARY)), Some(TableId(3)))
+        );
+        assert_eq!(
+            (rule(1536).fwmark, rule(1536).table),
+            (Some((2, 0x7f)), Some(TableId(3)))
+        );
+        let setting = std::fs::read_to_string("/proc/sys/net/ipv4/conf/ens6/src_valid_mark").unwrap();
+        assert_eq!(setting.trim(), "1");
+        if let Some(seen) = ip_json(&["addr", "show", "ens6"]) {
+            let inet = seen[0]["addr_info"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|a| a["family"] == "inet")
+                .unwrap()
+                .clone();
+            assert_eq!(
+                (inet["local"].as_str(), inet["broadcast"].as_str()),
+                (Some("10.0.1.20"), Some("10.0.1.255"))
+            );
+        }
+    });
+}
+
+/// Conformance: dataplane case 58.
+#[test]
+fn case_58_a_second_run_changes_nothing() {
+    host(|_, _| {
+        configure_eni(&intent()).unwrap();
+        let mut monitor = monitor();
+        configure_eni(&intent()).unwrap();
+        assert_eq!(monitor.drain().unwrap(), []);
+    });
+}
+
+#[test]
+fn the_go_daemons_work_is_taken_over_without_a_ripple() {
+    host(|rtnl, index| {
+        let gateway = Ipv4Addr::new(10, 0, 1, 1);
+        rtnl.apply_all(&[
+            NetOp::LinkMtu(LinkRef::Index(index), 9001),
+            NetOp::LinkUp(LinkRef::Index(index)),
+            NetOp::AddAddress {
+                address: PRIMARY,
+                len: 24,
+                link: index,
+            },
+            NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(gateway), index, TableId(3))),
+            NetOp::ReplaceRoute(Route::default_via(gateway, index, TableId(3))),
+            NetOp::DelRoute(Route {
+                prefsrc: Some(PRIMARY),
+                ..Route::link("10.0.1.0/24".parse().unwrap(), 0, TableId::MAIN)
+            }),
+            NetOp::AddRule(Rule::from(PRIMARY, ENI_PRIMARY_PRIORITY, TableId(3))),
+        ])
+        .unwrap();
+        let mut monitor = monitor();
+        let adopted = EniIntent {
+            mark: None,
+            ..intent()
+        };
+        configure_eni(&adopted).unwrap();
+        assert_eq!(monitor.drain().unwrap(), []);
+    });
+}
+
+/// Conformance: dataplane case 51, and quirk 5: also when removing the wrong address takes ours with it.
+#[test]
+fn case_51_only_wrong_addresses_go() {
+    for wrong in [
+        (Ipv4Addr::new(10, 0, 1, 99), 24),
+        (Ipv4Addr::new(172, 16, 0, 9), 16),
+        (PRIMARY, 16),
+    ] {
+        host(|rtnl, index| {
+            let address = |(address, len)| NetOp::AddAddress {
+                address,
+                len,
+                link: index,
+            };
+            let link_local = (Ipv4Addr::new(169, 254, 7, 7), 16);
+            rtnl.apply_all(&[address(wrong), address(link_local)]).unwrap();
+            configure_eni(&intent()).unwrap();
+            let found: Vec<_> = rtnl
+                .addresses(Some(index))
+                .unwrap()
+                .into_iter()
+                .map(|fact| (fact.address, fact.len))
+                .collect();
+            assert_eq!(found.len(), 2, "{found:?}");
+            assert!(
+                found.contains(&(PRIMARY, 24)) && found.contains(&link_local),
+                "{found:?}"
+            );
+            assert_eq!(rtnl.routes(Some(TableId(3)), None).unwrap().len(), 2);
+            let main = rtnl.routes(Some(TableId::MAIN), Some(index)).unwrap();
+            assert!(
+                main.iter().all(|route| route.prefsrc == Some(link_local.0)),
+                "{main:?}"
+            );
+            let mut monitor = monitor();
+            configure_eni(&intent()).unwrap();
+            assert_eq!(monitor.drain().unwrap(), []);
+        });
+    }
+}
+
+#[test]
+fn rules_of_an_earlier_eni_go() {
+    host(|rtnl, _| {
+        rtnl.apply_all(&[
+            NetOp::AddRule(Rule::from(PRIMARY, ENI_PRIMARY_PRIORITY, TableId(9))),
+            NetOp::AddRule(Rule::marked(2, ENI_MARK_MASK, FROM_POD_PRIORITY, TableId(9))),
+            NetOp::AddRule(Rule::marked(4, ENI_MARK_MASK, FROM_POD_PRIORITY, TableId(9))),
+        ])
+        .unwrap();
+        configure_eni(&intent()).unwrap();
+        let tables: Vec<_> = rtnl
+            .rules()
+            .unwrap()
+            .into_iter()
+            .filter(|rule| rule.fwmark.is_some() || rule.from.is_some())
+            .map(|rule| {
+                (
+                    rule.priority,
+                    rule.fwmark.map(|(mark, _)| mark),
+                    rule.table.unwrap().0,
+                )
+            })
+            .collect();
+        assert_eq!(
+            tables,
+            [(1536, Some(4), 9), (1536, Some(2), 3), (32_765, None, 3)]
+        );
+    });
+}
+
+/// Conformance: dataplane cases 53 and 54.
+#[test]
+fn case_53_54_the_amis_rule_is_reused() {
+    host(|rtnl, _| {
+        let ami = Rule::from(PRIMARY, 10_101, TableId(10_101));
+        rtnl.apply_all(&[NetOp::AddRule(ami)]).unwrap();
+        let rules = rtnl.rules().unwrap();
+        let table = table_in_use(&rules, PRIMARY, TableId(10_200), TableId(10));
+        assert_eq!(table, TableId(10_101));
+        configure_eni(&EniIntent { table, ..intent() }).unwrap();
+        assert!(
+            rtnl.rules()
+                .unwrap()
+                .iter()
+                .all(|rule| rule.priority != ENI_PRIMARY_PRIORITY)
+        );
+        assert_eq!(rtnl.routes(Some(TableId(10_101)), None).unwrap().len(), 2);
+        rtnl.apply_all(&[NetOp::AddRule(Rule::from(PRIMARY, 7, TableId(10)))])
+            .unwrap();
+        let rules = rtnl.rules().unwrap();
+        assert_eq!(
+            table_in_use(&rules, PRIMARY, TableId(10_200), TableId(10)),
+            TableId(10)
+        );
+        assert_eq!(
+            table_in_use(&rules, PRIMARY, TableId(10_200), TableId(11)),
+            TableId(10_200)
+        );
+        assert_eq!(
+            table_in_use(&[], PRIMARY, TableId(10_200), TableId(10)),
+            TableId(10_200)
+        );
+    });
+}
+
+/// Conformance: dataplane case 57.
+#[test]
+fn case_57_a_freed_eni_leaves_no_rules() {
+    host(|rtnl, _| {
+        configure_eni(&intent()).unwrap();
+        let other = Rule::from(Ipv4Addr::new(10, 0, 1, 21), 1536, TableId(3));
+        let ami = Rule::from(PRIMARY, 10_101, TableId(10_101));
+        rtnl.apply_all(&[NetOp::AddRule(other), NetOp::AddRule(ami)])
+            .unwrap();
+        deconfigure_eni_rules(PRIMARY, EniMark::new(2)).unwrap();
+        let left: Vec<_> = rtnl
+            .rules()
+            .unwrap()
+            .into_iter()
+            .map(|rule| rule.priority)
+            .collect();
+        assert_eq!(left, [0, 1536, 32_766, 32_767]);
+        deconfigure_eni_rules(PRIMARY, EniMark::new(2)).unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    host(|_, _| {
+        let main = EniIntent {
+            table: TableId::MAIN,
+            ..intent()
+        };
+        assert!(matches!(configure_eni(&main), Err(EniError::MainTable(_))));
+        let late = EniIntent {
+            mac: Mac([2, 9, 9, 9, 9, 9]),
+            ..intent()
+        };
+        let error = configure_eni(&late).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no network interface has hardware address 02:09:09:09:09:09"
+        );
+    });
+}

@@ -1,0 +1,49 @@
+//! A pod's interface: made, checked and taken away.
+//!
+//! ```text
+//!   host                                     pod
+//!   eni<hash>, MAC H, no address  ── veth ── eth0, MAC P, <pod>/32
+//!   <pod>/32 dev eni<hash>                   169.254.1.1 dev eth0 scope link
+//!     in table 512 (or main)                 default via 169.254.1.1
+//!                                            169.254.1.1 is at H, permanently
+//! ```
+
+mod check;
+mod unwire;
+mod wire;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+pub use check::{Difference, check_pod};
+pub use unwire::{LinkFate, LinkRemoval, PodRemoval, UnwireError, Unwired, unwire_pod};
+pub use wire::{WireError, WireFailure, WiredPod, wire_pod};
+
+use super::layout::RuleLayout;
+use crate::ipam::ids::{Mac, TableId};
+
+/// How a pod's interface should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodIntent {
+    /// Name of the host's end, see [`super::veth::host_name`].
+    pub host_veth: String,
+    /// Name of the pod's end, as the runtime wants it.
+    pub ifname: String,
+    /// The pod's network namespace.
+    pub netns: PathBuf,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Hardware address of the host's end: the pod's only neighbour.
+    pub host_mac: Mac,
+    /// Hardware address of the pod's end.
+    pub pod_mac: Mac,
+    /// Table of the ENI the address is on; main for the primary ENI.
+    pub eni_table: TableId,
+    /// How the host routes to and from the pod.
+    pub layout: RuleLayout,
+}
+
+#[cfg(test)]
+mod tests;

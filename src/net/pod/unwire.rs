@@ -1,0 +1,210 @@
+//! Taking a pod's interface away: route and rules first, so that nothing reaches the pod, the link last.
+//!
+//! Deleting a veth waits 15–25 ms for RCU, one by one; the daemon deletes doomed ones together
+//! ([`super::super::link::reap_doomed`]). Nothing here needs the pod's namespace, which may be long gone.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+
+use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, RuleLayout, TO_POD_PRIORITY};
+use super::super::link;
+use super::super::netlink::NetError;
+use super::super::op::{LinkRef, NetOp, Route, Rule};
+use super::super::rtnl::Rtnl;
+use super::wire::is_absence;
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::ids::TableId;
+
+/// More rules than this for one address are not an accident.
+const MAX_RULES: u32 = 256;
+
+/// What to do with the host's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRemoval {
+    /// Put it into the group the daemon deletes in batches.
+    Doom,
+    /// Delete it here and now, when there is no daemon to do it.
+    Delete,
+}
+
+/// What is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRemoval {
+    /// The host's end, if its name is known.
+    pub host_veth: Option<String>,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Table of the ENI; `None` when unknown, then rules into any table go.
+    pub eni_table: Option<TableId>,
+    /// How the pod was routed.
+    pub layout: RuleLayout,
+    /// What to do with the link.
+    pub link: LinkRemoval,
+}
+
+/// What became of the host's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkFate {
+    /// Its name was not known or there was none.
+    Absent,
+    /// It waits for [`super::super::link::reap_doomed`].
+    Doomed,
+    /// It is deleted.
+    Deleted,
+    /// It carries the route of another address: a newer sandbox of the same pod has it, and it was left alone.
+    OfAnotherSandbox,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unwired {
+    /// Whether the pod's route was still there.
+    pub route_removed: bool,
+    /// What became of the link.
+    pub link: LinkFate,
+}
+
+/// Everything that failed; the rest was done nevertheless.
+#[derive(Debug, thiserror::Error)]
+pub struct UnwireError(pub Vec<NetError>);
+
+impl fmt::Display for UnwireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the pod's interface away. Absence is success, twice is the same as once, and what belongs to a newer owner
+/// of the address or of the name is left alone.
+///
+/// # Errors
+/// What failed, after everything was tried.
+pub fn unwire_pod(removal: &PodRemoval) -> Result<Unwired, UnwireError> {
+    let host = Rtnl::open().map_err(|error| UnwireError(vec![error]))?;
+    let mut unwiring = Unwiring {
+        removal,
+        host,
+        errors: Vec::new(),
+    };
+    let unwired = unwiring.run();
+    match unwiring.errors.is_empty() {
+        true => Ok(unwired),
+        false => Err(UnwireError(unwiring.errors)),
+    }
+}
+
+struct Unwiring<'a> {
+    removal: &'a PodRemoval,
+    host: Rtnl,
+    errors: Vec<NetError>,
+}
+
+impl Unwiring<'_> {
+    fn run(&mut self) -> Unwired {
+        let index = self.removal.host_veth.as_deref().and_then(|name| {
+            let index = link::index_of(&self.host, name);
+            self.note(index).flatten()
+        });
+        let route_removed = self.remove_route(index);
+        if self.removal.layout == RuleLayout::PerPod && (route_removed || !self.address_has_new_owner(index))
+        {
+            self.remove_rules();
+        }
+        let link = match index {
+            None => LinkFate::Absent,
+            Some(index) if !route_removed && self.carries_another_address(index) => {
+                LinkFate::OfAnotherSandbox
+            }
+            Some(index) => self.remove_link(index),
+        };
+        Unwired { route_removed, link }
+    }
+
+    /// With a name, only the route over that link goes: if the link is gone its route went with it, and a route to the
+    /// address over another link is a new owner's.
+    fn remove_route(&mut self, index: Option<u32>) -> bool {
+        let oif = match (&self.removal.host_veth, index) {
+            (Some(_), None) => return false,
+            (_, index) => index.unwrap_or(0),
+        };
+        let route = Route::link(
+            Ipv4Cidr::host(self.removal.address),
+            oif,
+            self.removal.layout.pod_table(),
+        );
+        self.remove(NetOp::DelRoute(route))
+    }
+
+    fn address_has_new_owner(&mut self, index: Option<u32>) -> bool {
+        let address = self.removal.address;
+        let found = self.host.route_to(address);
+        self.note(found).flatten().is_some_and(|route| {
+            route.dst == Ipv4Cidr::host(address)
+                && route.table == self.removal.layout.pod_table()
+                && Some(route.oif) != index
+        })
+    }
+
+    fn carries_another_address(&mut self, index: u32) -> bool {
+        let routes = self
+            .host
+            .routes(Some(self.removal.layout.pod_table()), Some(index));
+        self.note(routes).is_some_and(|routes| !routes.is_empty())
+    }
+
+    fn remove_rules(&mut self) {
+        let address = self.removal.address;
+        self.remove(NetOp::DelRule(Rule::to(address, TO_POD_PRIORITY, TableId::MAIN)));
+        if self.removal.eni_table == Some(TableId::MAIN) {
+            return; // pods of the primary ENI have no such rule
+        }
+        let from = Rule {
+            table: self.removal.eni_table,
+            ..Rule::from(address, FROM_POD_PRIORITY, TableId::MAIN)
+        };
+        // Old releases of the Go plugin left several.
+        for _ in 0..MAX_RULES {
+            if !self.remove(NetOp::DelRule(from.clone())) {
+                break;
+            }
+        }
+    }
+
+    fn remove_link(&mut self, index: u32) -> LinkFate {
+        let link = LinkRef::Index(index);
+        let (op, fate) = match self.removal.link {
+            LinkRemoval::Doom => (NetOp::LinkGroup(link, DOOMED_GROUP), LinkFate::Doomed),
+            LinkRemoval::Delete => (NetOp::DelLink(link), LinkFate::Deleted),
+        };
+        if self.remove(op) { fate } else { LinkFate::Absent }
+    }
+
+    /// Applies `op`; absence is no error. Returns whether it was there.
+    fn remove(&mut self, op: NetOp) -> bool {
+        match self.host.apply_all(&[op]) {
+            Ok(()) => true,
+            Err(error) if is_absence(&error) => false,
+            Err(error) => {
+                self.errors.push(error);
+                false
+            }
+        }
+    }
+
+    fn note<T>(&mut self, result: Result<T, NetError>) -> Option<T> {
+        result
+            .map_err(|error| {
+                // A link that vanished while it was asked about is as absent as one that was never there.
+                if error.errno != Errno::ENODEV {
+                    self.errors.push(error);
+                }
+            })
+            .ok()
+    }
+}

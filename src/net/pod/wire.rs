@@ -1,0 +1,324 @@
+//! Making a pod's interface in three sends: the pair, the host's side, the pod's side.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+
+use super::super::layout::{FROM_POD_PRIORITY, POD_GATEWAY, RuleLayout, TO_POD_PRIORITY};
+use super::super::link;
+use super::super::netlink::{NetError, OpenInError, Outcome};
+use super::super::netns::{Netns, NetnsError};
+use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
+use super::super::rtnl::Rtnl;
+use super::super::sysctl::{self, Missing, Setting, SysctlError};
+use super::PodIntent;
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::ids::TableId;
+
+/// More stale rules than this for one address are not an accident, and not ours to count.
+const MAX_STALE_RULES: u32 = 256;
+
+/// What was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WiredPod {
+    /// Index of the host's end.
+    pub host_index: u32,
+    /// Index of the pod's end, in the pod's namespace.
+    pub pod_index: u32,
+}
+
+/// Why a pod was not wired, and what could not be undone.
+#[derive(Debug, thiserror::Error)]
+pub struct WireError {
+    /// The step that failed.
+    #[source]
+    pub failure: WireFailure,
+    /// What undoing left behind; empty nearly always.
+    pub left_behind: Vec<NetError>,
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(f)?;
+        for error in &self.left_behind {
+            write!(f, "; and could not undo: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The step of wiring that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WireFailure {
+    /// The namespace cannot be opened or entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The namespace is the host's own.
+    #[error("the pod's network namespace is the host's own")]
+    OwnNetns,
+    /// No netlink socket.
+    #[error(transparent)]
+    Socket(NetError),
+    /// The pod has an interface of that name already.
+    #[error("interface {0} is in the pod already: file exists")]
+    IfnameTaken(String),
+    /// Something that is no veth has the host's name.
+    #[error("interface {0} exists on the host and is no veth pair of ours: file exists")]
+    HostNameTaken(String),
+    /// A leftover with the host's name could not be deleted.
+    #[error("failed to delete the leftover host interface: {0}")]
+    Leftover(#[source] NetError),
+    /// The pair could not be made.
+    #[error("failed to create the veth pair: {0}")]
+    Veth(#[source] NetError),
+    /// A setting of the host's end was refused.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The host's side failed.
+    #[error("failed to set up the host side: {0}")]
+    Host(#[source] NetError),
+    /// The pod's side failed.
+    #[error("failed to set up the pod side: {0}")]
+    Pod(#[source] NetError),
+}
+
+impl From<OpenInError> for WireFailure {
+    fn from(error: OpenInError) -> Self {
+        match error {
+            OpenInError::Netns(error) => Self::Netns(error),
+            OpenInError::Socket(error) => Self::Socket(error),
+        }
+    }
+}
+
+/// Makes the pod's interface; on failure undoes what it made, newest first. A leftover host interface of that name is
+/// replaced, but only once the pod's namespace has been found in order.
+///
+/// # Errors
+/// [`WireError`]; nothing of this attempt stays behind unless it says so.
+pub fn wire_pod(intent: &PodIntent) -> Result<WiredPod, WireError> {
+    let untouched = |failure| WireError {
+        failure,
+        left_behind: Vec::new(),
+    };
+    let netns = Netns::open(&intent.netns).map_err(|error| untouched(error.into()))?;
+    let mut wiring = Wiring::start(intent, &netns).map_err(untouched)?;
+    wiring.run(&netns).map_err(|failure| WireError {
+        failure,
+        left_behind: wiring.undo(),
+    })
+}
+
+struct Wiring<'a> {
+    intent: &'a PodIntent,
+    host: Rtnl,
+    pod: Rtnl,
+    /// What succeeded and has to go if a later step fails, oldest first.
+    done: Vec<NetOp>,
+}
+
+impl<'a> Wiring<'a> {
+    fn start(intent: &'a PodIntent, netns: &Netns) -> Result<Self, WireFailure> {
+        if netns.is_own()? {
+            return Err(WireFailure::OwnNetns);
+        }
+        Ok(Self {
+            intent,
+            host: Rtnl::open().map_err(WireFailure::Socket)?,
+            pod: Rtnl::open_in(netns.as_fd())?,
+            done: Vec::new(),
+        })
+    }
+
+    fn run(&mut self, netns: &Netns) -> Result<WiredPod, WireFailure> {
+        self.create_pair(netns)?;
+        sysctl::ensure_all(&host_settings(&self.intent.host_veth))?;
+        let host_index = present(&self.host, &self.intent.host_veth).map_err(WireFailure::Host)?;
+        self.set_up_host(host_index).map_err(WireFailure::Host)?;
+        let pod_index = present(&self.pod, &self.intent.ifname).map_err(WireFailure::Pod)?;
+        self.pod
+            .apply_all(&pod_side(self.intent, pod_index))
+            .map_err(WireFailure::Pod)?;
+        Ok(WiredPod {
+            host_index,
+            pod_index,
+        })
+    }
+
+    fn create_pair(&mut self, netns: &Netns) -> Result<(), WireFailure> {
+        let add = NetOp::AddVeth {
+            here: VethEnd {
+                name: self.intent.host_veth.clone(),
+                mac: self.intent.host_mac,
+            },
+            there: VethEnd {
+                name: self.intent.ifname.clone(),
+                mac: self.intent.pod_mac,
+            },
+            netns: netns.as_fd().as_raw_fd(),
+            mtu: self.intent.mtu,
+        };
+        let mut result = self.host.apply_all(std::slice::from_ref(&add));
+        if is(&result, Errno::EEXIST) {
+            self.remove_leftover()?;
+            result = self.host.apply_all(std::slice::from_ref(&add));
+        }
+        if is(&result, Errno::EEXIST) {
+            return Err(WireFailure::IfnameTaken(self.intent.ifname.clone()));
+        }
+        result.map_err(WireFailure::Veth)?;
+        self.done.push(add);
+        Ok(())
+    }
+
+    /// One of the two names is taken. A host veth of ours whose sandbox is gone, or whose peer is what stands in the
+    /// way, is replaced; anything else is somebody's.
+    fn remove_leftover(&mut self) -> Result<(), WireFailure> {
+        let leftover = self
+            .host
+            .link_named(&self.intent.host_veth)
+            .map_err(WireFailure::Leftover)?;
+        let in_pod = link::index_of(&self.pod, &self.intent.ifname).map_err(WireFailure::Pod)?;
+        match (leftover, in_pod) {
+            (Some(leftover), _) if leftover.kind.as_deref() != Some("veth") => {
+                Err(WireFailure::HostNameTaken(leftover.name))
+            }
+            (Some(leftover), Some(index)) if leftover.peer != Some(index) => {
+                Err(WireFailure::IfnameTaken(self.intent.ifname.clone()))
+            }
+            (None, Some(_)) => Err(WireFailure::IfnameTaken(self.intent.ifname.clone())),
+            (None, None) => Ok(()), // gone meanwhile: the runtime has removed its namespace
+            (Some(leftover), _) => {
+                let outcome = self
+                    .host
+                    .apply_all(&[NetOp::DelLink(LinkRef::Index(leftover.index))]);
+                if is(&outcome, Errno::ENODEV) {
+                    Ok(())
+                } else {
+                    outcome.map_err(WireFailure::Leftover)
+                }
+            }
+        }
+    }
+
+    fn set_up_host(&mut self, index: u32) -> Result<(), NetError> {
+        let ops = host_side(self.intent, index);
+        let outcomes = self.host.apply(&ops)?;
+        let (mut first_error, mut stale) = (None, false);
+        for (op, outcome) in ops.into_iter().zip(outcomes) {
+            match (op, outcome) {
+                (NetOp::DelRule(_), outcome) => stale |= outcome.is_ok(),
+                // An equal rule is as good as ours, and not ours to undo.
+                (NetOp::AddRule(_), Err(error)) if error.errno == Errno::EEXIST => {}
+                (_, Err(error)) => first_error = first_error.or(Some(error)),
+                // Deleting the pair says more than setting it down, which alone would wait for RCU.
+                (NetOp::LinkUp(_), Ok(())) => {}
+                (op, Ok(())) => self.done.push(op),
+            }
+        }
+        match first_error {
+            Some(error) => Err(error),
+            None if stale => self.remove_more_stale_rules(),
+            None => Ok(()),
+        }
+    }
+
+    /// One rule `from <pod>` of an earlier owner was found and removed; there may be more, into other tables, and of
+    /// equal rules the oldest wins. All go, ours is put back.
+    fn remove_more_stale_rules(&mut self) -> Result<(), NetError> {
+        let stale = [NetOp::DelRule(stale_rule(self.intent))];
+        for _ in 0..MAX_STALE_RULES {
+            match self.host.apply_all(&stale) {
+                Ok(()) => {}
+                Err(error) if error.errno == Errno::ENOENT => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(rule) = from_rule(self.intent) else {
+            return Ok(());
+        };
+        let add = NetOp::AddRule(rule);
+        self.host.apply_all(std::slice::from_ref(&add))?;
+        self.done.push(add);
+        Ok(())
+    }
+
+    fn undo(&mut self) -> Vec<NetError> {
+        let undo: Vec<NetOp> = self.done.iter().rev().filter_map(NetOp::inverse).collect();
+        match self.host.apply(&undo) {
+            Ok(outcomes) => outcomes
+                .into_iter()
+                .filter_map(Outcome::err)
+                .filter(|error| !is_absence(error))
+                .collect(),
+            Err(error) => vec![error],
+        }
+    }
+}
+
+fn is(result: &Outcome, errno: Errno) -> bool {
+    matches!(result, Err(error) if error.errno == errno)
+}
+
+/// Whether an error only says that what should go is gone: ENODEV of links, ESRCH of routes, ENOENT of rules.
+pub(super) fn is_absence(error: &NetError) -> bool {
+    matches!(error.errno, Errno::ENODEV | Errno::ESRCH | Errno::ENOENT)
+}
+
+fn present(rtnl: &Rtnl, name: &str) -> Result<u32, NetError> {
+    link::index_of(rtnl, name)?
+        .ok_or_else(|| NetError::new(format!("get the index of link {name}"), Errno::ENODEV))
+}
+
+/// As the Go plugin sets them, before the link is up: no address or route by the pod's router advertisements.
+fn host_settings(veth: &str) -> [Setting; 3] {
+    let v6 = |key, value| Setting::of_interface("ipv6", veth, key, value, Missing::Tolerated);
+    [
+        v6("accept_ra", "0"),
+        v6("accept_redirects", "1"),
+        v6("forwarding", "0"),
+    ]
+}
+
+fn host_side(intent: &PodIntent, index: u32) -> Vec<NetOp> {
+    let route = Route::link(Ipv4Cidr::host(intent.address), index, intent.layout.pod_table());
+    let mut ops = vec![NetOp::LinkUp(LinkRef::Index(index)), NetOp::ReplaceRoute(route)];
+    if intent.layout == RuleLayout::PerPod {
+        ops.push(NetOp::DelRule(stale_rule(intent)));
+        ops.push(NetOp::AddRule(Rule::to(
+            intent.address,
+            TO_POD_PRIORITY,
+            TableId::MAIN,
+        )));
+        ops.extend(from_rule(intent).map(NetOp::AddRule));
+    }
+    ops
+}
+
+fn stale_rule(intent: &PodIntent) -> Rule {
+    Rule::from(intent.address, FROM_POD_PRIORITY, intent.eni_table).any_table()
+}
+
+fn from_rule(intent: &PodIntent) -> Option<Rule> {
+    let secondary = intent.eni_table != TableId::MAIN;
+    secondary.then(|| Rule::from(intent.address, FROM_POD_PRIORITY, intent.eni_table))
+}
+
+fn pod_side(intent: &PodIntent, index: u32) -> [NetOp; 5] {
+    [
+        NetOp::LinkUp(LinkRef::Index(index)),
+        NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(POD_GATEWAY), index, TableId::MAIN)),
+        NetOp::AddRoute(Route::default_via(POD_GATEWAY, index, TableId::MAIN)),
+        NetOp::AddAddress {
+            address: intent.address,
+            len: 32,
+            link: index,
+        },
+        NetOp::AddNeighbour {
+            address: POD_GATEWAY,
+            mac: intent.host_mac,
+            link: index,
+        },
+    ]
+}

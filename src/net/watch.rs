@@ -1,0 +1,270 @@
+//! News about links: which appeared, were renamed, or went.
+//!
+//! The kernel tells of every change to a link; this compares with what was known and passes on what matters to the
+//! finding of ENIs and pods. The watch is a descriptor that becomes readable, fit for tokio's `AsyncFd`.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc::RTNLGRP_LINK;
+
+use super::netlink::{Family, NetError, Socket};
+use super::rtnl::{LinkFact, Rtnl, link_event};
+use crate::ipam::ids::Mac;
+
+/// What happened to a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkChange {
+    /// It is new, or its hardware address is.
+    Appeared,
+    /// It has another name than this.
+    Renamed {
+        /// The name before.
+        from: String,
+    },
+    /// It is gone from this namespace.
+    Gone,
+}
+
+/// News about one link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkEvent {
+    /// Its index.
+    pub index: u32,
+    /// Its name now, or its last.
+    pub name: String,
+    /// Its hardware address, if it has one.
+    pub mac: Option<Mac>,
+    /// What happened.
+    pub change: LinkChange,
+}
+
+/// What a watch has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// News about a link.
+    Link(LinkEvent),
+    /// The kernel dropped news because nobody read in time: [`LinkWatch::resync`] tells what was missed.
+    Resync,
+}
+
+/// A subscription to the links of one namespace.
+#[derive(Debug)]
+pub struct LinkWatch {
+    socket: Socket,
+    known: BTreeMap<u32, (String, Option<Mac>)>,
+}
+
+impl AsRawFd for LinkWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for LinkWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl LinkWatch {
+    /// Subscribes in the calling thread's namespace, then lists what is there, so that nothing falls in between.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> Result<(Self, Vec<LinkEvent>), NetError> {
+        let mut watch = Self {
+            socket: Socket::subscribe(Family::Route, &[RTNLGRP_LINK])?,
+            known: BTreeMap::new(),
+        };
+        let present = watch.resync()?;
+        Ok((watch, present))
+    }
+
+    /// Reads the news that is waiting; empty when there is none. Never blocks.
+    ///
+    /// # Errors
+    /// The kernel's, other than that it dropped news.
+    pub fn read(&mut self) -> Result<Vec<Notice>, NetError> {
+        let mut notices = Vec::new();
+        loop {
+            let replies = match self.socket.drain() {
+                Err(error) if error.errno == Errno::ENOBUFS => {
+                    notices.push(Notice::Resync);
+                    continue;
+                }
+                replies => replies?,
+            };
+            if replies.is_empty() {
+                return Ok(notices);
+            }
+            for reply in &replies {
+                // News that cannot be read is news that was missed.
+                let event = match link_event(reply) {
+                    Ok(Some((true, link))) => self.seen(link),
+                    Ok(Some((false, link))) => self.gone(link.index),
+                    Ok(None) => None,
+                    Err(_malformed) => {
+                        notices.push(Notice::Resync);
+                        None
+                    }
+                };
+                notices.extend(event.map(Notice::Link));
+            }
+        }
+    }
+
+    /// Lists all links and returns what changed since the last news.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn resync(&mut self) -> Result<Vec<LinkEvent>, NetError> {
+        // A socket of its own: this one's queue belongs to the subscription.
+        let links = Rtnl::open()?.links()?;
+        let gone: Vec<u32> = self
+            .known
+            .keys()
+            .copied()
+            .filter(|index| links.iter().all(|link| link.index != *index))
+            .collect();
+        let mut events: Vec<LinkEvent> = gone.into_iter().filter_map(|index| self.gone(index)).collect();
+        events.extend(links.into_iter().filter_map(|link| self.seen(link)));
+        Ok(events)
+    }
+
+    fn seen(&mut self, link: LinkFact) -> Option<LinkEvent> {
+        let before = self.known.insert(link.index, (link.name.clone(), link.mac));
+        let change = match before {
+            Some((_, mac)) if mac != link.mac => LinkChange::Appeared,
+            Some((name, _)) if name != link.name => LinkChange::Renamed { from: name },
+            Some(_) => return None,
+            None => LinkChange::Appeared,
+        };
+        Some(LinkEvent {
+            index: link.index,
+            name: link.name,
+            mac: link.mac,
+            change,
+        })
+    }
+
+    fn gone(&mut self, index: u32) -> Option<LinkEvent> {
+        let (name, mac) = self.known.remove(&index)?;
+        Some(LinkEvent {
+            index,
+            name,
+            mac,
+            change: LinkChange::Gone,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sys::socket::{setsockopt, sockopt};
+    use tokio::io::unix::AsyncFd;
+
+    use super::super::op::{LinkRef, NetOp, VethEnd};
+    use super::super::testing::{fresh_netns, in_fresh_netns};
+    use super::*;
+
+    fn add(name: &str, netns: RawFd) -> NetOp {
+        let end = |name: &str, last| VethEnd {
+            name: name.to_owned(),
+            mac: Mac([2, 0, 0, 0, 0, last]),
+        };
+        NetOp::AddVeth {
+            here: end(name, 1),
+            there: end(name, 2),
+            netns,
+            mtu: 1500,
+        }
+    }
+
+    fn links(notices: Vec<Notice>) -> Vec<(String, LinkChange)> {
+        let link = |notice| match notice {
+            Notice::Link(event) => (event.name, event.change),
+            Notice::Resync => panic!("nothing was dropped"),
+        };
+        notices.into_iter().map(link).collect()
+    }
+
+    #[test]
+    fn appearing_renaming_and_going_are_told_once() {
+        in_fresh_netns(|| {
+            let other = fresh_netns();
+            let (mut watch, present) = LinkWatch::open().unwrap();
+            assert_eq!((present.len(), present[0].name.as_str()), (1, "lo"));
+            let mut rtnl = Rtnl::open().unwrap();
+            let up = NetOp::LinkUp(LinkRef::Name("eth1".to_owned()));
+            rtnl.apply_all(&[add("eth1", other.as_raw_fd()), up]).unwrap();
+            assert_eq!(
+                links(watch.read().unwrap()),
+                [("eth1".to_owned(), LinkChange::Appeared)]
+            );
+            if Command::new("ip")
+                .args(["link", "set", "eth1", "down", "name", "ens6"])
+                .status()
+                .is_ok()
+            {
+                let from = "eth1".to_owned();
+                assert_eq!(
+                    links(watch.read().unwrap()),
+                    [("ens6".to_owned(), LinkChange::Renamed { from })]
+                );
+            }
+            let index = rtnl.links().unwrap().last().unwrap().index;
+            rtnl.apply_all(&[NetOp::DelLink(LinkRef::Index(index))]).unwrap();
+            let gone = links(watch.read().unwrap());
+            assert_eq!((gone.len(), &gone[0].1), (1, &LinkChange::Gone));
+            assert!(watch.read().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn dropped_news_is_told_and_made_up_for() {
+        in_fresh_netns(|| {
+            let other = fresh_netns();
+            let (mut watch, _) = LinkWatch::open().unwrap();
+            setsockopt(&watch, sockopt::RcvBuf, &2048).unwrap();
+            let mut rtnl = Rtnl::open().unwrap();
+            let ops: Vec<_> = (0..20)
+                .map(|n| add(&format!("eth{n}"), other.as_raw_fd()))
+                .collect();
+            rtnl.apply_all(&ops).unwrap();
+            let notices = watch.read().unwrap();
+            assert!(notices.contains(&Notice::Resync), "{notices:?}");
+            let told = notices
+                .iter()
+                .filter(|notice| matches!(notice, Notice::Link(_)))
+                .count();
+            let missed = watch.resync().unwrap();
+            assert_eq!(told + missed.len(), 20);
+            assert!(watch.resync().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn tokio_wakes_up_for_news() {
+        in_fresh_netns(|| {
+            let other = fresh_netns();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut watch = AsyncFd::new(LinkWatch::open().unwrap().0).unwrap();
+                Rtnl::open()
+                    .unwrap()
+                    .apply_all(&[add("eth1", other.as_raw_fd())])
+                    .unwrap();
+                let mut ready = watch.readable_mut().await.unwrap();
+                assert_eq!(links(ready.get_inner_mut().read().unwrap()).len(), 1);
+                ready.clear_ready();
+            });
+        });
+    }
+}
