@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use super::layout::{EniMark, MARK_PRIORITY, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
 use super::link;
@@ -17,6 +15,7 @@ use super::nft::{Applied, Leftover, LegacyTables, Nft, NftError};
 use super::op::{LinkRef, NetOp, Rule};
 use super::rtnl::{LinkFact, Rtnl, RuleFact};
 use super::ruleset::{HostRuleset, RulesetError};
+use super::sysctl::{Missing, Setting, SysctlError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
 
@@ -82,10 +81,8 @@ pub enum HostChange {
     Sysctl {
         /// Its path below `/proc/sys`.
         key: String,
-        /// Before.
-        from: String,
-        /// After.
-        to: &'static str,
+        /// What it is now.
+        value: &'static str,
     },
     /// A routing rule came or went, as `ip` would write it.
     Rule(String),
@@ -97,7 +94,7 @@ impl fmt::Display for HostChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mtu { from, to } => write!(f, "mtu of the primary ENI: {from} -> {to}"),
-            Self::Sysctl { key, from, to } => write!(f, "sysctl {key}: {from} -> {to}"),
+            Self::Sysctl { key, value } => write!(f, "sysctl {key} = {value}"),
             Self::Rule(change) => f.write_str(change),
             Self::Table(applied) => write!(f, "nftables table ip aws-cni: {applied:?}"),
         }
@@ -117,13 +114,8 @@ pub enum HostError {
     #[error(transparent)]
     Kernel(#[from] NetError),
     /// A kernel parameter could not be read or written.
-    #[error("sysctl {key}: {source}")]
-    Sysctl {
-        /// Its path below `/proc/sys`.
-        key: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     /// `nf_tables` refused.
     #[error(transparent)]
     Nft(#[from] NftError),
@@ -173,7 +165,11 @@ impl Host {
             });
             primary.mtu = intent.eni_mtu;
         }
-        intent.ensure_sysctls(&primary.name, &mut changes)?;
+        for (key, value, missing) in intent.sysctls(&primary.name) {
+            if Setting::new(&key, value, missing).ensure()? {
+                changes.push(HostChange::Sysctl { key, value });
+            }
+        }
         let ops = self.rule_ops(intent)?;
         self.rtnl.apply_all(&ops)?;
         changes.extend(ops.iter().map(|op| HostChange::Rule(op.to_string())));
@@ -239,19 +235,21 @@ impl HostIntent {
         rules
     }
 
-    fn ensure_sysctls(&self, primary: &str, changes: &mut Vec<HostChange>) -> Result<(), HostError> {
-        // First, because switching it resets other parameters of every link
-        // (https://docs.kernel.org/networking/ip-sysctl.html, ip_forward).
-        changes.extend(ensure("net/ipv4/ip_forward".into(), "1")?);
-        // Loose: NodePort answers and node-SNATed traffic leave by the primary ENI for sources routed elsewhere.
-        changes.extend(ensure(format!("net/ipv4/conf/{primary}/rp_filter"), "2")?);
+    /// The parameters, in the order in which they must be written.
+    fn sysctls(&self, primary: &str) -> [(String, &'static str, Missing); 3] {
         let early_demux = if self.disable_tcp_early_demux { "0" } else { "1" };
-        match ensure("net/ipv4/tcp_early_demux".into(), early_demux) {
-            // Not in every kernel.
-            Err(HostError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            result => changes.extend(result?),
-        }
-        Ok(())
+        [
+            // First, because switching it resets other parameters of every link
+            // (https://docs.kernel.org/networking/ip-sysctl.html, ip_forward).
+            ("net/ipv4/ip_forward".into(), "1", Missing::Refused),
+            // Loose: NodePort answers and node-SNATed traffic leave by the primary ENI for sources routed elsewhere.
+            (
+                format!("net/ipv4/conf/{primary}/rp_filter"),
+                "2",
+                Missing::Refused,
+            ),
+            ("net/ipv4/tcp_early_demux".into(), early_demux, Missing::Tolerated),
+        ]
     }
 }
 
@@ -294,28 +292,5 @@ fn ours(fact: &RuleFact) -> Option<Rule> {
     (known && fact.iif.is_none()).then_some(rule)
 }
 
-/// Reads, compares, writes.
-fn ensure(key: String, wanted: &'static str) -> Result<Option<HostChange>, HostError> {
-    let path = PathBuf::from("/proc/sys").join(&key);
-    let found = std::fs::read_to_string(&path);
-    let changed = found.and_then(|found| {
-        let found = found.trim();
-        if found == wanted {
-            return Ok(None);
-        }
-        std::fs::write(&path, wanted)?;
-        Ok(Some(found.to_owned()))
-    });
-    match changed {
-        Ok(from) => Ok(from.map(|from| HostChange::Sysctl {
-            key,
-            from,
-            to: wanted,
-        })),
-        Err(source) => Err(HostError::Sysctl { key, source }),
-    }
-}
-
 #[cfg(test)]
-#[path = "host_tests.rs"]
 mod tests;

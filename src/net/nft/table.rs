@@ -314,10 +314,11 @@ fn skeleton(want: &HostRuleset) -> Vec<Message> {
     messages
 }
 
-/// The table's comment: whose it is, and a digest of every byte of its skeleton.
+/// The table's comment: whose it is, and a digest of every byte of its skeleton and of what an ENI's chain looks like.
 fn seal(skeleton: &[Message]) -> String {
     let mut digest = Sha1::new();
-    for message in skeleton {
+    let any_eni = EniMark::new(1).map(add_eni).unwrap_or_default();
+    for message in skeleton.iter().chain(&any_eni) {
         digest.update(message.kind.to_ne_bytes());
         digest.update(message.body.as_bytes());
     }

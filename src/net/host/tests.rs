@@ -43,11 +43,12 @@ fn sysctl(key: &str) -> String {
         .to_owned()
 }
 
-/// Everything that changes links, addresses, routes, rules or `nf_tables` in this namespace.
+/// Everything that changes addresses, routes, rules, parameters or `nf_tables` in this namespace.
 fn monitors() -> [Socket; 2] {
-    // RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF; NFNLGRP_NFTABLES.
+    // RTNLGRP_IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF; NFNLGRP_NFTABLES. Links speak by themselves while
+    // they get carrier.
     [
-        Socket::subscribe(Family::Route, &[1, 5, 7, 8, 24]).unwrap(),
+        Socket::subscribe(Family::Route, &[5, 7, 8, 24]).unwrap(),
         Socket::subscribe(Family::Netfilter, &[7]).unwrap(),
     ]
 }
@@ -273,8 +274,8 @@ fn a_drifted_node_is_put_right() {
             report.changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
                 "mtu of the primary ENI: 1500 -> 9001",
-                "sysctl net/ipv4/conf/eth0/rp_filter: 1 -> 2",
-                "sysctl net/ipv4/tcp_early_demux: 0 -> 1",
+                "sysctl net/ipv4/conf/eth0/rp_filter = 2",
+                "sysctl net/ipv4/tcp_early_demux = 1",
                 "rule add from all fwmark 0x80/0x80 lookup main pref 1024",
                 "nftables table ip aws-cni: Replaced",
             ]
