@@ -1,6 +1,7 @@
 //! The one task that owns the pool: every request, answer, notification and timer reaches it through one mailbox.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
@@ -8,8 +9,8 @@ use tracing::{debug, error, info, warn};
 
 use super::answers;
 use super::clock;
+use super::deferred::Deferred;
 use super::hands::Hands;
-use super::report;
 use crate::ipam::effect::{Change, Effect, Reply};
 use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::{CommitId, Tick, WaiterId};
@@ -18,6 +19,9 @@ use crate::net::layout::RuleLayout;
 use crate::rpc::server::{Call, Incoming, Replies};
 use crate::rpc::types::{self, Allocation, ErrorKind, Reply as Answer, Request, ServiceError};
 use crate::store::{Store, Write};
+
+/// Stands in for a watchdog nobody set.
+const NEVER: Duration = Duration::from_hours(24);
 
 /// What reaches the actor from its own side.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(super) enum Mail {
         /// Why it is not durable.
         failure: Option<String>,
     },
+    /// Plugins may have left DELs behind.
+    LookForDeferred,
 }
 
 impl From<Event> for Mail {
@@ -50,11 +56,12 @@ pub(super) struct Actor {
     layout: RuleLayout,
     waiting: BTreeMap<WaiterId, Replies>,
     wake: Option<Tick>,
+    deferred: Deferred,
 }
 
 impl Actor {
     /// Takes the pool over; `mail` is where the hands report to.
-    pub(super) fn new(pool: Pool, store: Store, hands: Hands, mail: UnboundedSender<Mail>, layout: RuleLayout) -> Self {
+    pub(super) fn new(pool: Pool, store: Store, hands: Hands, mail: UnboundedSender<Mail>, layout: RuleLayout, deferred: Deferred) -> Self {
         Self {
             pool,
             store,
@@ -63,6 +70,7 @@ impl Actor {
             layout,
             waiting: BTreeMap::new(),
             wake: None,
+            deferred,
         }
     }
 
@@ -70,6 +78,7 @@ impl Actor {
     pub(super) fn receive(&mut self, mail: Mail) {
         match mail {
             Mail::Event(event) => self.step(*event),
+            Mail::LookForDeferred => self.work_off_deferred(),
             Mail::Committed {
                 commit,
                 behind,
@@ -112,9 +121,11 @@ impl Actor {
         self.step(Event::Timer);
     }
 
-    /// How many requests still wait for an answer.
-    pub(super) fn open_requests(&self) -> usize {
-        self.waiting.len()
+    /// Asks the pool for the DELs that plugins had to leave behind.
+    pub(super) fn work_off_deferred(&mut self) {
+        for (waiter, key) in self.deferred.collect() {
+            self.step(Event::Del { waiter, key });
+        }
     }
 
     /// Gives the store back, for closing it.
@@ -153,15 +164,15 @@ impl Actor {
                 });
             }
             Request::Check(check) => say(&call.replies, self.check(&check)),
-            Request::Status => say(&call.replies, Ok(Answer::Status(report::status(&self.pool, &self.store.health(), clock::now())))),
-            Request::Dump => say(&call.replies, Ok(Answer::Dump(report::dump(&self.pool, &self.store.health(), clock::now())))),
+            Request::Status => say(&call.replies, Ok(Answer::Status(answers::status(self.pool.status(clock::now()))))),
+            Request::Dump => say(&call.replies, Ok(Answer::Dump(self.pool.dump(clock::now())))),
         }
     }
 
     fn check(&self, check: &types::Check) -> Result<Answer, ServiceError> {
         let key = check.key();
-        let held = self.pool.allocation(&key).and_then(|held| {
-            let eni = self.pool.eni(&held.eni)?;
+        let held = self.pool.allocations().get(&key).and_then(|held| {
+            let eni = self.pool.enis().get(&held.eni)?;
             Some(Allocation {
                 address: held.address.into(),
                 eni_table: eni.table(),
@@ -221,6 +232,9 @@ impl Actor {
 
     fn reply(&mut self, waiter: WaiterId, reply: Reply) {
         log(&reply);
+        if !matches!(reply, Reply::Assigned(_)) && self.deferred.answered(waiter) {
+            return;
+        }
         let last = !matches!(reply, Reply::Assigned(_));
         let answer = answers::answer(reply, self.layout);
         let replies = if last {
@@ -272,12 +286,13 @@ pub(super) async fn run(
     mut actor: Actor,
     mut calls: tokio::sync::mpsc::Receiver<Incoming>,
     mut mail: UnboundedReceiver<Mail>,
+    beat_every: Option<Duration>,
     mut beat: impl FnMut(),
 ) -> Actor {
+    let mut watchdog = tokio::time::interval(beat_every.unwrap_or(NEVER));
     loop {
         let wake = actor.wake_at();
         tokio::select! {
-            biased;
             Some(letter) = mail.recv() => actor.receive(letter),
             incoming = calls.recv() => match incoming {
                 Some(incoming) => actor.hear(incoming),
@@ -285,8 +300,8 @@ pub(super) async fn run(
                 None => return actor,
             },
             () = sleep_until(wake) => actor.wake(),
+            _ = watchdog.tick() => beat(),
         }
-        beat();
     }
 }
 

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use crate::ipam::cloud::CloudFailure;
 use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
+use crate::ipam::status::Status as PoolStatus;
 use crate::net::layout::RuleLayout;
 use crate::rpc::types::{
-    Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer, ServiceError,
+    Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer, ServiceError, Status,
 };
 
 /// What is said on the socket for a reply of the pool.
@@ -78,5 +79,21 @@ fn aws(failure: CloudFailure) -> AwsFailure {
         action: failure.action,
         code: failure.code.unwrap_or_default(),
         request_id: failure.request_id.unwrap_or_default(),
+    }
+}
+
+/// The pool's own account, as the socket tells it.
+pub(super) fn status(status: PoolStatus) -> Status {
+    Status {
+        serving: status.serving,
+        existing_affected: false,
+        reasons: status.reasons,
+        free: status.free.into(),
+        assigned: status.assigned.into(),
+        cooling: status.cooling.into(),
+        quarantined: status.quarantined.into(),
+        waiting: status.waiting.into(),
+        enis: status.enis.into(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

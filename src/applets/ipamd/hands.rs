@@ -1,9 +1,9 @@
 //! Executes effects that reach outside: EC2, IMDS, the kernel. Every outcome comes back as mail.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::spawn_local;
+use tokio::spawn;
 use tracing::{info, warn};
 
 use super::actor::Mail;
@@ -17,8 +17,8 @@ use crate::ipam::ids::Mac;
 /// What the actor acts with.
 #[derive(Debug)]
 pub(super) struct Hands {
-    ec2: Rc<Ec2>,
-    imds: Rc<Imds>,
+    ec2: Arc<Ec2>,
+    imds: Arc<Imds>,
     primary: Mac,
     kernel: Kernel,
     mail: UnboundedSender<Mail>,
@@ -26,9 +26,9 @@ pub(super) struct Hands {
 
 impl Hands {
     /// `mail` is where outcomes go.
-    pub(super) fn new(ec2: Ec2, imds: Rc<Imds>, primary: Mac, kernel: Kernel, mail: UnboundedSender<Mail>) -> Self {
+    pub(super) fn new(ec2: Ec2, imds: Arc<Imds>, primary: Mac, kernel: Kernel, mail: UnboundedSender<Mail>) -> Self {
         Self {
-            ec2: Rc::new(ec2),
+            ec2: Arc::new(ec2),
             imds,
             primary,
             kernel,
@@ -40,8 +40,8 @@ impl Hands {
     pub(super) fn act(&self, effect: Effect) {
         match effect {
             Effect::Call { call, request } => {
-                let (ec2, mail) = (Rc::clone(&self.ec2), self.mail.clone());
-                spawn_local(async move {
+                let (ec2, mail) = (Arc::clone(&self.ec2), self.mail.clone());
+                spawn(async move {
                     let action = crate::cloud::action(&request);
                     let result = ec2.execute(&request).await;
                     match &result {
@@ -76,8 +76,8 @@ impl Hands {
     }
 
     fn sweep(&self) {
-        let (imds, mail, primary) = (Rc::clone(&self.imds), self.mail.clone(), self.primary);
-        spawn_local(async move {
+        let (imds, mail, primary) = (Arc::clone(&self.imds), self.mail.clone(), self.primary);
+        spawn(async move {
             match imds.sweep(primary).await {
                 Ok((enis, incomplete)) => {
                     for (mac, why) in incomplete {
