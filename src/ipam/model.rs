@@ -106,46 +106,69 @@ pub struct Placed {
     pub published: bool,
 }
 
-/// Where an address stands.
+/// Where an address stands at a given time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AddressState {
+pub enum AddressState<'a> {
     /// Nobody has it.
     Free,
     /// A sandbox has it.
-    Assigned(SandboxKey),
-    /// It rests until this time has passed; then it is free without further ado.
+    Assigned(&'a SandboxKey),
+    /// It rests.
     Cooling {
         /// The last instant of rest.
         until: Tick,
     },
     /// Something does not fit: nobody gets it, nobody frees it.
-    Quarantined {
-        /// What.
-        why: Doubt,
-    },
+    Quarantined(&'a Doubt),
 }
 
-/// A secondary address of one of our ENIs.
+/// A secondary address of one of our ENIs, now or before.
+///
+/// Its state is derived, so that no two fields can contradict each other and time alone ends a rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// Its ENI.
     pub eni: EniId,
-    /// Where it stands.
-    pub state: AddressState,
+    /// The sandbox that has it.
+    pub holder: Option<SandboxKey>,
     /// When a sandbox last gave it back; never used before when `None`.
     pub last_used: Option<Tick>,
-    /// A doubt about an address while a sandbox holds it: it is quarantined when the sandbox is gone.
+    /// The last instant of its rest.
+    pub rests_until: Option<Tick>,
+    /// What does not fit. While a sandbox holds it, the sandbox keeps it.
     pub doubt: Option<Doubt>,
 }
 
 impl Address {
+    /// An address nobody ever had.
+    pub fn unused(eni: EniId) -> Self {
+        Self {
+            eni,
+            holder: None,
+            last_used: None,
+            rests_until: None,
+            doubt: None,
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self, now: Tick) -> AddressState<'_> {
+        match (&self.holder, &self.doubt, self.rests_until) {
+            (Some(key), ..) => AddressState::Assigned(key),
+            (None, Some(why), _) => AddressState::Quarantined(why),
+            (None, None, Some(until)) if until >= now => AddressState::Cooling { until },
+            (None, None, _) => AddressState::Free,
+        }
+    }
+
     /// Whether nobody holds it, it has rested and nothing speaks against it.
     pub fn is_free(&self, now: Tick) -> bool {
-        match self.state {
-            AddressState::Free => true,
-            AddressState::Cooling { until } => until < now,
-            AddressState::Assigned(_) | AddressState::Quarantined { .. } => false,
-        }
+        self.state(now) == AddressState::Free
+    }
+
+    /// Whether there is anything to remember beyond its being on its ENI.
+    pub fn has_past(&self) -> bool {
+        self.last_used.is_some() || self.rests_until.is_some() || self.doubt.is_some()
     }
 }
 
@@ -160,6 +183,10 @@ pub struct Allocation {
     pub address: Ipv4Addr,
     /// The ENI that carries it.
     pub eni: EniId,
+    /// That ENI's device index, so that DEL knows the table even when the ENI's own record is lost.
+    pub device: DeviceIndex,
+    /// That ENI's network card.
+    pub card: CardIndex,
     /// The host side of the veth pair.
     pub host_veth: String,
     /// The network namespace as the ADD named it.
@@ -186,6 +213,13 @@ pub struct Creation {
     pub description: String,
     /// Tags.
     pub tags: BTreeMap<String, String>,
+}
+
+impl Allocation {
+    /// Its ENI's route table.
+    pub fn table(&self) -> TableId {
+        TableId::of_eni(self.card, self.device)
+    }
 }
 
 impl Creation {

@@ -83,9 +83,9 @@ pub struct AddressRecord {
     pub eni: EniId,
     /// When it was last given back.
     pub last_used: Option<Tick>,
-    /// Until when it rests.
-    pub cooling_until: Option<Tick>,
-    /// Why it is quarantined.
+    /// The last instant of its rest.
+    pub rests_until: Option<Tick>,
+    /// What does not fit.
     pub doubt: Option<Doubt>,
 }
 
@@ -216,6 +216,8 @@ mod tests {
             pod: PodRef::default(),
             address: Ipv4Addr::new(10, 0, 0, 9),
             eni: "eni-1".into(),
+            device: super::super::ids::DeviceIndex(0),
+            card: super::super::ids::CardIndex(0),
             host_veth: "eni0".to_owned(),
             netns: "/run/netns/x".to_owned(),
             since: Tick(5),
@@ -245,7 +247,7 @@ mod tests {
     proptest! {
         #[test]
         fn decoding_is_total(key in ".{0,40}", value in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = decode(&key, &value);
+            prop_assert!(decode(&key, &value).is_err());
         }
 
         #[test]
