@@ -93,7 +93,7 @@ impl Ec2 {
         }
     }
 
-    async fn client(&self, action: &'static str) -> Result<&Client, CloudFailure> {
+    pub(super) async fn client(&self, action: &'static str) -> Result<&Client, CloudFailure> {
         let built = self.client.get_or_try_init(|| build(&self.settings)).await;
         built.map_err(|error| setup_failure(action, &error))
     }
@@ -282,7 +282,11 @@ async fn assign(client: &Client, eni: &EniId, addresses: u32) -> CloudResult {
     ))
 }
 
-async fn unassign(client: &Client, eni: &EniId, addresses: impl Iterator<Item = Ipv4Addr>) -> CloudResult {
+pub(super) async fn unassign(
+    client: &Client,
+    eni: &EniId,
+    addresses: impl Iterator<Item = Ipv4Addr>,
+) -> CloudResult {
     let request = client
         .unassign_private_ip_addresses()
         .network_interface_id(eni.as_str())
@@ -292,7 +296,7 @@ async fn unassign(client: &Client, eni: &EniId, addresses: impl Iterator<Item = 
     Ok(CloudAnswer::Done)
 }
 
-async fn detach(client: &Client, attachment: &AttachmentId) -> CloudResult {
+pub(super) async fn detach(client: &Client, attachment: &AttachmentId) -> CloudResult {
     let request = client
         .detach_network_interface()
         .attachment_id(attachment.as_str());
@@ -301,7 +305,7 @@ async fn detach(client: &Client, attachment: &AttachmentId) -> CloudResult {
     Ok(CloudAnswer::Done)
 }
 
-async fn delete(client: &Client, eni: &EniId) -> CloudResult {
+pub(super) async fn delete(client: &Client, eni: &EniId) -> CloudResult {
     let request = client
         .delete_network_interface()
         .network_interface_id(eni.as_str());
