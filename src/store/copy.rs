@@ -190,7 +190,9 @@ impl Value {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.to_owned()),
             Err(_) => Self::Bytes {
-                hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+                hex: bytes
+                    .iter()
+                    .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")),
             },
         }
     }

@@ -70,6 +70,11 @@ impl Layout {
         self.dir.join("opening")
     }
 
+    /// Left by a panic in a thread that runs sled.
+    pub(super) fn panicked(&self) -> PathBuf {
+        self.dir.join("panicked")
+    }
+
     fn neighbour(&self, suffix: &str) -> PathBuf {
         let mut name = self.dir.clone().into_os_string();
         name.push(".");

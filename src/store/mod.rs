@@ -7,15 +7,21 @@
 //! <dir>/last-good.json  a copy of everything, for recovery and for the support tool
 //! <dir>/ballast         space given up when the disk is full
 //! <dir>/opening         there while an open is unfinished: the next one is tried in a child process first
+//! <dir>/panicked        there after a panic inside sled: the next one moves to a new database
 //! <dir>.damaged-<n>     databases set aside; never deleted
 //! ```
 //!
 //! sled 0.34 is used with open eyes. Its `flush` ends in `sync_file_range`, which persists neither metadata nor
 //! the device's cache, so every group of commits is followed by our own `fdatasync`. After any error every later
 //! call fails until the database is reopened, so the writer reopens it and repeats what was not yet durable, in
-//! order. A panicking open would be a crash loop (release builds abort), so an open that did not finish is
-//! repeated in a child first ([`ProbeCommand`]); the first open after a clean or unclean end needs no probe, which
-//! keeps a restart fast. What can't be opened is set aside and rebuilt from the copy.
+//! order. What can't be opened is set aside and rebuilt from the copy.
+//!
+//! Release builds abort on a panic, so one inside sled must not come back at every start. `opening` is made before
+//! sled is touched and removed when everything has been read and the opening's own commit is durable. Normally, also
+//! after a kill, it is absent and nothing is probed: a restart costs one open. Where it is present an opening did
+//! not finish, and the next is tried in a child process with a deadline first ([`ProbeCommand`]), whose panic, hang
+//! or death sets the database aside. A panic after the opening leaves `panicked`, and the next opening moves the
+//! records to a new database. So one database costs at most one start for either reason.
 //!
 //! Keys and values are opaque here. sled is named in `engine` alone.
 
@@ -27,6 +33,7 @@ mod keeper;
 mod layout;
 mod mirror;
 mod open;
+mod panics;
 pub mod pending;
 mod probe;
 mod record;
@@ -212,6 +219,7 @@ impl Store {
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Loaded), OpenError> {
         let layout = Layout::new(dir);
         let opened = open::open(&layout, &options)?;
+        panics::watch(&layout.panicked());
         let shared = Arc::new(Shared::new(opened.mirror, opened.copied, opened.has_ballast));
         let failed = |source| OpenError::Thread { source };
         let (jobs, queue) = std::sync::mpsc::channel();
@@ -224,7 +232,7 @@ impl Store {
         );
         let keeper = keeper::Keeper::new(layout, options, Arc::clone(&shared));
         let writer = std::thread::Builder::new()
-            .name("store-commit".into())
+            .name(panics::WRITER_THREAD.into())
             .spawn(move || writer.run(&queue, opened.lock))
             .map_err(failed)?;
         let keeper = std::thread::Builder::new()

@@ -71,11 +71,14 @@ pub(super) fn open(layout: &Layout, options: &Options) -> Result<Opened, OpenErr
         }
         other => other,
     }
-    .map_err(|error| match error.is_disk_full() {
-        true => OpenError::DiskFull {
-            dir: layout.dir().to_owned(),
-        },
-        false => error,
+    .map_err(|error| {
+        if error.is_disk_full() {
+            OpenError::DiskFull {
+                dir: layout.dir().to_owned(),
+            }
+        } else {
+            error
+        }
     })
     .map(|(engine, loaded, copied)| Opened {
         mirror: Mirror::new(loaded.generation, loaded.entries.clone()),
@@ -118,6 +121,23 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
         other => other,
     };
     let (engine, scan, origin, set_aside, damage) = match as_is {
+        Ok((engine, scan)) if layout.panicked().exists() => {
+            engine.close();
+            let head = scan.head.unwrap_or_default().max(scan.highest);
+            let mirror = Mirror::new(head, scan.entries);
+            let (engine, moved, aside) = rebuild(layout, options, &mirror)?;
+            let scan = Scan {
+                doubts: scan.doubts,
+                ..moved
+            };
+            (
+                engine,
+                scan,
+                Origin::Database,
+                aside,
+                Some("sled panicked while it was open".to_owned()),
+            )
+        }
         Ok((engine, scan)) => {
             let fresh = scan.head.is_none();
             (
@@ -130,7 +150,10 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
         }
         Err(Refusal::Stop(error)) => return Err(error),
         Err(Refusal::Damage(reason)) => {
-            let (engine, scan, aside) = rebuild(layout, options, copy.as_ref())?;
+            let mirror = copy.as_ref().map_or_else(Mirror::default, |copy| {
+                Mirror::new(copy.generation.beyond_what_was_lost(), copy.entries.clone())
+            });
+            let (engine, scan, aside) = rebuild(layout, options, &mirror)?;
             let origin = if copy.is_some() {
                 Origin::LastGoodCopy
             } else {
@@ -146,7 +169,7 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
     engine
         .apply(std::iter::once(head(generation, entries)))
         .map_err(|source| engine_error(layout, source))?;
-    if origin != Origin::Database {
+    if origin != Origin::Database || set_aside.is_some() {
         // sled has made files and synced none of their names.
         layout.sync_everything()?;
     }
@@ -177,25 +200,26 @@ fn open_as_is(
     layout.wait_for_engine_lock()?;
     if let (true, Some(command)) = (layout.was_interrupted(), &options.probe) {
         match probe(layout.dir(), command) {
-            Ok(()) => {}
             Err(ProbeFailure::DiskFull) => {
                 return Err(Refusal::Stop(OpenError::DiskFull {
                     dir: layout.dir().to_owned(),
                 }));
             }
             Err(failure) if failure.is_damage() => return Err(Refusal::Damage(chain(&failure))),
-            // Nothing is known about the database: try it, as without a probe.
-            Err(_) => {}
+            // It opens, or nothing is known about it: try it, as without a probe.
+            Ok(()) | Err(_) => {}
         }
     }
     layout.note_opening()?;
-    let (engine, scan) = open_and_scan(layout, options).map_err(|error| {
-        if error.is_environment() {
-            Refusal::Stop(engine_error(layout, error))
-        } else {
-            Refusal::Damage(chain(&error))
+    let (engine, scan) = match open_and_scan(layout, options) {
+        Ok(opened) => opened,
+        Err(error) if error.is_environment() => return Err(Refusal::Stop(engine_error(layout, error))),
+        Err(error) => {
+            // sled does not tell a lock from other trouble; a database in use is not a damaged one.
+            layout.wait_for_engine_lock()?;
+            return Err(Refusal::Damage(chain(&error)));
         }
-    })?;
+    };
     if let Some(reason) = scan.damage(copy, trust) {
         engine.close();
         return Err(Refusal::Damage(reason));
@@ -214,16 +238,13 @@ fn open_and_scan(layout: &Layout, options: &Options) -> Result<(Engine, Scan), E
     }
 }
 
-/// Puts a new database with the copy's entries in the place of the damaged one.
+/// Puts a new database that holds `mirror` in the place of the one that can't be used, and opens it.
 fn rebuild(
     layout: &Layout,
     options: &Options,
-    copy: Option<&Copy>,
+    mirror: &Mirror,
 ) -> Result<(Engine, Scan, Option<PathBuf>), OpenError> {
-    let mirror = copy.map_or_else(Mirror::default, |copy| {
-        Mirror::new(copy.generation.beyond_what_was_lost(), copy.entries.clone())
-    });
-    let aside = build(layout, options, &mirror)?;
+    let aside = build(layout, options, mirror)?;
     layout.note_opening()?;
     let (engine, scan) = open_and_scan(layout, options).map_err(|source| engine_error(layout, source))?;
     Ok((engine, scan, aside))

@@ -345,7 +345,7 @@ mod tests {
         let count = |wanted: fn(&Result<PendingDel, PendingError>) -> bool| {
             listed.iter().filter(|item| wanted(&item.content)).count()
         };
-        assert_eq!(count(|c| c.is_ok()), 1);
+        assert_eq!(count(Result::is_ok), 1);
         assert_eq!(count(|c| matches!(c, Err(PendingError::Decode { .. }))), 1);
         assert_eq!(count(|c| matches!(c, Err(PendingError::TooLong { .. }))), 1);
         assert_eq!(

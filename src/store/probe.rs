@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use super::Options;
-use super::engine::{Engine, EngineError};
+use super::engine::{Engine, EngineError, file_in, is_locked};
 
 const HEALTHY: u8 = 0;
 const DAMAGED: u8 = 10;
@@ -118,6 +118,9 @@ pub(super) fn verdict(dir: &Path) -> u8 {
     set_pdeathsig(Signal::SIGKILL).ok();
     // Expected here, and nobody reads it.
     std::panic::set_hook(Box::new(|_| {}));
+    if is_locked(&file_in(dir)) {
+        return ENVIRONMENT;
+    }
     match read_everything(dir) {
         Ok(()) => HEALTHY,
         Err(error) if error.is_disk_full() => DISK_FULL,

@@ -15,7 +15,7 @@ use super::layout::Layout;
 use super::mirror::{Mirror, Shared};
 use super::open::{build, count_existing, engine_error, head, scan};
 use super::record::{self, Generation};
-use super::{Condition, Loaded, MAX_ENTRIES, OpenError, Options, Write, ballast};
+use super::{Condition, Loaded, MAX_ENTRIES, OpenError, Options, Write, ballast, panics};
 
 /// Called once with a commit's outcome.
 pub type OnDone = Box<dyn FnOnce(Result<Generation, CommitError>) + Send>;
@@ -101,6 +101,7 @@ impl Writer {
         if let Some(engine) = self.engine.take() {
             engine.close();
         }
+        panics::forget(&self.layout.panicked());
         drop(lock);
     }
 
@@ -227,7 +228,9 @@ impl Writer {
         if let Err(error) = &written {
             self.unsynced |= matches!(error, EngineError::Sync(_));
             // After any error every later call on this database fails, too.
-            self.engine.take().map(Engine::close);
+            if let Some(engine) = self.engine.take() {
+                engine.close();
+            }
         }
         written
     }

@@ -45,8 +45,10 @@ fn entry() {
         Some("mode=hang") => std::thread::park(),
         Some("mode=write") => super::crash::write_for_ever(&dir),
         Some("mode=open") => super::damage::open_once(&dir),
+        Some("mode=broken") => super::full::lose_the_database_while_open(&dir),
         Some("mode=full") => super::full::live_on_a_tiny_disk(&dir),
         Some("mode=power") => super::power::cut_the_power(&dir),
+        Some("mode=panic") => super::damage::panic_while_committing(&dir),
         Some("mode=measure") => super::measure::measure(&dir),
         _ => {}
     }

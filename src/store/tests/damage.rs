@@ -241,6 +241,31 @@ fn probes_that_die_or_hang_are_answers() {
 }
 
 #[test]
+fn a_panic_inside_sled_moves_the_records_to_a_new_database() {
+    let place = Place::new();
+    let expected = filled(&place);
+    let output = command("mode=panic", &place.dir()).output().unwrap();
+    assert!(!output.status.success());
+    let (store, loaded) = place.open();
+    assert_eq!((loaded.origin, loaded.entries), (Origin::Database, expected));
+    assert_eq!(loaded.set_aside.as_ref(), place.damaged().last());
+    assert_eq!(loaded.damage.as_deref(), Some("sled panicked while it was open"));
+    store.close();
+    assert_eq!(place.open().1.damage, None, "once is enough");
+}
+
+/// The child of the test above: dies of a panic on the thread that runs sled.
+pub(super) fn panic_while_committing(dir: &Path) {
+    let (store, _) = Store::open(dir, options()).unwrap();
+    store.commit(
+        vec![put("record/000", b"2-0")],
+        Box::new(|_| panic!("for the test")),
+    );
+    wait_until("the note", || dir.join("panicked").exists());
+    std::process::abort();
+}
+
+#[test]
 fn an_interrupted_exchange_is_finished() {
     let place = Place::new();
     let expected = filled(&place);

@@ -26,6 +26,62 @@ fn a_full_disk_is_survived_and_no_change_is_skipped() {
     }
 }
 
+#[test]
+fn a_database_lost_while_open_is_written_anew_from_memory() {
+    let root = tempfile::tempdir().unwrap();
+    let output = command("mode=broken", root.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The full disk makes the store close the database, which is the moment to take it away.
+pub(super) fn lose_the_database_while_open(root: &Path) {
+    if !own_mounts() {
+        println!("SKIPPED");
+        return;
+    }
+    mount(
+        Some("tmpfs"),
+        root,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("size=24m"),
+    )
+    .unwrap();
+    let dir = root.join("ipam");
+    let options = Options {
+        retry_min: Duration::from_hours(1),
+        retry_max: Duration::from_hours(1),
+        ..options()
+    };
+    let (store, _) = Store::open(&dir, options.clone()).unwrap();
+    let mut expected = BTreeMap::new();
+    for n in 0..50 {
+        change(&store, &mut expected, n).unwrap();
+    }
+    fill(root);
+    commit_until(&store, &mut expected, |store| {
+        store.health().condition == Condition::DiskFull
+    });
+    fs::remove_file(root.join("filler")).unwrap();
+    fs::write(dir.join("db"), b"").unwrap();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("snap.") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    // The stop is the last attempt.
+    store.close();
+    let (_store, loaded) = Store::open(&dir, options).unwrap();
+    assert_unharmed(&loaded, &expected);
+    assert_eq!((loaded.doubts.len(), loaded.set_aside_count), (0, 1));
+}
+
 /// True when this thread, and the threads it starts, have mounts of their own.
 pub(super) fn own_mounts() -> bool {
     match unshare(CloneFlags::CLONE_NEWNS) {

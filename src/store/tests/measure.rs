@@ -27,7 +27,22 @@ pub(super) fn measure(dir: &Path) {
         .map(|n| put(&format!("address/{n}"), &[b'x'; 300]))
         .collect();
     commit(&store, records).unwrap();
+    println!("resident: {} KiB more with the first open", resident_kib() - bare);
     store.close();
+    let start = Instant::now();
+    let layout = Layout::new(dir);
+    let engine = engine::Engine::open(dir, 4 << 20).unwrap();
+    println!("  of an open: sled {:?}", start.elapsed());
+    let start = Instant::now();
+    open::scan(&engine).unwrap();
+    println!("  of an open: scan {:?}", start.elapsed());
+    let start = Instant::now();
+    engine.apply(std::iter::empty()).unwrap();
+    println!("  of an open: first commit {:?}", start.elapsed());
+    engine.close();
+    let start = Instant::now();
+    read_copy(layout.dir()).unwrap();
+    println!("  of an open: copy {:?}", start.elapsed());
     let mut opens: Vec<_> = (0..30)
         .map(|_| {
             let start = Instant::now();

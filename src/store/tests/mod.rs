@@ -71,7 +71,7 @@ fn commit(store: &Store, writes: Vec<Write>) -> Result<Generation, CommitError> 
     let (done, outcome) = mpsc::channel();
     store.commit(writes, Box::new(move |result| drop(done.send(result))));
     outcome
-        .recv_timeout(Duration::from_secs(60))
+        .recv_timeout(Duration::from_mins(1))
         .expect("every commit is answered")
 }
 

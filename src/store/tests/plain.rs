@@ -138,7 +138,7 @@ fn sizes_are_bounded_and_the_largest_make_no_blob_files() {
         let writes = (0..200)
             .map(|n| {
                 put(
-                    &format!("{:0>256}", n),
+                    &format!("{n:0>256}"),
                     &vec![round.to_le_bytes()[0]; MAX_VALUE_BYTES],
                 )
             })
@@ -256,8 +256,8 @@ fn the_copy_follows_when_it_is_quiet_and_after_enough_commits() {
     store.close();
 
     let counted = Options {
-        copy_when_quiet: Duration::from_secs(3600),
-        copy_max_age: Duration::from_secs(3600),
+        copy_when_quiet: Duration::from_hours(1),
+        copy_max_age: Duration::from_hours(1),
         copy_every: 10,
         ..options()
     };
