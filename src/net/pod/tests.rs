@@ -373,10 +373,8 @@ fn unwiring_stops_traffic_and_dooms_the_link() {
             assert_eq!((first.route_removed, first.link), (true, LinkFate::Doomed));
             assert_eq!(lab.host.route_to(POD).unwrap(), None);
             assert!(lab.rules_about_the_pod().is_empty());
-            assert_eq!(
-                lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap().group,
-                DOOMED_GROUP
-            );
+            let doomed = lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap();
+            assert_eq!((doomed.group, doomed.up), (DOOMED_GROUP, false));
             assert!(
                 words(&lab.intent)
                     .iter()
