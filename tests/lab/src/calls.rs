@@ -45,7 +45,7 @@ pub struct Call {
     pub source: IpAddr,
     /// The node it came from, where that is known.
     pub instance: Option<InstanceId>,
-    /// The EC2 action, or method and path below `/latest/` of an IMDS request.
+    /// The EC2 action, or the path below `/latest/` of an IMDS request; its method is a parameter.
     pub action: String,
     /// Parameters without credentials.
     pub params: BTreeMap<String, String>,

@@ -169,6 +169,17 @@ impl Cloud {
         let handler = crate::ec2::Endpoint::new(Arc::clone(&self.shared), node);
         Server::start(&self.runtime.handle, listener, Arc::new(handler))
     }
+
+    /// Serves IMDS on a listener made anywhere; the node is known by any address of its ENIs.
+    pub fn serve_imds(&self, listener: TcpListener) -> io::Result<Server> {
+        self.serve_imds_for(listener, None)
+    }
+
+    /// As [`Self::serve_imds`], with the node that callers of unknown address belong to.
+    pub fn serve_imds_for(&self, listener: TcpListener, node: Option<InstanceId>) -> io::Result<Server> {
+        let handler = crate::imds::Endpoint::new(Arc::clone(&self.shared), node);
+        Server::start(&self.runtime.handle, listener, Arc::new(handler))
+    }
 }
 
 async fn keep_time(shared: Arc<Shared>) {

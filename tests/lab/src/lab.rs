@@ -333,5 +333,6 @@ fn create_vpc(
 fn serve(cloud: &Cloud, fabric: &Fabric) -> Result<Vec<Server>, LabError> {
     let doing = "serving in the router's namespace";
     let ec2 = cloud.serve_ec2(fabric.listen_ec2()?).map_err(io_error(doing))?;
-    Ok(vec![ec2])
+    let imds = cloud.serve_imds(fabric.listen_imds()?).map_err(io_error(doing))?;
+    Ok(vec![ec2, imds])
 }

@@ -7,6 +7,7 @@ pub mod ec2;
 pub mod fabric;
 pub mod faults;
 pub mod http;
+pub mod imds;
 pub mod lab;
 pub mod netns;
 pub mod node;

@@ -71,6 +71,11 @@ fn addresses(xml: &mut Xml, model: &Model, eni: &Eni) {
     }
 }
 
+/// An EFA-only interface has no IP address; the model keeps one for it that nobody is shown.
+fn has_addresses(eni: &Eni) -> bool {
+    eni.interface_type != "efa-only"
+}
+
 fn eni_body(xml: &mut Xml, model: &Model, eni: &Eni) {
     xml.leaf("networkInterfaceId", &eni.id);
     xml.leaf("subnetId", &eni.subnet);
@@ -79,12 +84,16 @@ fn eni_body(xml: &mut Xml, model: &Model, eni: &Eni) {
     xml.leaf("ownerId", &model.account);
     xml.leaf("status", eni.status());
     xml.leaf("macAddress", eni.mac);
-    xml.leaf("privateIpAddress", eni.primary);
-    xml.leaf("privateDnsName", private_dns_name(model, eni.primary));
+    if has_addresses(eni) {
+        xml.leaf("privateIpAddress", eni.primary);
+        xml.leaf("privateDnsName", private_dns_name(model, eni.primary));
+    }
     xml.leaf("sourceDestCheck", eni.source_dest_check);
     xml.leaf("interfaceType", &eni.interface_type);
     groups(xml, model, &eni.groups);
-    addresses(xml, model, eni);
+    if has_addresses(eni) {
+        addresses(xml, model, eni);
+    }
     if !eni.connection_tracking.is_empty() {
         xml.node("connectionTrackingConfiguration", |xml| {
             for (name, seconds) in &eni.connection_tracking {
