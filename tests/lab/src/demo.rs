@@ -21,6 +21,7 @@ use crate::node::NodeError;
 use crate::pod::{CniError, Pod, side_by_side};
 use crate::probe::{EchoError, Matrix, Protocol, Source, matrix};
 use crate::process::ProcessError;
+use crate::varlink::CallError;
 
 /// How long one exchange may take; a healthy one takes less than a millisecond.
 const EXCHANGE: Duration = Duration::from_secs(2);
@@ -63,6 +64,9 @@ pub enum DemoError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The daemon did not answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// Something that should hold does not.
     #[error("{0}")]
     Wrong(String),
@@ -89,7 +93,7 @@ pub fn run(options: &DemoOptions) -> Result<(), DemoError> {
         worker.add_pods(options.pods)?;
     }
     add_all(&workers, &lab)?;
-    check_unique(&workers)?;
+    check_unique(&workers, &lab)?;
     progress.step("who reaches whom");
     reachability(&lab, &workers)?;
     if let Some(worker) = workers.last_mut() {
@@ -99,7 +103,7 @@ pub fn run(options: &DemoOptions) -> Result<(), DemoError> {
         ));
         stage::killed_in_a_burst(worker, 8, &lab)?;
     }
-    check_unique(&workers)?;
+    check_unique(&workers, &lab)?;
     progress.step("after the kill: who reaches whom");
     reachability(&lab, &workers)?;
     if options.keep {
@@ -134,8 +138,8 @@ fn add_all(workers: &[Worker], lab: &Lab) -> Result<(), DemoError> {
     added.into_iter().collect()
 }
 
-/// No address twice.
-fn check_unique(workers: &[Worker]) -> Result<(), DemoError> {
+/// No address twice, and the daemons count the same pods.
+fn check_unique(workers: &[Worker], lab: &Lab) -> Result<(), DemoError> {
     let mut seen = BTreeSet::new();
     for pod in workers.iter().flat_map(|worker| &worker.pods) {
         let address = pod.address();
@@ -144,8 +148,11 @@ fn check_unique(workers: &[Worker]) -> Result<(), DemoError> {
             return Err(DemoError::Wrong(format!("two pods have {address}")));
         }
     }
-    println!("  {} pods, {} addresses", seen.len(), seen.len());
-    Ok(())
+    println!("  {0} pods, {0} different addresses", seen.len());
+    let count = |worker: &Worker| u64::try_from(worker.pods.len()).unwrap_or(u64::MAX);
+    workers
+        .iter()
+        .try_for_each(|worker| stage::check_count(worker, count(worker), lab))
 }
 
 fn reachability(lab: &Lab, workers: &[Worker]) -> Result<(), DemoError> {
@@ -153,10 +160,12 @@ fn reachability(lab: &Lab, workers: &[Worker]) -> Result<(), DemoError> {
     let sources: Vec<Source> = pods.iter().filter_map(|pod| pod.source()).collect();
     let targets: Vec<_> = pods.iter().filter_map(|pod| pod.target()).collect();
     let show = |title: &str, outcome: &Matrix| {
-        println!("  {title}\n{outcome}");
+        let (reached, all) = outcome.reached();
+        println!("  {title}: {reached} of {all}");
         if outcome.all_reached() {
             Ok(())
         } else {
+            println!("{outcome}");
             Err(DemoError::Wrong(format!("{title}: not everything was reached")))
         }
     };

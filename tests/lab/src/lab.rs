@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use driver::{Driver, DriverHandle, Nodes};
 pub(crate) use workspace::MARK;
@@ -70,6 +71,9 @@ pub enum LabError {
     #[error("the lab has no subnet number {0}")]
     NoSubnet(usize),
 }
+
+/// From launch to the moment a daemon may start; longer than any lag of EC2 or IMDS.
+const BOOT: Duration = Duration::from_mins(1);
 
 fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> LabError {
     move |error| LabError::Io { doing, error }
@@ -290,7 +294,9 @@ impl Lab {
         launch.tags.insert("Name".to_owned(), spec.name.clone());
         customize(&mut launch);
         let mut nodes = self.nodes.lock();
-        let instance = self.cloud.run_instance(launch)?;
+        // It booted a while ago: EC2 and IMDS have caught up with its primary ENI.
+        let launched = Instant::now().checked_sub(BOOT).unwrap_or_else(Instant::now);
+        let instance = self.cloud.model(|model| model.run_instance(launch, launched))?;
         let endpoint = format!("http://{}", self.fabric.ec2_endpoint().ip());
         let node = Node::new(
             &spec.name,
@@ -333,5 +339,6 @@ fn create_vpc(
 fn serve(cloud: &Cloud, fabric: &Fabric) -> Result<Vec<Server>, LabError> {
     let doing = "serving in the router's namespace";
     let ec2 = cloud.serve_ec2(fabric.listen_ec2()?).map_err(io_error(doing))?;
-    Ok(vec![ec2])
+    let imds = cloud.serve_imds(fabric.listen_imds()?).map_err(io_error(doing))?;
+    Ok(vec![ec2, imds])
 }

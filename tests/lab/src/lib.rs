@@ -14,4 +14,5 @@ pub mod node;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod varlink;
 pub mod vpc;

@@ -17,10 +17,14 @@ use crate::netns::{Netns, NetnsError};
 use crate::pod::{Conflist, Pod, PodIdentity, Runtime};
 use crate::probe::{ECHO_PORT, EchoError, EchoServer, Source, Target};
 use crate::process::{Daemon, DaemonSpec, ProcessError};
+use crate::varlink::{CallError, call};
 use crate::vpc::{AttachedEni, EniId, Instance, InstanceId, Mac};
 
 /// The names under which the product's one binary is installed.
 const APPLETS: [&str; 4] = ["aws-cni", "ipamd", "aws-cni-support", "egress-cni"];
+
+/// A query of the daemon is answered from memory.
+const CALL: Duration = Duration::from_secs(10);
 
 /// Why a node can't be made or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -328,6 +332,12 @@ impl Node {
     /// Starts a daemon in the node.
     pub fn start(&self, spec: DaemonSpec) -> Result<Daemon, ProcessError> {
         Daemon::start(&self.netns, spec)
+    }
+
+    /// Calls a method of the daemon's interface, such as `Status`, and returns what it answers.
+    pub fn call_ipamd(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
+        let method = format!("local.awscni.Ipamd1.{method}");
+        call(&self.dirs.socket(), &method, parameters, CALL)
     }
 
     /// The runtime of this node with the installed `aws-cni` as its only plugin.

@@ -402,8 +402,10 @@ fn start_and_watch(
 fn watch(mut child: Child, pid: Pid, shared: &Shared) {
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     // Its children go with it, as systemd's KillMode=control-group has it. Until it is reaped the number of its
-    // process group can't be another's; that nobody else is left in the group is the usual case.
-    drop(killpg(pid, Signal::SIGKILL));
+    // process group can't be another's.
+    match killpg(pid, Signal::SIGKILL) {
+        Ok(()) | Err(_) => {} // nobody else in the group is the usual case
+    }
     let mut state = shared.state();
     // It has ended, so this only reaps. The fallback can't be reached: the child is ours.
     *state = State::Ended(child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0)));

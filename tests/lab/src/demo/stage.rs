@@ -5,13 +5,14 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{DemoError, report};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::pod::{CniOutcome, Pod, side_by_side};
 use crate::process::Daemon;
+use crate::vpc::Eni;
 
 /// From exec to the first connection taken; growing the pool comes later.
 const DAEMON_START: Duration = Duration::from_secs(30);
@@ -146,28 +147,65 @@ pub(super) fn delete_all(worker: &Worker) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// No link, route or rule of a pod is left, and the VPC has seen nothing it had to refuse.
-///
-/// The daemon's own word is to be added here: no address assigned, and those it holds are those EC2 shows.
+/// No link, route or rule of a pod is left, the daemon counts none, and it holds exactly what EC2 shows.
 pub(super) fn check_empty(worker: &Worker, lab: &Lab) -> Result<(), DemoError> {
-    let until = std::time::Instant::now() + DEFERRED_WORK;
+    let until = Instant::now() + DEFERRED_WORK;
     let mut left = leftovers(&worker.node)?;
-    while !left.is_empty() && std::time::Instant::now() < until {
+    while !left.is_empty() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(100));
         left = leftovers(&worker.node)?;
     }
     let troubles = lab.troubles();
-    if left.is_empty() && troubles.is_empty() {
-        println!(
-            "  node {}: no link, route or rule of a pod is left",
-            worker.node.name()
-        );
+    if !left.is_empty() || !troubles.is_empty() {
+        let name = worker.node.name();
+        return Err(DemoError::Wrong(format!(
+            "node {name} still has {left:?}; lab: {troubles:?}"
+        )));
+    }
+    println!(
+        "  node {}: no link, route or rule of a pod is left",
+        worker.node.name()
+    );
+    check_count(worker, 0, lab)
+}
+
+/// The daemon counts `assigned` pods, and what it holds besides is what EC2 shows.
+pub(super) fn check_count(worker: &Worker, assigned: u64, lab: &Lab) -> Result<(), DemoError> {
+    let status = worker.node.call_ipamd("Status", &serde_json::json!({}))?;
+    let count = |name: &str| status.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let held = count("free") + count("cooling") + count("assigned");
+    let secondary = secondary_addresses(&worker.node, lab);
+    println!(
+        "  node {}: ipamd counts {} assigned, {} free, {} cooling; EC2 shows {secondary} secondary addresses",
+        worker.node.name(),
+        count("assigned"),
+        count("free"),
+        count("cooling"),
+    );
+    if count("assigned") == assigned && held == secondary {
         return Ok(());
     }
+    let name = worker.node.name();
     Err(DemoError::Wrong(format!(
-        "node {} still has {left:?}; lab: {troubles:?}",
-        worker.node.name()
+        "ipamd on node {name} disagrees with its {assigned} pods or with EC2"
     )))
+}
+
+fn secondary_addresses(node: &Node, lab: &Lab) -> u64 {
+    let here = |eni: &Eni| {
+        eni.attachment
+            .as_ref()
+            .is_some_and(|at| at.instance == *node.instance())
+    };
+    let count = |eni: &Eni| u64::try_from(eni.secondary.len() + 16 * eni.prefixes.len()).unwrap_or(u64::MAX);
+    lab.cloud().model(|model| {
+        model
+            .enis()
+            .values()
+            .filter(|eni| here(eni))
+            .map(|eni| count(eni))
+            .sum()
+    })
 }
 
 /// Pod links by the prefix of their name, pod routes in table 512, rules for single addresses.
