@@ -184,6 +184,27 @@ fn case_51_only_wrong_addresses_go() {
     }
 }
 
+/// Quirk 5: a link that loses its only address loses every route over it, whoever made them.
+#[test]
+fn quirk_5_the_link_is_never_without_an_address() {
+    host(|rtnl, index| {
+        let others = Route::link("198.51.100.0/24".parse().unwrap(), index, TableId(77));
+        rtnl.apply_all(&[
+            NetOp::AddAddress {
+                address: Ipv4Addr::new(172, 16, 0, 9),
+                len: 16,
+                link: index,
+            },
+            NetOp::LinkUp(LinkRef::Index(index)),
+            NetOp::AddRoute(others),
+        ])
+        .unwrap();
+        configure_eni(&intent()).unwrap();
+        assert_eq!(rtnl.addresses(Some(index)).unwrap().len(), 1);
+        assert_eq!(rtnl.routes(Some(TableId(77)), None).unwrap().len(), 1);
+    });
+}
+
 #[test]
 fn rules_of_an_earlier_eni_go() {
     host(|rtnl, _| {
