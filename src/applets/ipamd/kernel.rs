@@ -4,6 +4,7 @@
 //! table would meet half-way.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -108,6 +109,17 @@ pub(super) struct Setup {
     pub(super) published: BTreeMap<Ipv4Addr, EniMark>,
 }
 
+/// Why the host is not set up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SetupError {
+    /// The kernel refused, or the configuration contradicts itself.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// No thread could be started.
+    #[error("no thread could be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
 /// Sets the host up and starts the thread.
 ///
 /// # Errors
@@ -115,7 +127,7 @@ pub(super) struct Setup {
 pub(super) fn start(
     setup: Setup,
     mail: UnboundedSender<Mail>,
-) -> Result<(Kernel, JoinHandle<()>), HostError> {
+) -> Result<(Kernel, JoinHandle<()>), SetupError> {
     let (jobs, queue) = channel();
     let (ready, is_ready) = channel();
     let thread = std::thread::Builder::new()
@@ -126,10 +138,6 @@ pub(super) fn start(
                 worker.run(&queue);
             }
             Err(error) => drop(ready.send(Err(error))),
-        })
-        .map_err(|source| HostError::Sysctl {
-            key: "thread".to_owned(),
-            source,
         })?;
     // The thread answers before it does anything else; it cannot go without an answer.
     is_ready.recv().unwrap_or(Ok(()))?;

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::actor::{self, Actor, Mail};
 use super::deferred::Deferred;
 use super::hands::Hands;
-use super::kernel::{self, Job, Kernel};
+use super::kernel::{self, Job, Kernel, SetupError};
 use super::node::NodeError;
 use super::{clock, host, links, node, settings};
 use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
@@ -26,7 +26,6 @@ use crate::ipam::node::NodeFacts;
 use crate::ipam::pool::Pool;
 use crate::ipam::records::stored_facts;
 use crate::ipam::recover::Start;
-use crate::net::host::HostError;
 use crate::net::inherited::{self, InheritedError};
 use crate::net::netlink::NetError;
 use crate::observe::{NotifyError, Systemd};
@@ -74,7 +73,7 @@ pub(super) enum StartError {
     Kernel(#[from] NetError),
     /// The host cannot be set up.
     #[error("the host network could not be set up: {0}")]
-    Host(#[from] HostError),
+    Host(#[from] SetupError),
     /// `NOTIFY_SOCKET` is wrong.
     #[error(transparent)]
     Notify(#[from] NotifyError),
@@ -241,10 +240,15 @@ fn tell(loaded: &Loaded) {
 /// says so: then neither IMDS nor EC2 is needed to serve.
 fn remembered(loaded: &Loaded, boot: &BootId) -> Option<NodeFacts> {
     let stored = stored_facts(&loaded.entries)?;
-    if stored.boot == *boot {
-        return Some(stored);
+    let same_instance = || clock::dmi_instance_id().as_ref() == Some(&stored.instance);
+    if stored.boot != *boot && !same_instance() {
+        return None;
     }
-    None
+    Some(NodeFacts {
+        boot: boot.clone(),
+        booted_at: clock::booted_at().ok()?,
+        ..stored
+    })
 }
 
 /// Asks IMDS until it answers. Meanwhile STATUS is told so, and everything else waits. `None` when told to stop.
