@@ -145,7 +145,7 @@ const FIRST_NUMBER: i32 = 256;
 fn numbered_once(own: &File) -> io::Result<OwnedFd> {
     static NEXT: AtomicI32 = AtomicI32::new(FIRST_NUMBER);
     loop {
-        let wanted = NEXT.load(Ordering::Relaxed);
+        let wanted = NEXT.fetch_add(1, Ordering::Relaxed);
         match rustix::io::fcntl_dupfd_cloexec(own, wanted) {
             Ok(fd) => {
                 NEXT.fetch_max(fd.as_raw_fd().saturating_add(1), Ordering::Relaxed);

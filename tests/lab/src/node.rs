@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -277,18 +277,30 @@ impl Node {
         Ok(self.links()?.into_iter().find(|link| link.mac == mac))
     }
 
-    /// Waits until the link with a hardware address is there, or gone.
+    /// Waits until the link with a hardware address is there, or gone, and says whether that happened.
     pub fn wait_link(&self, mac: Mac, there: bool, within: Duration) -> Result<bool, NodeError> {
-        let until = std::time::Instant::now() + within;
-        loop {
-            if self.link_by_mac(mac)?.is_some() == there {
-                return Ok(true);
-            }
-            if std::time::Instant::now() >= until {
+        self.wait_for_link(mac, within, |link| link.is_some() == there)
+    }
+
+    /// Waits until the link with a hardware address is there and up.
+    pub fn wait_link_up(&self, mac: Mac, within: Duration) -> Result<bool, NodeError> {
+        self.wait_for_link(mac, within, |link| link.is_some_and(|link| link.up))
+    }
+
+    fn wait_for_link(
+        &self,
+        mac: Mac,
+        within: Duration,
+        holds: impl Fn(Option<LinkFacts>) -> bool,
+    ) -> Result<bool, NodeError> {
+        let until = Instant::now() + within;
+        while !holds(self.link_by_mac(mac)?) {
+            if Instant::now() >= until {
                 return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        Ok(true)
     }
 
     /// Installs the product's binary under all its names, as `--install --symbolic` would.
