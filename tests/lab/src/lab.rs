@@ -290,14 +290,7 @@ impl Lab {
     /// Launches another node and waits for its primary ENI.
     pub fn add_node(&mut self, spec: NodeSpec, customize: Customize) -> Result<Arc<Node>, LabError> {
         let node = self.launch(spec, customize)?;
-        let primary = self
-            .cloud
-            .model(|model| model.enis().get(node.primary_eni()).map(|eni| eni.mac));
-        let there = match primary {
-            Some(mac) => node.wait_link_up(mac, BOOT)?,
-            None => false,
-        };
-        if there {
+        if node.wait_configured(BOOT) {
             Ok(node)
         } else {
             Err(LabError::NoLink(node.name().to_owned()))

@@ -4,8 +4,9 @@
 //! descriptors and takes links, routes and rules with them. Other processes reach a namespace through
 //! [`Netns::path`], `/proc/<pid>/fd/<n>`.
 //!
-//! Rootless: every call here works for an ordinary user inside `unshare --user --map-root-user --net --mount`,
-//! where the kernel allows that. A process that already has threads can't move into a user namespace
+//! Rootless: every call here works for an ordinary user inside `unshare --user --map-root-user --net --mount`, where
+//! the kernel allows that. Tried as `nobody` on Linux 6.18; Ubuntu restricts it by
+//! `kernel.apparmor_restrict_unprivileged_userns`, older Debian by `kernel.unprivileged_userns_clone`. A process that already has threads can't move into a user namespace
 //! (`unshare(2)`: `EINVAL`), so a test harness can't do it for itself; `aws-cni-lab` executes itself again that way,
 //! and tests run as `unshare --user --map-root-user --net --mount cargo test …`.
 
