@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -104,11 +105,22 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(self: Arc<Self>, request: Request) -> ReplyFuture;
 }
 
-/// A running server; dropping it ends it with all its connections.
+/// A running server; dropping it ends it with all its connections and frees its address.
 #[derive(Debug)]
 pub struct Server {
     local: std::net::SocketAddr,
-    state: watch::Sender<Listening>,
+    state: Option<watch::Sender<Listening>>,
+    closed: std::sync::Mutex<Receiver<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.state.take());
+        // Nothing is ever sent: the other end goes right after the listener.
+        if let Ok(closed) = self.closed.lock() {
+            drop(closed.recv());
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +141,13 @@ impl Server {
         let _inside = runtime.enter();
         let listener = TcpListener::from_std(listener)?;
         let (state, listening) = watch::channel(Listening::Yes);
-        runtime.spawn(accept_all(listener, listening, handler));
-        Ok(Self { local, state })
+        let (closing, closed) = channel();
+        runtime.spawn(accept_all(closing, listener, listening, handler));
+        Ok(Self {
+            local,
+            state: Some(state),
+            closed: std::sync::Mutex::new(closed),
+        })
     }
 
     /// Where it listens.
@@ -141,15 +158,20 @@ impl Server {
     /// Makes the kernel refuse connections, as if no server were there; open ones are closed. The listener must
     /// have been bound to an explicit port to get it back.
     pub fn refuse(&self, refuse: bool) {
-        self.state.send_replace(if refuse {
+        let wanted = if refuse {
             Listening::Refusing
         } else {
             Listening::Yes
-        });
+        };
+        if let Some(state) = &self.state {
+            state.send_replace(wanted);
+        }
     }
 }
 
+/// `_closing` is the first parameter, so that it is dropped after the listener.
 async fn accept_all(
+    _closing: Sender<()>,
     listener: TcpListener,
     mut listening: watch::Receiver<Listening>,
     handler: Arc<dyn Handler>,
@@ -174,7 +196,7 @@ async fn accept_all(
                     let serve = serve(stream, peer.ip(), Arc::clone(&handler));
                     let mut closing = listening.clone();
                     tokio::spawn(async move {
-                        drop(race(Box::pin(serve), Box::pin(closing.changed())).await);
+                        race(serve, closing.changed()).await;
                     });
                 }
                 // Out of descriptors and the like: nothing tells when that ends.
@@ -257,17 +279,19 @@ fn encode(response: &Response, keep_alive: bool) -> Vec<u8> {
         503 => "Service Unavailable",
         _ => "Status",
     };
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status);
-    for (name, value) in &response.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
     let connection = if keep_alive { "keep-alive" } else { "close" };
-    head.push_str(&format!(
-        "Content-Length: {}\r\nConnection: {connection}\r\n\r\n",
-        response.body.len()
-    ));
-    head.push_str(&response.body);
-    head.into_bytes()
+    let mut lines = vec![format!("HTTP/1.1 {} {reason}", response.status)];
+    lines.extend(
+        response
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}")),
+    );
+    lines.push(format!("Content-Length: {}", response.body.len()));
+    lines.push(format!("Connection: {connection}\r\n\r\n"));
+    let mut answer = lines.join("\r\n");
+    answer.push_str(&response.body);
+    answer.into_bytes()
 }
 
 fn malformed(what: &str) -> io::Error {

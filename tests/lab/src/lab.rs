@@ -67,6 +67,9 @@ pub enum LabError {
     /// No node has this name.
     #[error("the lab has no node {0:?}")]
     NoNode(String),
+    /// The link of a node's primary ENI did not come.
+    #[error("the primary ENI of node {0:?} has no link")]
+    NoLink(String),
     /// The lab has fewer subnets.
     #[error("the lab has no subnet number {0}")]
     NoSubnet(usize),
@@ -114,7 +117,7 @@ pub struct LabBuilder {
 }
 
 /// Changes how an instance is launched.
-type Customize = fn(&mut NewInstance);
+pub type Customize = fn(&mut NewInstance);
 
 impl LabBuilder {
     /// Adds a node in the first subnet.
@@ -282,6 +285,27 @@ impl Lab {
     /// The echo server in the VPC's second network.
     pub fn second_vpc(&self) -> Target {
         target("second-vpc", self.fabric.outside().second_vpc.address)
+    }
+
+    /// Launches another node and waits for its primary ENI.
+    pub fn add_node(&mut self, spec: NodeSpec, customize: Customize) -> Result<Arc<Node>, LabError> {
+        let node = self.launch(spec, customize)?;
+        if node.wait_configured(BOOT) {
+            Ok(node)
+        } else {
+            Err(LabError::NoLink(node.name().to_owned()))
+        }
+    }
+
+    /// Terminates a node's instance; its links go, its namespace stays with whoever still holds the node.
+    pub fn terminate(&mut self, name: &str) -> Result<(), LabError> {
+        let node = self
+            .by_name
+            .remove(name)
+            .ok_or_else(|| LabError::NoNode(name.to_owned()))?;
+        self.cloud.terminate_instance(node.instance())?;
+        self.nodes.lock().remove(node.instance());
+        Ok(())
     }
 
     fn launch(&mut self, spec: NodeSpec, customize: Customize) -> Result<Arc<Node>, LabError> {

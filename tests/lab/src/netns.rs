@@ -4,8 +4,9 @@
 //! descriptors and takes links, routes and rules with them. Other processes reach a namespace through
 //! [`Netns::path`], `/proc/<pid>/fd/<n>`.
 //!
-//! Rootless: every call here works for an ordinary user inside `unshare --user --map-root-user --net --mount`,
-//! where the kernel allows that. A process that already has threads can't move into a user namespace
+//! Rootless: every call here works for an ordinary user inside `unshare --user --map-root-user --net --mount`, where
+//! the kernel allows that. Tried as `nobody` on Linux 6.18; Ubuntu restricts it by
+//! `kernel.apparmor_restrict_unprivileged_userns`, older Debian by `kernel.unprivileged_userns_clone`. A process that already has threads can't move into a user namespace
 //! (`unshare(2)`: `EINVAL`), so a test harness can't do it for itself; `aws-cni-lab` executes itself again that way,
 //! and tests run as `unshare --user --map-root-user --net --mount cargo test …`.
 
@@ -145,7 +146,7 @@ const FIRST_NUMBER: i32 = 256;
 fn numbered_once(own: &File) -> io::Result<OwnedFd> {
     static NEXT: AtomicI32 = AtomicI32::new(FIRST_NUMBER);
     loop {
-        let wanted = NEXT.load(Ordering::Relaxed);
+        let wanted = NEXT.fetch_add(1, Ordering::Relaxed);
         match rustix::io::fcntl_dupfd_cloexec(own, wanted) {
             Ok(fd) => {
                 NEXT.fetch_max(fd.as_raw_fd().saturating_add(1), Ordering::Relaxed);

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -157,6 +157,7 @@ pub struct Node {
     options: Mutex<NodeOptions>,
     environment: BTreeMap<String, String>,
     address: Ipv4Addr,
+    configured: (Mutex<bool>, Condvar),
     _echo: EchoServer,
     sandboxes: AtomicU64,
 }
@@ -181,6 +182,7 @@ impl Node {
             instance: instance.id.clone(),
             primary_eni: instance.primary_eni.clone(),
             address: instance.private_ip,
+            configured: <(Mutex<bool>, Condvar)>::default(),
             _echo: EchoServer::start(&netns, ECHO_PORT)?,
             netns,
             dirs: NodeDirs::make(root)?,
@@ -236,7 +238,7 @@ impl Node {
     /// Configures the primary ENI's link as a machine image does: address, subnet route, default route.
     pub(crate) fn configure_primary(&self, eni: &AttachedEni, link: &str) -> Result<(), NodeError> {
         let (address, subnet) = (eni.owned.primary, eni.subnet_cidr);
-        Ok(ip_batch(
+        ip_batch(
             &self.netns,
             &format!(
                 "addr add {address}/{} broadcast {} dev {link}\n\
@@ -246,7 +248,18 @@ impl Node {
                 subnet.last(),
                 subnet.nth(1),
             ),
-        )?)
+        )?;
+        *self.configured.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.configured.1.notify_all();
+        Ok(())
+    }
+
+    /// Waits until the primary ENI is configured.
+    pub(crate) fn wait_configured(&self, within: Duration) -> bool {
+        let (configured, changed) = &self.configured;
+        let done = configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = changed.wait_timeout_while(done, within, |done| !*done);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Renames a link, as udev does: the kernel allows it while the link is down, and since 6.2 also when up.
@@ -277,18 +290,16 @@ impl Node {
         Ok(self.links()?.into_iter().find(|link| link.mac == mac))
     }
 
-    /// Waits until the link with a hardware address is there, or gone.
+    /// Waits until the link with a hardware address is there, or gone, and says whether that happened.
     pub fn wait_link(&self, mac: Mac, there: bool, within: Duration) -> Result<bool, NodeError> {
-        let until = std::time::Instant::now() + within;
-        loop {
-            if self.link_by_mac(mac)?.is_some() == there {
-                return Ok(true);
-            }
-            if std::time::Instant::now() >= until {
+        let until = Instant::now() + within;
+        while self.link_by_mac(mac)?.is_some() != there {
+            if Instant::now() >= until {
                 return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        Ok(true)
     }
 
     /// Installs the product's binary under all its names, as `--install --symbolic` would.

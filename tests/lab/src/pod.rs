@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -33,6 +34,8 @@ pub struct Conflist {
     pub path: Vec<PathBuf>,
     /// Variables the plugins get besides those of CNI.
     pub environment: BTreeMap<OsString, OsString>,
+    /// After how long a plugin is killed.
+    pub deadline: Duration,
 }
 
 impl Conflist {
@@ -44,6 +47,7 @@ impl Conflist {
             plugins: vec![serde_json::json!({ "type": "aws-cni", "mtu": "9001", "vethPrefix": "eni" })],
             path: vec![path],
             environment: BTreeMap::new(),
+            deadline: Duration::from_mins(2),
         }
     }
 

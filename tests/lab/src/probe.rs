@@ -2,6 +2,7 @@
 
 mod echo;
 mod matrix;
+mod steady;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub use echo::{EchoError, EchoServer};
 pub use matrix::{Matrix, Source, Target, matrix};
+pub use steady::{Steady, SteadyReport};
 
 use crate::netns::Netns;
 

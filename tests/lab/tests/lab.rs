@@ -214,6 +214,34 @@ fn a_foreign_source_never_reaches_the_other_node() {
 }
 
 #[test]
+fn nodes_come_and_go() {
+    let mut lab = Lab::builder().node("a", "t3.medium").build().unwrap();
+    let eni = attach(&lab, "a", 1);
+    assert!(lab.node("a").unwrap().wait_link(eni.mac, true, SOON).unwrap());
+    let mut spec = NodeSpec::new("b", "m5.large");
+    spec.subnet = 1;
+    let b = lab.add_node(spec, |_| {}).unwrap();
+    let a = lab.node("a").unwrap();
+    exchange(a.netns(), Protocol::Tcp, b.target().address, SOON).unwrap();
+    lab.terminate("a").unwrap();
+    common::eventually(|| a.links().unwrap().is_empty());
+    assert!(lab.node("a").is_err());
+    assert_eq!(lab.troubles(), Vec::<String>::new());
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed() {
+    let lab = Lab::builder().node("a", "t3.medium").build().unwrap();
+    let node = lab.node("a").unwrap();
+    common::install_script(&node, "#!/bin/sh\nexec sleep 1000");
+    let mut runtime = node.runtime();
+    runtime.conflist.deadline = Duration::from_millis(200);
+    let outcome = runtime.status().unwrap();
+    assert_eq!(outcome.exit_code, None);
+    assert!(outcome.took < Duration::from_secs(100));
+}
+
+#[test]
 fn labs_run_side_by_side() {
     let labs: Vec<u64> = (0..4).collect();
     let built = side_by_side(&labs, labs.len(), |seed| {

@@ -146,7 +146,7 @@ pub(super) fn network_interfaces(shared: &Shared, caller: &Caller, mut params: P
         )?;
         let mut found = Vec::new();
         for eni in seen {
-            let named = wanted.is_empty() || wanted.iter().any(|id| *id == eni.id.0);
+            let named = wanted.is_empty() || wanted.contains(&eni.id.0);
             if named && filter::passes(&filters, &eni.tags, |name| eni_field(model, &eni, name))? {
                 found.push(eni);
             }
@@ -154,7 +154,7 @@ pub(super) fn network_interfaces(shared: &Shared, caller: &Caller, mut params: P
         let (found, next) = page.cut(found, |eni| eni.id.to_string());
         let mut xml = Xml::new();
         xml.list("networkInterfaceSet", &found, |xml, eni| {
-            render::eni(xml, model, eni)
+            render::eni(xml, model, eni);
         });
         xml.some("nextToken", next);
         Ok(xml.into_string())
@@ -215,7 +215,7 @@ pub(super) fn instances(shared: &Shared, caller: &Caller, mut params: Params) ->
         }
         let mut found = Vec::new();
         for instance in all.values() {
-            let named = wanted.is_empty() || wanted.iter().any(|id| *id == instance.id.0);
+            let named = wanted.is_empty() || wanted.contains(&instance.id.0);
             if named && filter::passes(&filters, &instance.tags, |name| instance_field(instance, name))? {
                 found.push(instance);
             }

@@ -36,7 +36,7 @@ pub(crate) enum Field {
 
 impl Field {
     pub(crate) fn one(value: impl ToString) -> Self {
-        Self::Values(vec![value.to_string()])
+        Self::many([value])
     }
 
     pub(crate) fn many<T: ToString>(values: impl IntoIterator<Item = T>) -> Self {
@@ -143,7 +143,8 @@ impl Page {
 
 /// The token is the last key in hexadecimal, so that nobody takes it for anything but opaque.
 fn write_token(key: &str) -> String {
-    key.bytes().map(|byte| format!("{byte:02x}")).collect()
+    key.bytes()
+        .fold(String::new(), |token, byte| token + &format!("{byte:02x}"))
 }
 
 fn read_token(token: &str) -> ApiResult<String> {

@@ -18,7 +18,9 @@ impl Xml {
     /// An element with text.
     pub(crate) fn leaf(&mut self, name: &str, value: impl Display) {
         let text = escape(&value.to_string());
-        self.0.push_str(&format!("<{name}>{text}</{name}>"));
+        self.open(name);
+        self.0.push_str(&text);
+        self.close(name);
     }
 
     /// An element with text, if there is any.
@@ -30,9 +32,17 @@ impl Xml {
 
     /// An element with elements inside.
     pub(crate) fn node(&mut self, name: &str, inside: impl FnOnce(&mut Self)) {
-        self.0.push_str(&format!("<{name}>"));
+        self.open(name);
         inside(self);
-        self.0.push_str(&format!("</{name}>"));
+        self.close(name);
+    }
+
+    fn open(&mut self, name: &str) {
+        self.0.extend(["<", name, ">"]);
+    }
+
+    fn close(&mut self, name: &str) {
+        self.0.extend(["</", name, ">"]);
     }
 
     /// A list of `item` elements.

@@ -415,7 +415,7 @@ mod tests {
         let faults = Faults::new(1, Preset::Instant);
         let node = InstanceId::from("i-1");
         faults.timing(&Scope::Instance(node.clone()), |timing| {
-            timing.ec2 = Latency::secs(3)
+            timing.ec2 = Latency::secs(3);
         });
         assert_eq!(faults.timing_of(Some(&node)).ec2, Latency::secs(3));
         assert_eq!(faults.timing_of(None).ec2, Latency::Zero);

@@ -181,7 +181,8 @@ impl Endpoint {
         });
         let slash = path.ends_with('/');
         match tree.at(path) {
-            Some(Node::Leaf(value)) if !slash => {
+            // A slash after a value does no harm: botocore asks for `placement/availability-zone/`.
+            Some(Node::Leaf(value)) => {
                 let mut response = Response::new(200, "text/plain", value.clone());
                 response.headers.push(("Server", "EC2ws".to_owned()));
                 response
@@ -196,7 +197,7 @@ impl Endpoint {
                 response.headers.push(("Server", "EC2ws".to_owned()));
                 response
             }
-            Some(Node::Leaf(_) | Node::Ghost) | None => refusal(404, ""),
+            Some(Node::Ghost) | None => refusal(404, ""),
         }
     }
 }

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Map, Value};
 
 use super::{Conflist, Runtime};
@@ -51,7 +55,7 @@ pub struct CniOutcome {
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
-    /// From starting the first plugin to the end of the last.
+    /// From starting a plugin to its end, all plugins of the list together.
     pub took: Duration,
 }
 
@@ -94,7 +98,7 @@ impl Runtime {
         parameters: &BTreeMap<String, String>,
         cached: Option<Value>,
     ) -> Result<CniOutcome, CniError> {
-        let started = Instant::now();
+        let mut took = Duration::ZERO;
         let mut previous = cached.filter(|_| verb != "ADD");
         let mut last = CniOutcome {
             plugin: String::new(),
@@ -106,6 +110,7 @@ impl Runtime {
         for plugin in self.order(verb) {
             let configuration = self.conflist.configuration(plugin, previous.as_ref());
             last = self.run_one(verb, plugin, parameters, &configuration.to_string())?;
+            took += last.took;
             if !last.succeeded() {
                 break;
             }
@@ -113,7 +118,7 @@ impl Runtime {
                 previous = last.result();
             }
         }
-        last.took = started.elapsed();
+        last.took = took;
         Ok(last)
     }
 
@@ -131,17 +136,16 @@ impl Runtime {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(&self.conflist.environment)
             .envs(parameters);
-        let started = Instant::now();
-        let output = self
+        let (output, took) = self
             .node
-            .run(|| run_with_input(&mut command, input))?
+            .run(|| run_with_input(&mut command, input, self.conflist.deadline))?
             .map_err(|error| CniError::Run { program, error })?;
         Ok(CniOutcome {
             plugin: plugin.to_owned(),
             exit_code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took: started.elapsed(),
+            took,
         })
     }
 
@@ -231,7 +235,9 @@ impl Conflist {
     }
 }
 
-fn run_with_input(command: &mut Command, input: &str) -> io::Result<Output> {
+/// Entering the namespace is not the plugin's time, so the clock is read in here.
+fn run_with_input(command: &mut Command, input: &str, deadline: Duration) -> io::Result<(Output, Duration)> {
+    let started = Instant::now();
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -244,5 +250,25 @@ fn run_with_input(command: &mut Command, input: &str) -> io::Result<Output> {
             _ => {}
         }
     }
-    child.wait_with_output()
+    let output = wait_or_kill(child, deadline)?;
+    Ok((output, started.elapsed()))
+}
+
+/// A runtime gives up on a plugin, too; without this a plugin that hangs would hang the test.
+fn wait_or_kill(child: Child, deadline: Duration) -> io::Result<Output> {
+    let process = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    let (done, ending) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let overseer = move || {
+            if ending.recv_timeout(deadline) == Err(RecvTimeoutError::Timeout) {
+                match kill(process, Signal::SIGKILL) {
+                    Ok(()) | Err(_) => {} // it may have ended in this very moment
+                }
+            }
+        };
+        let _overseer = thread::Builder::new().spawn_scoped(scope, overseer)?;
+        let output = child.wait_with_output();
+        drop(done);
+        output
+    })
 }

@@ -8,7 +8,7 @@ use super::ids::EniId;
 use super::types::Eni;
 
 /// Versions older than this are forgotten once a newer one exists; no reader may lag further behind.
-pub const MAX_LAG: Duration = Duration::from_secs(900);
+pub const MAX_LAG: Duration = Duration::from_mins(15);
 
 /// One version of an ENI; `None` once it is deleted.
 #[derive(Debug, Clone)]

@@ -276,7 +276,9 @@ impl Model {
     }
 
     pub(super) fn new_mac(&mut self) -> Mac {
-        let [a, b, c, d, e, ..] = self.rng.next_u64().to_be_bytes();
-        Mac([0x0a, a, b, c, d, e])
+        let [_, _, octets @ ..] = self.rng.next_u64().to_be_bytes();
+        let mut mac = Mac(octets);
+        mac.0[0] = 0x0a;
+        mac
     }
 }

@@ -236,7 +236,7 @@ fn readers_may_lag_behind() {
             .get(&eni)
             .map(|eni| eni.secondary.len())
     };
-    assert_eq!(seen(created - Duration::from_secs(1)), None);
+    assert_eq!(seen(created.checked_sub(Duration::from_secs(1)).unwrap()), None);
     assert_eq!(seen(created), Some(0));
     assert_eq!(seen(created + Duration::from_secs(7)), Some(2));
     assert_eq!(seen(rig.now), None);

@@ -1,7 +1,8 @@
 //! What the lab's own tests share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,10 +40,17 @@ pub(crate) fn detach(lab: &Lab, eni: &Eni) {
     });
 }
 
+/// Another process writes the file: while a thread of this one starts a child, the child holds a copy of every
+/// descriptor, and a program that is open for writing can't be run (`ETXTBSY`).
 pub(crate) fn install_script(node: &Node, script: &str) {
-    let path = node.dirs().bin.join("aws-cni");
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut writer = Command::new("sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(node.dirs().bin.join("aws-cni"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writer.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(writer.wait().unwrap().success());
 }
 
 /// A plugin of a few lines that takes addresses of the primary ENI from a directory and wires pods with `ip`.
