@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::net::layout::RuleLayout;
+
 use crate::ipam::ids::{ContainerId, DeviceIndex, EniId, IfName, NetworkName, PodRef, SandboxKey, TableId};
 
 /// The interface this build speaks; a change that old peers can't read gets the next number.
@@ -11,17 +13,6 @@ pub const INTERFACE: &str = "local.awscni.Ipamd1";
 
 /// Every interface the daemon answers.
 pub const SUPPORTED_INTERFACES: &[&str] = &[INTERFACE];
-
-/// How pod routes and rules are laid out (design invariant 7).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RuleLayout {
-    /// Pod routes in one table behind one rule; nothing per pod is walked per packet.
-    #[default]
-    Shared,
-    /// The Go plugin's layout: two rules per pod.
-    PerPod,
-}
 
 /// Asks for an address for a sandbox. Two replies: [`Reply::Assigned`], then [`Reply::Durable`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

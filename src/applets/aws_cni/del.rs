@@ -1,0 +1,103 @@
+//! DEL: always converges. It needs neither namespace nor record nor daemon; twice is the same as once.
+
+use std::net::IpAddr;
+
+use super::{PATIENCE, Session, kernel};
+use crate::cni::error::{CniError, Code};
+use crate::cni::previous::Notes;
+use crate::rpc::client::ClientError;
+use crate::rpc::pending;
+use crate::rpc::types::{Del, DelReason, ErrorKind, Released};
+
+pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
+    let notes = notes(session)?;
+    let request = session.del_request(DelReason::PodDeleted);
+    let answer = session
+        .connect(PATIENCE)
+        .and_then(|client| client.del(request.clone()));
+    match answer {
+        Ok(released) if released.known => take_away(&released)?,
+        // Already released: what a crash between release and cleaning left is cleaned by the record.
+        Ok(_) => clean_by_record(session, notes.as_ref()),
+        Err(error) => without_daemon(session, notes.as_ref(), &request, &error)?,
+    }
+    Ok(String::new())
+}
+
+fn notes(session: &Session<'_>) -> Result<Option<Notes>, CniError> {
+    let Some(previous) = &session.conf.previous else {
+        return Ok(None);
+    };
+    previous
+        .notes(&session.call.environment.ifname, &session.hash)
+        .map_err(|error| {
+            CniError::new(
+                Code::Internal,
+                format!("del cmd: failed to delete with prevResult: {error}"),
+            )
+        })
+}
+
+fn take_away(released: &Released) -> Result<(), CniError> {
+    let mut refused = Vec::new();
+    for address in &released.addresses {
+        tracing::info!(address = %address.address, host_veth = address.host_veth, "released");
+        if let Err(error) = kernel::unwire_released(address) {
+            refused.push(error.to_string());
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(CniError::new(
+        Code::Internal,
+        format!(
+            "del cmd: failed on tear down pod network: TeardownPodNetwork: unable to teardown IP based container \
+             routes and rules: {}",
+            refused.join("; ")
+        ),
+    ))
+}
+
+fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
+    let Some(notes) = notes else { return };
+    if notes.vlan != 0 {
+        tracing::warn!(
+            vlan = notes.vlan,
+            "this sandbox used a branch ENI, which this build does not take away; its VLAN link stays"
+        );
+    }
+    for (address, table) in &notes.addresses {
+        match address {
+            IpAddr::V4(address) => kernel::unwire_recorded(&session.host_veth, *address, *table),
+            IpAddr::V6(address) => tracing::warn!(%address, "an IPv6 address of another release stays"),
+        }
+    }
+}
+
+/// Nobody to ask, or nobody who could answer: the kernel now, the release once the daemon is back.
+fn without_daemon(
+    session: &Session<'_>,
+    notes: Option<&Notes>,
+    request: &Del,
+    error: &ClientError,
+) -> Result<(), CniError> {
+    let unknown = error
+        .service()
+        .is_some_and(|error| error.kind == ErrorKind::NotFound);
+    if unknown {
+        return Ok(());
+    }
+    tracing::warn!(%error, "the daemon is away; cleaning the kernel and leaving it a note");
+    clean_by_record(session, notes);
+    pending::write(&session.state_dir, request).map_err(|io| {
+        CniError::new(
+            Code::TryAgainLater,
+            format!(
+                "del cmd: {error}, and the release cannot be left in {}: {io}; next: see `systemctl status ipamd`",
+                session.state_dir.display()
+            ),
+        )
+    })?;
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The one place where the plugin's words become the kernel's: intents and removals for [`crate::net::pod`].
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::Session;
+use crate::cni::error::{CniError, Code};
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::ids::{Mac, TableId};
+use crate::net::layout::{POD_TABLE, RuleLayout};
+use crate::net::netlink::NetError;
+use crate::net::pod::{LinkRemoval, PodIntent, PodRemoval, UnwireError, unwire_pod};
+use crate::net::rtnl::Rtnl;
+use crate::rpc::types::{Allocation, ReleasedAddress};
+
+/// The pod interface that an allocation means for this call.
+///
+/// # Errors
+/// Code 999 for an address family this build can't wire.
+pub(super) fn intent(
+    session: &Session<'_>,
+    allocation: &Allocation,
+    host_mac: Mac,
+    pod_mac: Mac,
+) -> Result<PodIntent, CniError> {
+    Ok(PodIntent {
+        host_veth: session.host_veth.clone(),
+        ifname: session.call.environment.ifname.clone(),
+        netns: session.call.environment.netns.clone().into(),
+        address: ipv4(allocation.address)?,
+        mtu: session.conf.mtu,
+        host_mac,
+        pod_mac,
+        eni_table: allocation.eni_table,
+        layout: allocation.layout,
+    })
+}
+
+fn ipv4(address: IpAddr) -> Result<Ipv4Addr, CniError> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(address) => Err(CniError::new(
+            Code::Internal,
+            format!("this plugin wires IPv4 pods only, and was given {address}; next: turn ENABLE_IPv6 off"),
+        )),
+    }
+}
+
+/// What undoes [`intent`] while the pod is not the runtime's yet.
+pub(super) fn undoing(intent: &PodIntent) -> PodRemoval {
+    PodRemoval {
+        host_veth: Some(intent.host_veth.clone()),
+        address: intent.address,
+        eni_table: Some(intent.eni_table),
+        layout: intent.layout,
+        link: LinkRemoval::Delete,
+    }
+}
+
+/// Takes away what the daemon has just released; it deletes the link itself, together with others.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn unwire_released(released: &ReleasedAddress) -> Result<(), UnwireError> {
+    let IpAddr::V4(address) = released.address else {
+        tracing::warn!(address = %released.address, "an IPv6 pod is left to the daemon");
+        return Ok(());
+    };
+    let removal = PodRemoval {
+        host_veth: Some(released.host_veth.clone()).filter(|name| !name.is_empty()),
+        address,
+        eni_table: Some(released.eni_table),
+        layout: released.layout,
+        link: LinkRemoval::Doom,
+    };
+    unwire_pod(&removal).map(|_| ())
+}
+
+/// Takes away what only the runtime's record tells of. The record does not say how the pod was routed, so the kernel
+/// is asked; an interface that meanwhile carries another pod's route is left alone.
+pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId) {
+    let layout = match layout_found(host_veth, address) {
+        Ok(Some(layout)) => layout,
+        Ok(None) => {
+            tracing::info!(%address, host_veth, "the interface belongs to a newer sandbox");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(%address, host_veth, %error, "the kernel could not be asked");
+            return;
+        }
+    };
+    let removal = PodRemoval {
+        host_veth: Some(host_veth.to_owned()),
+        address,
+        eni_table: Some(table),
+        layout,
+        link: LinkRemoval::Delete,
+    };
+    match unwire_pod(&removal) {
+        Ok(unwired) => tracing::info!(%address, host_veth, ?unwired, "cleaned by the runtime's record"),
+        Err(error) => tracing::warn!(%address, host_veth, %error, "cleaning left something behind"),
+    };
+}
+
+/// `None` when the interface carries routes, but not this address's.
+fn layout_found(host_veth: &str, address: Ipv4Addr) -> Result<Option<RuleLayout>, NetError> {
+    let mut rtnl = Rtnl::open()?;
+    let Some(link) = rtnl.link_named(host_veth)? else {
+        // Routes went with the link; only the rules of the per-pod layout can be left.
+        return Ok(Some(RuleLayout::PerPod));
+    };
+    let routes = rtnl.routes(None, Some(link.index))?;
+    let ours = Ipv4Cidr::host(address);
+    let of_address = routes.iter().find(|route| route.dst == ours);
+    Ok(match of_address {
+        Some(route) if route.table == POD_TABLE => Some(RuleLayout::Shared),
+        Some(_) => Some(RuleLayout::PerPod),
+        None if routes.is_empty() => Some(RuleLayout::PerPod),
+        None => None,
+    })
+}
