@@ -50,20 +50,20 @@ pub fn listener() -> Result<Option<OwnedFd>, InheritedError> {
     if ADOPTED.swap(true, Ordering::SeqCst) {
         return Err(InheritedError::Twice);
     }
-    // SAFETY: F_GETFD takes any number and touches no memory; for one that is not open it answers EBADF.
     #[expect(
         unsafe_code,
         reason = "whether a number is an open descriptor has no safe question"
     )]
+    // SAFETY: F_GETFD takes any number and touches no memory; for one that is not open it answers EBADF.
     let open = unsafe { libc::fcntl(FIRST_FD, libc::F_GETFD) };
     Errno::result(open).map_err(InheritedError::NotOpen)?;
-    // SAFETY: LISTEN_PID names this process, so the service manager has passed descriptor 3 to it for its own use and
-    // nothing in this program opened or owns it; it is open, as just asked; and ADOPTED lets only one caller of the
-    // process's life get here, so there is exactly one owner.
     #[expect(
         unsafe_code,
         reason = "a descriptor that comes by number has no safe constructor"
     )]
+    // SAFETY: LISTEN_PID names this process, so the service manager has passed descriptor 3 to it for its own use and
+    // nothing in this program opened or owns it; it is open, as just asked; and ADOPTED lets only one caller of the
+    // process's life get here, so there is exactly one owner.
     let listener = unsafe { OwnedFd::from_raw_fd(FIRST_FD) };
     check(std::os::fd::AsFd::as_fd(&listener))?;
     fcntl(&listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(InheritedError::NotOpen)?;

@@ -22,15 +22,15 @@ pub fn index_of(socket: impl AsFd, name: &str) -> Result<Option<u32>, NetError> 
     if name.len() > MAX_NAME {
         return Ok(None); // no link can have it
     }
-    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value (an empty name, a null union).
     #[expect(unsafe_code, reason = "the kernel's structure has no safe constructor")]
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value (an empty name, a null union).
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *slot = byte.cast_signed() as libc::c_char;
+        *slot = libc::c_char::from_ne_bytes([byte]);
     }
+    #[expect(unsafe_code, reason = "ioctl has no safe form")]
     // SAFETY: the descriptor is borrowed and open for the whole call; `request` is a live, writable `ifreq` with a
     // NUL-terminated name (zeroed, and at most 15 of 16 bytes written), which is what SIOCGIFINDEX reads and writes.
-    #[expect(unsafe_code, reason = "ioctl has no safe form")]
     let result = unsafe {
         libc::ioctl(
             socket.as_fd().as_raw_fd(),
@@ -43,8 +43,8 @@ pub fn index_of(socket: impl AsFd, name: &str) -> Result<Option<u32>, NetError> 
         Err(Errno::ENODEV) => return Ok(None),
         Err(errno) => return Err(NetError::new(format!("get the index of link {name}"), errno)),
     }
-    // SAFETY: SIOCGIFINDEX succeeded, so the kernel has written `ifru_ifindex`; every bit pattern is a valid integer.
     #[expect(unsafe_code, reason = "reading a union field")]
+    // SAFETY: SIOCGIFINDEX succeeded, so the kernel has written `ifru_ifindex`; every bit pattern is a valid integer.
     let index = unsafe { request.ifr_ifru.ifru_ifindex };
     Ok(u32::try_from(index).ok())
 }

@@ -18,6 +18,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
+mod batch;
+mod error;
+
+pub use batch::Batch;
+pub use error::NetError;
+
+use batch::summary;
+
 use super::netns::{self, NetnsError};
 use super::wire::{Attrs, Body, align, array};
 
@@ -50,54 +58,6 @@ impl Family {
     }
 }
 
-/// What the kernel refused, in its own words.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct NetError {
-    /// The operation, as iproute2 would write it.
-    pub op: String,
-    /// The kernel's error number.
-    pub errno: Errno,
-    /// The kernel's sentence about it, where it has one.
-    pub ext_ack: Option<String>,
-}
-
-impl fmt::Display for NetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Lower case like Go's and strerror's users grep for: `file exists`.
-        let mut text = self.errno.desc().to_owned();
-        if let Some(first) = text.get_mut(..1) {
-            first.make_ascii_lowercase();
-        }
-        write!(f, "{}: {text}", self.op)?;
-        match &self.ext_ack {
-            Some(sentence) => write!(f, " ({sentence})"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl NetError {
-    pub(crate) fn new(op: impl Into<String>, errno: Errno) -> Self {
-        Self {
-            op: op.into(),
-            errno,
-            ext_ack: None,
-        }
-    }
-
-    fn io(op: impl Into<String>, error: &io::Error) -> Self {
-        Self::new(op, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-    }
-
-    pub(crate) fn malformed(op: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self {
-            op: op.into(),
-            errno: Errno::EBADMSG,
-            ext_ack: Some(why.to_string()),
-        }
-    }
-}
-
 /// What one message of a batch came to.
 pub type Outcome = Result<(), NetError>;
 
@@ -108,116 +68,6 @@ pub struct Reply {
     pub kind: u16,
     /// Everything after the netlink header.
     pub payload: Vec<u8>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    offset: usize,
-    what: Cow<'static, str>,
-    control: bool,
-}
-
-/// Messages that travel in one send, in order.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-    refused: Option<Cow<'static, str>>,
-}
-
-impl Batch {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a message. `flags` are added to REQUEST (so `NlmF::CREATE | NlmF::EXCL` or empty); asking for
-    /// acknowledgements is the engine's business. `what` names the message in errors.
-    pub fn push(
-        &mut self,
-        kind: u16,
-        flags: NlmF,
-        what: impl Into<Cow<'static, str>>,
-        body: &Body,
-    ) -> &mut Self {
-        self.append(kind, flags, what.into(), body, false)
-    }
-
-    /// Adds a message that only frames others (`NFNL_MSG_BATCH_BEGIN`, `…_END`): it gets no outcome of its own, and
-    /// an error answered to it is the failure of the whole batch.
-    pub fn push_control(&mut self, kind: u16, what: impl Into<Cow<'static, str>>, body: &Body) -> &mut Self {
-        self.append(kind, NlmF::empty(), what.into(), body, true)
-    }
-
-    /// How many messages have an outcome.
-    pub fn len(&self) -> usize {
-        self.entries.iter().filter(|entry| !entry.control).count()
-    }
-
-    /// Whether there is nothing to send.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// How many bytes the send takes.
-    pub fn byte_len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn append(
-        &mut self,
-        kind: u16,
-        flags: NlmF,
-        what: Cow<'static, str>,
-        body: &Body,
-        control: bool,
-    ) -> &mut Self {
-        let payload = body.as_bytes();
-        let len = u32::try_from(MESSAGE_HEADER.saturating_add(payload.len()));
-        let (Ok(len), false) = (len, body.is_too_long()) else {
-            self.refused = Some(what);
-            return self;
-        };
-        let offset = self.bytes.len();
-        self.bytes.extend_from_slice(&len.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes
-            .extend_from_slice(&(flags | NlmF::REQUEST).bits().to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 8]); // sequence, filled in at send; port, the kernel knows it
-        self.bytes.extend_from_slice(payload);
-        self.bytes.resize(align(self.bytes.len()), 0);
-        self.entries.push(Entry {
-            offset,
-            what,
-            control,
-        });
-        self
-    }
-
-    /// The bytes with sequence numbers `first`, `first + 1`, …, and an acknowledgement asked of the last message.
-    ///
-    /// Errors are answered without being asked for, in order, so the last acknowledgement says that every other
-    /// message without an error succeeded. Asking for all of them would overrun the receive buffer at some 250.
-    fn stamped(&self, first: u32) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
-        let last = self.entries.iter().rposition(|entry| !entry.control);
-        for (index, entry) in self.entries.iter().enumerate() {
-            let seq = first.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX));
-            put(&mut bytes, entry.offset.saturating_add(8), seq.to_ne_bytes());
-            if Some(index) == last {
-                let at = entry.offset.saturating_add(6);
-                let flags = array(&bytes, at).map_or(0, u16::from_ne_bytes);
-                put(&mut bytes, at, (flags | NlmF::ACK.bits()).to_ne_bytes());
-            }
-        }
-        bytes
-    }
-}
-
-fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
-    if let Some(slot) = bytes.get_mut(at..at.saturating_add(N)) {
-        slot.copy_from_slice(&value);
-    }
 }
 
 /// A netlink socket of one network namespace: the one it was created in, wherever it is used from.
@@ -516,14 +366,6 @@ impl Socket {
     }
 }
 
-fn summary(batch: &Batch) -> String {
-    match batch.entries.as_slice() {
-        [only] => only.what.to_string(),
-        [first, rest @ ..] => format!("{} and {} more", first.what, rest.len()),
-        [] => "nothing".to_owned(),
-    }
-}
-
 /// Why a socket could not be opened inside another namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenInError {
@@ -600,134 +442,4 @@ impl<'a> Received<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use nix::libc::{IFLA_IFNAME, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_NEWRULE, RTNLGRP_LINK};
-    use proptest::prelude::*;
-
-    use super::super::testing::in_fresh_netns;
-    use super::*;
-
-    fn link_named(name: &str) -> Body {
-        let mut body = Body::new(&[0; 16]);
-        body.str(IFLA_IFNAME, name);
-        body
-    }
-
-    #[test]
-    fn each_message_of_a_batch_gets_its_own_outcome() {
-        in_fresh_netns(|| {
-            let mut socket = Socket::open(Family::Route).unwrap();
-            let mut batch = Batch::new();
-            batch
-                .push(RTM_DELLINK, NlmF::empty(), "delete link a", &link_named("a"))
-                .push(RTM_NEWLINK, NlmF::empty(), "set link lo", &link_named("lo"))
-                .push(RTM_DELLINK, NlmF::empty(), "delete link b", &link_named("b"))
-                .push(RTM_NEWLINK, NlmF::empty(), "set link lo", &link_named("lo"));
-            let outcomes = socket.run(&batch).unwrap();
-            let errnos: Vec<_> = outcomes
-                .iter()
-                .map(|o| o.as_ref().err().map(|e| e.errno))
-                .collect();
-            assert_eq!(errnos, [Some(Errno::ENODEV), None, Some(Errno::ENODEV), None]);
-            assert_eq!(
-                outcomes[2].as_ref().unwrap_err().to_string(),
-                "delete link b: no such device"
-            );
-            assert_eq!(socket.run_all(&batch).unwrap_err().op, "delete link a");
-            // The socket stays in step after errors.
-            assert!(
-                socket
-                    .get(RTM_GETLINK, "get lo", &link_named("lo"))
-                    .unwrap()
-                    .is_some()
-            );
-        });
-    }
-
-    #[test]
-    fn a_failing_last_message_ends_the_batch_too() {
-        in_fresh_netns(|| {
-            let mut socket = Socket::open(Family::Route).unwrap();
-            let mut batch = Batch::new();
-            batch.push(RTM_DELLINK, NlmF::empty(), "delete link a", &link_named("a"));
-            assert!(socket.run(&batch).unwrap()[0].is_err());
-            assert!(socket.run(&Batch::new()).unwrap().is_empty());
-        });
-    }
-
-    #[test]
-    fn the_kernels_own_sentence_is_kept() {
-        in_fresh_netns(|| {
-            let mut socket = Socket::open(Family::Route).unwrap();
-            // A rule for an address family that has no rules.
-            let mut batch = Batch::new();
-            batch.push(
-                RTM_NEWRULE,
-                NlmF::CREATE,
-                "add rule",
-                &Body::new(&[77, 32, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
-            );
-            let error = socket.run_all(&batch).unwrap_err();
-            assert!(error.ext_ack.is_some(), "{error:?}");
-        });
-    }
-
-    #[test]
-    fn dumps_and_subscriptions() {
-        in_fresh_netns(|| {
-            let mut watch = Socket::subscribe(Family::Route, &[RTNLGRP_LINK]).unwrap();
-            let mut socket = Socket::open(Family::Route).unwrap();
-            let links = socket
-                .dump(RTM_GETLINK, "list links", &Body::new(&[0; 16]))
-                .unwrap();
-            assert!(!links.is_empty());
-            assert!(links.iter().all(|link| link.kind == RTM_NEWLINK));
-            assert!(watch.drain().unwrap().is_empty());
-            let mut up = [0; 16];
-            up[4] = 1; // lo
-            up[8] = 1; // IFF_UP
-            up[12] = 1;
-            let mut batch = Batch::new();
-            batch.push(RTM_NEWLINK, NlmF::empty(), "set lo up", &Body::new(&up));
-            socket.run_all(&batch).unwrap();
-            assert!(!watch.drain().unwrap().is_empty());
-        });
-    }
-
-    #[test]
-    fn too_long_a_message_is_refused_before_the_send() {
-        in_fresh_netns(|| {
-            let mut body = Body::new(&[0; 16]);
-            body.bytes(1, &vec![0; 70_000]);
-            let mut batch = Batch::new();
-            batch.push(RTM_NEWLINK, NlmF::empty(), "add a monster", &body);
-            let error = Socket::open(Family::Route).unwrap().run(&batch).unwrap_err();
-            assert_eq!(
-                (error.errno, error.op.as_str()),
-                (Errno::EMSGSIZE, "add a monster")
-            );
-        });
-    }
-
-    #[test]
-    fn a_batch_larger_than_the_default_send_buffer_travels_whole() {
-        in_fresh_netns(|| {
-            let mut socket = Socket::open(Family::Route).unwrap();
-            let mut batch = Batch::new();
-            for _ in 0..6_000 {
-                batch.push(RTM_NEWLINK, NlmF::empty(), "set link lo", &link_named("lo"));
-            }
-            assert!(batch.byte_len() > 212_992);
-            assert_eq!(socket.run(&batch).unwrap().len(), 6_000);
-        });
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_answers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
-            if let Some((message, _)) = Received::split(&bytes) {
-                let _seen = (message.verdict("x"), message.to_reply());
-            }
-        }
-    }
-}
+mod tests;

@@ -143,10 +143,10 @@ impl Rule {
         }
     }
 
-    /// `fwmark mark/mask lookup table`.
-    pub fn marked(mark: u32, mask: u32, priority: u32, table: TableId) -> Self {
+    /// `fwmark value/mask lookup table`.
+    pub fn marked(value: u32, mask: u32, priority: u32, table: TableId) -> Self {
         Self {
-            fwmark: Some((mark, mask)),
+            fwmark: Some((value, mask)),
             ..Self::all(priority, table)
         }
     }

@@ -39,9 +39,9 @@ pub fn host_name(prefix: &str, namespace: &str, pod: &str, index: u32) -> String
 pub fn random_mac() -> Result<Mac, getrandom::Error> {
     let mut bytes = [0; 6];
     getrandom::fill(&mut bytes)?;
-    let [first, rest @ ..] = bytes;
-    let [b, c, d, e, f] = rest;
-    Ok(Mac([(first & 0xfe) | 0x02, b, c, d, e, f]))
+    let [first, ..] = &mut bytes;
+    *first = (*first & 0xfe) | 0x02;
+    Ok(Mac(bytes))
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! News about links: which appeared, were renamed, or went.
 //!
 //! The kernel tells of every change to a link; this compares with what was known and passes on what matters to the
-//! finding of ENIs and pods. The watch is a descriptor that becomes readable, fit for tokio's `AsyncFd`.
+//! finding of ENIs and pods.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc::RTNLGRP_LINK;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::netlink::{Family, NetError, Socket};
 use super::rtnl::{LinkFact, Rtnl, link_event};
@@ -160,12 +163,57 @@ impl LinkWatch {
     }
 }
 
+/// A [`LinkWatch`] to be awaited.
+#[derive(Debug)]
+pub struct AsyncLinkWatch {
+    // Private, so that nobody can swap the watch, and with it the registered descriptor, for another.
+    watch: AsyncFd<LinkWatch>,
+}
+
+impl AsyncLinkWatch {
+    /// Registers `watch` with the runtime this is called in.
+    ///
+    /// # Errors
+    /// When the reactor refuses the descriptor.
+    pub fn new(watch: LinkWatch) -> io::Result<Self> {
+        #[expect(unsafe_code, reason = "tokio asks the caller to vouch for the descriptor")]
+        // SAFETY: the descriptor belongs to the socket inside `watch`, which no method replaces or closes before it is
+        // dropped, and which stays private to this type together with the registration; `as_raw_fd` is a constant
+        // field of that socket.
+        let watch = unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?;
+        Ok(Self { watch })
+    }
+
+    /// Waits for news; never empty. Cancel-safe: what was not returned is still queued.
+    ///
+    /// # Errors
+    /// The reactor's or the kernel's.
+    pub async fn next(&mut self) -> Result<Vec<Notice>, NetError> {
+        loop {
+            let ready = self.watch.readable_mut().await;
+            let mut ready = ready.map_err(|error| NetError::io("wait for link notifications", &error))?;
+            let notices = ready.get_inner_mut().read()?;
+            ready.clear_ready();
+            if !notices.is_empty() {
+                return Ok(notices);
+            }
+        }
+    }
+
+    /// See [`LinkWatch::resync`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn resync(&mut self) -> Result<Vec<LinkEvent>, NetError> {
+        self.watch.get_mut().resync()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
 
     use nix::sys::socket::{setsockopt, sockopt};
-    use tokio::io::unix::AsyncFd;
 
     use super::super::op::{LinkRef, NetOp, VethEnd};
     use super::super::testing::{fresh_netns, in_fresh_netns};
@@ -256,14 +304,21 @@ mod tests {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let mut watch = AsyncFd::new(LinkWatch::open().unwrap().0).unwrap();
+                let mut watch = AsyncLinkWatch::new(LinkWatch::open().unwrap().0).unwrap();
                 Rtnl::open()
                     .unwrap()
                     .apply_all(&[add("eth1", other.as_raw_fd())])
                     .unwrap();
-                let mut ready = watch.readable_mut().await.unwrap();
-                assert_eq!(links(ready.get_inner_mut().read().unwrap()).len(), 1);
-                ready.clear_ready();
+                assert_eq!(links(watch.next().await.unwrap()).len(), 1);
+                // Nothing is left over: the next wait ends with the next link.
+                Rtnl::open()
+                    .unwrap()
+                    .apply_all(&[add("eth2", other.as_raw_fd())])
+                    .unwrap();
+                assert_eq!(
+                    links(watch.next().await.unwrap()),
+                    [("eth2".to_owned(), LinkChange::Appeared)]
+                );
             });
         });
     }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 pub use check::{Difference, check_pod};
 pub use unwire::{LinkFate, LinkRemoval, PodRemoval, UnwireError, Unwired, unwire_pod};
-pub use wire::{WireError, WireFailure, WiredPod, wire_pod};
+pub use wire::{PodSockets, WireError, WireFailure, WiredPod, wire_pod};
 
 use super::layout::RuleLayout;
 use crate::ipam::ids::{Mac, TableId};

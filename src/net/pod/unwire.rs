@@ -23,7 +23,7 @@ const MAX_RULES: u32 = 256;
 /// What to do with the host's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkRemoval {
-    /// Put it into the group the daemon deletes in batches.
+    /// Set it down and put it into the group the daemon deletes in batches.
     Doom,
     /// Delete it here and now, when there is no daemon to do it.
     Delete,
@@ -93,10 +93,10 @@ pub fn unwire_pod(removal: &PodRemoval) -> Result<Unwired, UnwireError> {
         errors: Vec::new(),
     };
     let unwired = unwiring.run();
-    match unwiring.errors.is_empty() {
-        true => Ok(unwired),
-        false => Err(UnwireError(unwiring.errors)),
+    if unwiring.errors.is_empty() {
+        return Ok(unwired);
     }
+    Err(UnwireError(unwiring.errors))
 }
 
 struct Unwiring<'a> {
@@ -178,11 +178,20 @@ impl Unwiring<'_> {
 
     fn remove_link(&mut self, index: u32) -> LinkFate {
         let link = LinkRef::Index(index);
-        let (op, fate) = match self.removal.link {
-            LinkRemoval::Doom => (NetOp::LinkGroup(link, DOOMED_GROUP), LinkFate::Doomed),
-            LinkRemoval::Delete => (NetOp::DelLink(link), LinkFate::Deleted),
+        let there = match self.removal.link {
+            // Group first: whatever happens next, the daemon will find it. Down as well, so that a sandbox that lives on
+            // cannot send from an address that is no longer its own; that costs a tenth of a millisecond.
+            LinkRemoval::Doom => {
+                self.remove(NetOp::LinkGroup(link.clone(), DOOMED_GROUP))
+                    && self.remove(NetOp::LinkDown(link))
+            }
+            LinkRemoval::Delete => self.remove(NetOp::DelLink(link)),
         };
-        if self.remove(op) { fate } else { LinkFate::Absent }
+        match self.removal.link {
+            _ if !there => LinkFate::Absent,
+            LinkRemoval::Doom => LinkFate::Doomed,
+            LinkRemoval::Delete => LinkFate::Deleted,
+        }
     }
 
     /// Applies `op`; absence is no error. Returns whether it was there.

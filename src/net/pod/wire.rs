@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -92,22 +93,61 @@ impl From<OpenInError> for WireFailure {
     }
 }
 
-/// Makes the pod's interface; on failure undoes what it made, newest first. A leftover host interface of that name is
-/// replaced, but only once the pod's namespace has been found in order.
+/// A pod's namespace found in order, and a socket on either side of it: all that can be done before the address is
+/// known. Entering a namespace takes a tenth of a millisecond, which the wait for the daemon's answer hides.
+#[derive(Debug)]
+pub struct PodSockets {
+    netns: Netns,
+    host: Rtnl,
+    pod: Rtnl,
+}
+
+impl PodSockets {
+    /// Opens the pod's namespace at `netns` and both sockets. Changes nothing.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or is the host's own.
+    pub fn open(netns: &Path) -> Result<Self, WireFailure> {
+        let netns = Netns::open(netns)?;
+        if netns.is_own()? {
+            return Err(WireFailure::OwnNetns);
+        }
+        Ok(Self {
+            host: Rtnl::open().map_err(WireFailure::Socket)?,
+            pod: Rtnl::open_in(netns.as_fd())?,
+            netns,
+        })
+    }
+
+    /// Makes the pod's interface; on failure undoes what it made, newest first. A leftover host interface of that name
+    /// is replaced. `intent.netns` is not looked at again: the open namespace counts.
+    ///
+    /// # Errors
+    /// [`WireError`]; nothing of this attempt stays behind unless it says so.
+    pub fn wire(self, intent: &PodIntent) -> Result<WiredPod, WireError> {
+        let mut wiring = Wiring {
+            intent,
+            host: self.host,
+            pod: self.pod,
+            done: Vec::new(),
+        };
+        wiring.run(&self.netns).map_err(|failure| WireError {
+            failure,
+            left_behind: wiring.undo(),
+        })
+    }
+}
+
+/// [`PodSockets::open`] and [`PodSockets::wire`] in one.
 ///
 /// # Errors
-/// [`WireError`]; nothing of this attempt stays behind unless it says so.
+/// Theirs.
 pub fn wire_pod(intent: &PodIntent) -> Result<WiredPod, WireError> {
-    let untouched = |failure| WireError {
+    let sockets = PodSockets::open(&intent.netns).map_err(|failure| WireError {
         failure,
         left_behind: Vec::new(),
-    };
-    let netns = Netns::open(&intent.netns).map_err(|error| untouched(error.into()))?;
-    let mut wiring = Wiring::start(intent, &netns).map_err(untouched)?;
-    wiring.run(&netns).map_err(|failure| WireError {
-        failure,
-        left_behind: wiring.undo(),
-    })
+    })?;
+    sockets.wire(intent)
 }
 
 struct Wiring<'a> {
@@ -118,19 +158,7 @@ struct Wiring<'a> {
     done: Vec<NetOp>,
 }
 
-impl<'a> Wiring<'a> {
-    fn start(intent: &'a PodIntent, netns: &Netns) -> Result<Self, WireFailure> {
-        if netns.is_own()? {
-            return Err(WireFailure::OwnNetns);
-        }
-        Ok(Self {
-            intent,
-            host: Rtnl::open().map_err(WireFailure::Socket)?,
-            pod: Rtnl::open_in(netns.as_fd())?,
-            done: Vec::new(),
-        })
-    }
-
+impl Wiring<'_> {
     fn run(&mut self, netns: &Netns) -> Result<WiredPod, WireFailure> {
         self.create_pair(netns)?;
         sysctl::ensure_all(&host_settings(&self.intent.host_veth))?;

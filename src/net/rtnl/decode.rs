@@ -141,7 +141,7 @@ pub(super) fn link(message: &[u8]) -> Result<Option<LinkFact>, Malformed> {
 }
 
 /// A link notification: whether the link is there, and what it is. `None` for notifications of something else, such
-/// as a bridge port (`AF_BRIDGE`) whose RTM_DELLINK does not mean that the link is gone.
+/// as a bridge port (`AF_BRIDGE`) whose `RTM_DELLINK` does not mean that the link is gone.
 pub(crate) fn link_event(reply: &Reply) -> Result<Option<(bool, LinkFact)>, Malformed> {
     if reply.payload.first() != Some(&0) {
         return Ok(None);

@@ -7,11 +7,11 @@ use std::net::Ipv4Addr;
 
 use neli::consts::nl::NlmF;
 use nix::libc::{
-    AF_INET, IFA_ADDRESS, IFA_BROADCAST, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_EXT_MASK, IFLA_GROUP,
-    IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
-    NDA_DST, NDA_LLADDR, NUD_PERMANENT, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTA_DST, RTA_GATEWAY, RTA_OIF,
-    RTA_PREFSRC, RTA_TABLE, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK,
-    RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTN_UNSPEC, RTPROT_BOOT, RTPROT_UNSPEC,
+    IFA_ADDRESS, IFA_BROADCAST, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_EXT_MASK, IFLA_GROUP, IFLA_IFNAME,
+    IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN, NDA_DST,
+    NDA_LLADDR, NUD_PERMANENT, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PREFSRC,
+    RTA_TABLE, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+    RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTN_UNSPEC, RTPROT_BOOT, RTPROT_UNSPEC,
 };
 
 use super::super::netlink::Batch;
@@ -20,7 +20,8 @@ use super::super::wire::Body;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::TableId;
 
-pub(super) const INET: u8 = AF_INET as u8;
+/// `AF_INET`, which headers hold as a byte.
+pub(super) const INET: u8 = 2;
 // `include/uapi/linux/fib_rules.h`
 pub(super) const FRA_DST: u16 = 1;
 pub(super) const FRA_SRC: u16 = 2;
@@ -235,10 +236,14 @@ fn rule(rule: &Rule, action: u8) -> Body {
 }
 
 /// `struct ndmsg`
-fn neighbour_header(link: u32, state: u16) -> [u8; 12] {
-    let [a, b, c, d] = link.to_ne_bytes();
-    let [s, t] = state.to_ne_bytes();
-    [INET, 0, 0, 0, a, b, c, d, s, t, 0, 0]
+fn neighbour_header(link: u32, state: u16) -> Vec<u8> {
+    [
+        &[INET, 0, 0, 0][..],
+        &link.to_ne_bytes(),
+        &state.to_ne_bytes(),
+        &[0, 0],
+    ]
+    .concat()
 }
 
 pub(super) fn get_link(name: Option<&str>) -> Body {
