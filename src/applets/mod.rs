@@ -53,9 +53,9 @@ fn find(name: &str) -> Option<&'static Applet> {
     APPLETS.iter().find(|applet| applet.name == name)
 }
 
-/// Runs the applet that `argv` names.
-pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
-    let mut words = argv.map(|word| word.to_string_lossy().into_owned());
+/// Runs the applet that the first word names.
+pub fn main(command_line: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut words = command_line.map(|word| word.to_string_lossy().into_owned());
     let program = words.next().unwrap_or_default();
     let name = Path::new(&program)
         .file_name()

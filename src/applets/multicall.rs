@@ -36,10 +36,7 @@ pub(super) fn run(args: &[String]) -> ExitCode {
         if let Some(applet) = find(first) {
             return (applet.run)(rest);
         }
-        complain(&format!(
-            "aws-cni: {first:?} is no applet; there are {}",
-            names()
-        ));
+        complain(&format!("aws-cni: {first:?} is no applet; there are {}", names()));
         return ExitCode::from(USAGE);
     }
     match parse::<Arguments>("aws-cni", args) {
@@ -148,7 +145,11 @@ fn look(link: &Path, own: &Path) -> Result<Found, InstallError> {
     }
     let bytes = fs::read(link).map_err(failed)?;
     let marked = bytes.windows(OURS.len()).any(|window| window == OURS);
-    Ok(if marked { Found::OlderBinary } else { Found::Foreign })
+    Ok(if marked {
+        Found::OlderBinary
+    } else {
+        Found::Foreign
+    })
 }
 
 /// A link under a temporary name, renamed over the old one: a runtime that starts the plugin meanwhile finds either.

@@ -13,7 +13,7 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::request::{self, Call, MAX_STDIN, Request};
 use crate::cni::version;
 
-/// A CNI plugin, run by the container runtime with CNI_COMMAND in its environment
+/// A CNI plugin, run by the container runtime with `CNI_COMMAND` in its environment
 /// (<https://github.com/containernetworking/cni/blob/main/SPEC.md>).
 #[derive(FromArgs)]
 struct Arguments {

@@ -16,7 +16,9 @@ const LARGEST_FILE: u64 = 100 * 1024 * 1024;
 pub(super) fn start(applet: &str, file: Option<&str>, level: &str) {
     let layer = match file {
         Some(name) if name.eq_ignore_ascii_case("stderr") => to_stderr(),
-        Some(path) if !path.eq_ignore_ascii_case("stdout") => to_file(Path::new(path)).unwrap_or_else(to_stderr),
+        Some(path) if !path.eq_ignore_ascii_case("stdout") => {
+            to_file(Path::new(path)).unwrap_or_else(to_stderr)
+        }
         _ => to_journald(applet).unwrap_or_else(to_stderr),
     };
     let subscriber = Registry::default().with(layer.with_filter(filter(level)));
@@ -37,11 +39,20 @@ fn filter(level: &str) -> LevelFilter {
 
 fn to_journald(applet: &str) -> Option<BoxedLayer> {
     let layer = tracing_journald::layer().ok()?;
-    Some(Box::new(layer.with_syslog_identifier(applet.to_owned()).with_field_prefix(None)))
+    Some(Box::new(
+        layer
+            .with_syslog_identifier(applet.to_owned())
+            .with_field_prefix(None),
+    ))
 }
 
 fn to_stderr() -> BoxedLayer {
-    Box::new(fmt::layer().with_ansi(false).with_target(false).with_writer(std::io::stderr))
+    Box::new(
+        fmt::layer()
+            .with_ansi(false)
+            .with_target(false)
+            .with_writer(std::io::stderr),
+    )
 }
 
 fn to_file(path: &Path) -> Option<BoxedLayer> {
@@ -57,5 +68,9 @@ fn open(path: &Path) -> std::io::Result<File> {
         aside.push(".1");
         std::fs::rename(path, aside)?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
 }

@@ -30,13 +30,13 @@ pub(super) fn complain(text: &str) {
 /// Parses arguments; on `--help` or a mistake says so and answers the exit status instead.
 pub(super) fn parse<T: argh::FromArgs>(applet: &str, args: &[String]) -> Result<T, ExitCode> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    T::from_args(&[applet], &words).map_err(|early| match early.status {
-        Ok(()) => {
-            say(early.output.trim_end());
+    T::from_args(&[applet], &words).map_err(|early| {
+        let text = early.output.trim_end();
+        if early.status.is_ok() {
+            say(text);
             ExitCode::SUCCESS
-        }
-        Err(()) => {
-            complain(early.output.trim_end());
+        } else {
+            complain(text);
             ExitCode::from(USAGE)
         }
     })

@@ -137,12 +137,17 @@ pub fn check_name(stdin: &[u8]) -> Result<(), CniError> {
         #[serde(default)]
         name: String,
     }
-    let named: Named = serde_json::from_slice(stdin).map_err(|error| {
+    let broken = |cause: String| {
         CniError::new(
             Code::Decoding,
-            format!("error unmarshall network config: {error}"),
+            format!("error unmarshall network config: {cause}"),
         )
-    })?;
+    };
+    // serde reads a struct from an array as well, field by field; a network configuration is an object.
+    if stdin.trim_ascii_start().starts_with(b"[") {
+        return Err(broken("json: cannot unmarshal array into an object".to_owned()));
+    }
+    let named: Named = serde_json::from_slice(stdin).map_err(|error| broken(error.to_string()))?;
     if named.name.is_empty() {
         return Err(CniError::new(Code::InvalidConfig, "missing network name"));
     }

@@ -1,0 +1,15 @@
+//! Tests of the built binary, run as root against the real kernel.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test's way to fail is to panic"
+)]
+
+mod cli;
+mod fake_daemon;
+mod plugin;

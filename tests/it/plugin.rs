@@ -1,0 +1,502 @@
+//! The built plugin against a scripted daemon and the real kernel.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+
+use aws_cni::ipam::ids::{DeviceIndex, TableId};
+use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout};
+use aws_cni::net::rtnl::Rtnl;
+use aws_cni::rpc::pending;
+use aws_cni::rpc::types::{
+    Allocation, Assigned, AwsFailure, Collected, DelReason, ErrorKind, Released, ReleasedAddress, Reply,
+    Request, ServiceError, Status,
+};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+
+use crate::fake_daemon::{Answers, FakeDaemon};
+
+const VETH: &str = "enic440f455693";
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 5);
+
+/// A node (the thread's own fresh namespace), a sandbox on it, and folders.
+struct Node {
+    folder: tempfile::TempDir,
+    sandbox: File,
+}
+
+struct Answer {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{} {}", self.stdout, self.stderr))
+    }
+
+    fn assert_silent_success(&self) {
+        assert_eq!(
+            (self.code, self.stdout.as_str()),
+            (Some(0), ""),
+            "{}",
+            self.stderr
+        );
+    }
+
+    fn assert_refused(&self, code: u64, text: &str) {
+        assert_eq!(self.code, Some(1), "{} {}", self.stdout, self.stderr);
+        let json = self.json();
+        assert_eq!(json["code"], code, "{json}");
+        assert!(json["msg"].as_str().unwrap().contains(text), "{json}");
+    }
+}
+
+fn netns() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
+/// Runs a test in a network namespace of its own, which vanishes with it.
+fn on_a_node(test: impl FnOnce(&Node) + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let sandbox = std::thread::spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("kernel tests need root");
+                netns()
+            })
+            .join()
+            .unwrap();
+            unshare(CloneFlags::CLONE_NEWNET).expect("kernel tests need root");
+            test(&Node {
+                folder: tempfile::tempdir().unwrap(),
+                sandbox,
+            });
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+impl Node {
+    fn daemon(&self, answer: impl Fn(&Request) -> Answers + Send + 'static) -> FakeDaemon {
+        FakeDaemon::start(self.folder.path(), answer)
+    }
+
+    fn sandbox_path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.sandbox.as_raw_fd())
+    }
+
+    fn call(&self, verb: &str, extra: &Value) -> Answer {
+        self.call_in(verb, &self.sandbox_path(), extra)
+    }
+
+    fn call_in(&self, verb: &str, netns: &str, extra: &Value) -> Answer {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "aws-cni", "type": "aws-cni", "mtu": "8000",
+                              "pluginLogFile": "stderr"});
+        for (key, value) in extra.as_object().unwrap() {
+            conf[key] = value.clone();
+        }
+        let mut child = Command::new(env!("CARGO_BIN_EXE_aws-cni"))
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", "c1")
+            .env("CNI_NETNS", netns)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin")
+            .env(
+                "CNI_ARGS",
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=nginx",
+            )
+            .env("AWS_CNI_SOCKET", self.folder.path().join("ipamd.sock"))
+            .env("AWS_CNI_STATE_DIR", self.folder.path().join("state"))
+            .env_remove("AWS_CNI_ADD_DEADLINE")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(conf.to_string().as_bytes())
+            .ok();
+        let output = child.wait_with_output().unwrap();
+        Answer {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn waiting_dels(&self) -> usize {
+        pending::list(&self.folder.path().join("state")).unwrap().len()
+    }
+
+    fn assert_kernel_is_empty(&self) {
+        let mut host = Rtnl::open().unwrap();
+        assert!(host.link_named(VETH).unwrap().is_none());
+        assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
+        let rules = host.rules().unwrap();
+        assert!(
+            rules.iter().all(|rule| rule.from.is_none() && rule.to.is_none()),
+            "{rules:?}"
+        );
+    }
+}
+
+fn allocation(layout: RuleLayout) -> Allocation {
+    Allocation {
+        address: IpAddr::V4(ADDRESS),
+        eni_table: TableId(3),
+        device: DeviceIndex(2),
+        eni: "eni-1".into(),
+        eni_primary: Some(Ipv4Addr::new(10, 0, 1, 20)),
+        layout,
+        host_veth: VETH.to_owned(),
+    }
+}
+
+/// Serves everything as a healthy daemon would.
+fn healthy(layout: RuleLayout) -> impl Fn(&Request) -> Answers + Send + 'static {
+    move |request| match request {
+        Request::Add(_) => vec![
+            Ok(Reply::Assigned(Assigned {
+                allocation: allocation(layout),
+                repeated: false,
+            })),
+            Ok(Reply::Durable),
+        ],
+        Request::Del(_) => vec![Ok(Reply::Released(Released {
+            addresses: vec![ReleasedAddress {
+                address: IpAddr::V4(ADDRESS),
+                eni_table: TableId(3),
+                device: DeviceIndex(2),
+                host_veth: VETH.to_owned(),
+                layout,
+            }],
+            known: true,
+        }))],
+        Request::Check(_) => vec![Ok(Reply::Checked(allocation(layout)))],
+        Request::Gc(_) => vec![Ok(Reply::Collected(Collected::default()))],
+        Request::Status => vec![Ok(Reply::Status(Status {
+            serving: true,
+            ..Status::default()
+        }))],
+        Request::Dump => vec![Ok(Reply::Dump(json!({})))],
+    }
+}
+
+fn refusing(error: ServiceError) -> impl Fn(&Request) -> Answers + Send + 'static {
+    move |_| vec![Err(error.clone())]
+}
+
+#[test]
+fn add_check_del_with_a_healthy_daemon() {
+    on_a_node(|node| {
+        let daemon = node.daemon(healthy(RuleLayout::Shared));
+        let added = node.call("ADD", &json!({}));
+        assert_eq!(added.code, Some(0), "{} {}", added.stdout, added.stderr);
+        let result = added.json();
+        assert_eq!(result["cniVersion"], "1.1.0");
+        assert_eq!(result["interfaces"][0], json!({"name": VETH}));
+        assert_eq!(result["interfaces"][1]["sandbox"], node.sandbox_path());
+        assert_eq!(result["ips"], json!([{"address": "10.0.1.5/32", "interface": 1}]));
+
+        let mut host = Rtnl::open().unwrap();
+        let link = host.link_named(VETH).unwrap().unwrap();
+        assert_eq!((link.mtu, link.up), (8000, true));
+        assert_eq!(host.routes(Some(POD_TABLE), Some(link.index)).unwrap().len(), 1);
+
+        node.call("CHECK", &json!({"prevResult": result}))
+            .assert_silent_success();
+        node.call("ADD", &json!({})).json();
+
+        node.call("DEL", &json!({"prevResult": result}))
+            .assert_silent_success();
+        let doomed = host.link_named(VETH).unwrap().unwrap();
+        assert_eq!(doomed.group, DOOMED_GROUP);
+        assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
+        node.call("DEL", &json!({})).assert_silent_success();
+        assert_eq!(daemon.methods(), ["Add", "Check", "Add", "Del", "Del"]);
+        assert_eq!(node.waiting_dels(), 0);
+    });
+}
+
+#[test]
+fn check_names_what_differs() {
+    on_a_node(|node| {
+        let _daemon = node.daemon(healthy(RuleLayout::Shared));
+        node.call("CHECK", &json!({})).assert_refused(999, VETH);
+        let wired = node.call("ADD", &json!({})).json();
+        let mut other = wired.clone();
+        other["ips"][0]["address"] = "10.0.1.9/32".into();
+        node.call("CHECK", &json!({"prevResult": other}))
+            .assert_refused(999, "the result says 10.0.1.9");
+        node.call("CHECK", &json!({"mtu": "1500"}))
+            .assert_refused(999, "MTU 8000");
+    });
+}
+
+#[test]
+fn case_71_a_refused_add_is_a_cni_error_on_stdout() {
+    on_a_node(|node| {
+        let error = ServiceError::new(ErrorKind::SubnetFull, "subnet-1a2b is full").with_aws(AwsFailure {
+            action: "AssignPrivateIpAddresses".to_owned(),
+            code: "InsufficientFreeAddressesInSubnet".to_owned(),
+            request_id: "r-1".to_owned(),
+        });
+        let _daemon = node.daemon(refusing(error));
+        let answer = node.call("ADD", &json!({}));
+        answer.assert_refused(
+            999,
+            "add cmd: failed to assign an IP address to container: subnet-1a2b is full",
+        );
+        answer.assert_refused(999, "request id r-1");
+        assert!(
+            answer.stdout.starts_with("{\n    \"code\": 999,"),
+            "{}",
+            answer.stdout
+        );
+        node.assert_kernel_is_empty();
+    });
+}
+
+#[test]
+fn an_add_without_a_daemon_says_where_to_look_and_can_be_retried() {
+    on_a_node(|node| {
+        let answer = node.call("ADD", &json!({}));
+        answer.assert_refused(11, "add cmd: failed to connect to backend server");
+        answer.assert_refused(11, "systemctl status ipamd");
+    });
+}
+
+#[test]
+fn an_add_that_is_not_durable_leaves_nothing_behind() {
+    for failure in [
+        vec![],
+        vec![Err(ServiceError::new(ErrorKind::DiskFull, "the disk is full"))],
+    ] {
+        on_a_node(move |node| {
+            let well = healthy(RuleLayout::PerPod);
+            let daemon = node.daemon(move |request| match request {
+                Request::Add(_) => well(request).into_iter().take(1).chain(failure.clone()).collect(),
+                _ => well(request),
+            });
+            node.call("ADD", &json!({})).assert_refused(11, "add cmd: ");
+            node.assert_kernel_is_empty();
+            let seen = daemon.seen();
+            assert!(
+                matches!(&seen[..], [_, Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
+                "{seen:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn case_70_a_missing_namespace_releases_the_address() {
+    on_a_node(|node| {
+        let daemon = node.daemon(healthy(RuleLayout::Shared));
+        let answer = node.call_in("ADD", "/run/netns/never-was", &json!({}));
+        answer.assert_refused(999, "add command: failed to setup network: ");
+        answer.assert_refused(
+            999,
+            "failed to Statfs \"/run/netns/never-was\": no such file or directory",
+        );
+        let seen = daemon.seen();
+        assert!(
+            matches!(&seen[..], [_, Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
+            "{seen:?}"
+        );
+        node.assert_kernel_is_empty();
+    });
+}
+
+#[test]
+fn a_release_that_finds_the_daemon_gone_is_written_down() {
+    on_a_node(|node| {
+        let well = healthy(RuleLayout::Shared);
+        let _daemon = node.daemon(move |request| match request {
+            Request::Add(_) => well(request),
+            _ => vec![],
+        });
+        node.call_in("ADD", "/run/netns/never-was", &json!({}))
+            .assert_refused(999, "setup network");
+        assert_eq!(node.waiting_dels(), 1);
+    });
+}
+
+#[test]
+fn the_plugins_own_namespace_is_code_8_and_nothing_is_asked() {
+    on_a_node(|node| {
+        let daemon = node.daemon(healthy(RuleLayout::Shared));
+        let own = netns();
+        let own = format!("/proc/{}/fd/{}", std::process::id(), own.as_raw_fd());
+        node.call_in("ADD", &own, &json!({})).assert_refused(
+            8,
+            "plugin's netns and netns from CNI_NETNS should not be the same",
+        );
+        node.call_in("CHECK", &own, &json!({})).assert_silent_success();
+        assert!(daemon.seen().is_empty());
+    });
+}
+
+#[test]
+fn del_with_the_daemon_away_cleans_the_kernel_and_queues_the_rest() {
+    for layout in [RuleLayout::Shared, RuleLayout::PerPod] {
+        on_a_node(|node| {
+            let daemon = node.daemon(healthy(layout));
+            let result = node.call("ADD", &json!({})).json();
+            drop(daemon);
+            for netns in ["", "/run/netns/gone", &node.sandbox_path()] {
+                node.call_in("DEL", netns, &json!({"prevResult": result}))
+                    .assert_silent_success();
+                node.assert_kernel_is_empty();
+                assert_eq!(node.waiting_dels(), 1);
+            }
+            node.call_in("DEL", "", &json!({})).assert_silent_success();
+
+            let _daemon = node.daemon(healthy(layout));
+            node.call("ADD", &json!({})).json();
+            assert_eq!(node.waiting_dels(), 0, "a sandbox that came back is not released");
+        });
+    }
+}
+
+/// Conformance: dataplane case 97, a record without tables.
+#[test]
+fn case_97_del_by_a_record_of_1_19() {
+    on_a_node(|node| {
+        let daemon = node.daemon(healthy(RuleLayout::PerPod));
+        let mut result = node.call("ADD", &json!({})).json();
+        drop(daemon);
+        result["interfaces"][1].as_object_mut().unwrap().remove("mac");
+        node.call_in("DEL", "", &json!({"prevResult": result}))
+            .assert_silent_success();
+        node.assert_kernel_is_empty();
+    });
+}
+
+#[test]
+fn case_94_del_without_a_namespace_cleans_rules_and_releases() {
+    on_a_node(|node| {
+        let daemon = node.daemon(healthy(RuleLayout::PerPod));
+        node.call("ADD", &json!({})).json();
+        let rules = Rtnl::open().unwrap().rules().unwrap();
+        assert!(
+            rules
+                .iter()
+                .any(|rule| rule.priority == 1536 && rule.table == Some(TableId(3))),
+            "case 59: {rules:?}"
+        );
+        node.call_in("DEL", "", &json!({})).assert_silent_success();
+        let rules = Rtnl::open().unwrap().rules().unwrap();
+        assert!(
+            rules.iter().all(|rule| rule.from.is_none() && rule.to.is_none()),
+            "{rules:?}"
+        );
+        assert_eq!(daemon.methods(), ["Add", "Del"]);
+    });
+}
+
+#[test]
+fn case_95_del_of_an_unknown_sandbox_is_a_success() {
+    let unknown = ServiceError::new(ErrorKind::NotFound, "datastore: unknown pod");
+    for answer in [Ok(Reply::Released(Released::default())), Err(unknown)] {
+        on_a_node(move |node| {
+            let _daemon = node.daemon(move |_| vec![answer.clone()]);
+            node.call("DEL", &json!({})).assert_silent_success();
+            assert_eq!(node.waiting_dels(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_late_del_leaves_the_next_sandbox_of_the_same_pod_alone() {
+    on_a_node(|node| {
+        let daemon = node.daemon(healthy(RuleLayout::Shared));
+        let mut old = node.call("ADD", &json!({})).json();
+        drop(daemon);
+        old["ips"][0]["address"] = "10.0.1.77/32".into();
+        node.call_in("DEL", "", &json!({"prevResult": old}))
+            .assert_silent_success();
+        let mut host = Rtnl::open().unwrap();
+        let link = host.link_named(VETH).unwrap().unwrap();
+        assert_eq!(host.routes(Some(POD_TABLE), Some(link.index)).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_del_that_can_neither_ask_nor_write_is_retried() {
+    on_a_node(|node| {
+        std::fs::write(node.folder.path().join("state"), "in the way").unwrap();
+        node.call("DEL", &json!({}))
+            .assert_refused(11, "the release cannot be left in");
+    });
+}
+
+#[test]
+fn status_gc_and_their_failures() {
+    on_a_node(|node| {
+        let list = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
+        node.call("STATUS", &json!({}))
+            .assert_refused(50, "plugin not available: cannot connect");
+        node.call("GC", &list).assert_refused(11, "nothing was collected");
+        let daemon = node.daemon(healthy(RuleLayout::Shared));
+        node.call("STATUS", &json!({})).assert_silent_success();
+        node.call("GC", &list).assert_silent_success();
+        node.call("GC", &json!({}))
+            .assert_refused(7, "cni.dev/valid-attachments");
+        let seen = daemon.seen();
+        assert!(
+            matches!(&seen[..], [Request::Status, Request::Gc(gc)] if gc.valid.len() == 1),
+            "{seen:?}"
+        );
+    });
+}
+
+#[test]
+fn case_107_configuration_errors_keep_upstreams_prefixes() {
+    on_a_node(|node| {
+        for (verb, word) in [("ADD", "add"), ("DEL", "del")] {
+            let prefix = format!("{word} cmd: error loading config from args: ");
+            node.call(verb, &json!({"mtu": 9001})).assert_refused(
+                999,
+                &format!("{prefix}add cmd: error loading config from args: json: "),
+            );
+            node.call(verb, &json!({"vethPrefix": "abcde"})).assert_refused(
+                999,
+                &format!("{prefix}conf.VethPrefix can be at most 4 characters long"),
+            );
+            node.call(
+                verb,
+                &json!({"cniVersion": "0.4.0", "prevResult": {"cniVersion": "9.9.9"}}),
+            )
+            .assert_refused(
+                999,
+                &format!("{prefix}could not parse prevResult: could not parse prevResult: result"),
+            );
+        }
+    });
+}
+
+#[test]
+fn logs_never_reach_stdout() {
+    on_a_node(|node| {
+        let _daemon = node.daemon(healthy(RuleLayout::Shared));
+        let answer = node.call(
+            "ADD",
+            &json!({"pluginLogFile": "stdout", "pluginLogLevel": "debug"}),
+        );
+        assert_eq!(answer.json()["cniVersion"], "1.1.0");
+        let log = node.folder.path().join("plugin.log");
+        node.call("DEL", &json!({"pluginLogFile": log}))
+            .assert_silent_success();
+        assert!(std::fs::read_to_string(log).unwrap().contains("10.0.1.5"));
+    });
+}
