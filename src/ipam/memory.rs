@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use super::cloud::{CloudFailure, DescribeScope};
 use super::effect::Reply;
 use super::event::AddRequest;
-use super::ids::{CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SubnetId, Tick, WaiterId};
+use super::ids::{
+    CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SubnetId, Tick, WaiterId,
+};
 use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
 use super::records::RecordKey;
@@ -206,7 +208,9 @@ impl Memory {
             .get(&topic)
             .map_or(1, |obstacle| obstacle.attempt.saturating_add(1));
         let asked = failure.as_ref().and_then(|failure| failure.retry_after);
-        let wait = pace.wait(attempt, spread(self.dice)).max(asked.unwrap_or_default());
+        let wait = pace
+            .wait(attempt, spread(self.dice))
+            .max(asked.unwrap_or_default());
         let until = now.after(wait.max(std::time::Duration::from_millis(1)));
         self.obstacles.insert(
             topic,

@@ -113,7 +113,9 @@ impl Pool {
 
     /// Whether a sandbox may have it now.
     pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
-        self.addresses.get(&address).is_some_and(|known| known.is_free(now))
+        self.addresses
+            .get(&address)
+            .is_some_and(|known| known.is_free(now))
             && self.is_wired(address)
             && self
                 .placed(address)
@@ -219,7 +221,9 @@ impl Pool {
     /// An address is on an ENI. It keeps its past, and its holder its claim, wherever it was before.
     pub(super) fn place(&mut self, id: &EniId, address: Ipv4Addr, placed: Placed) {
         let known = self.addresses.get(&address);
-        let elsewhere = known.filter(|known| known.eni != *id).map(|known| known.eni.clone());
+        let elsewhere = known
+            .filter(|known| known.eni != *id)
+            .map(|known| known.eni.clone());
         if let Some(old) = &elsewhere {
             if known.is_some_and(|known| known.holder.is_some()) {
                 return;
@@ -460,12 +464,10 @@ impl Pool {
     pub(super) fn free_device(&self) -> Option<DeviceIndex> {
         let taken = |device: &DeviceIndex| {
             self.memory.devices_taken.contains(device)
-                || self
-                    .enis
-                    .values()
-                    .any(|eni| eni.card == CardIndex(0) && eni.takes_place() && eni.device.as_ref() == Some(device))
+                || self.enis.values().any(|eni| {
+                    eni.card == CardIndex(0) && eni.takes_place() && eni.device.as_ref() == Some(device)
+                })
         };
         (1..=99).map(DeviceIndex).find(|device| !taken(device))
     }
 }
-

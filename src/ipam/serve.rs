@@ -159,7 +159,12 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let patient = report.has_transient() || is_asking_around(pool);
     let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
     for (deadline, waiter) in queue(pool) {
-        let Some(key) = pool.memory.waiters.get(&waiter).map(|request| request.key.clone()) else {
+        let Some(key) = pool
+            .memory
+            .waiters
+            .get(&waiter)
+            .map(|request| request.key.clone())
+        else {
             continue;
         };
         let refusal = if deadline <= now {
@@ -299,7 +304,10 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                     "detach network interfaces that are not ours, or use a larger instance type",
                 ),
                 FailureClass::Throttled => (RefusalKind::Throttled, "retry later"),
-                _ => (RefusalKind::TryAgain, "retry later; the message names EC2's reason"),
+                _ => (
+                    RefusalKind::TryAgain,
+                    "retry later; the message names EC2's reason",
+                ),
             };
             let wait = until.since(now);
             Refusal {
@@ -307,7 +315,10 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                 retry_after_ms: u64::try_from(wait.as_millis()).ok(),
                 ..refusal(
                     kind,
-                    format!("no address is free and {failure}; next try in {} s", wait.as_secs()),
+                    format!(
+                        "no address is free and {failure}; next try in {} s",
+                        wait.as_secs()
+                    ),
                     next_step,
                 )
             }
@@ -325,7 +336,11 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                     report.assigned,
                     report.cooling,
                     report.quarantined,
-                    if *by_setting { "MAX_ENI" } else { "limit of the instance type" },
+                    if *by_setting {
+                        "MAX_ENI"
+                    } else {
+                        "limit of the instance type"
+                    },
                 ),
                 "run fewer pods on this node (max-pods), or use a larger instance type",
             )

@@ -61,7 +61,14 @@ pub(super) struct Actor {
 
 impl Actor {
     /// Takes the pool over; `mail` is where the hands report to.
-    pub(super) fn new(pool: Pool, store: Store, hands: Hands, mail: UnboundedSender<Mail>, layout: RuleLayout, deferred: Deferred) -> Self {
+    pub(super) fn new(
+        pool: Pool,
+        store: Store,
+        hands: Hands,
+        mail: UnboundedSender<Mail>,
+        layout: RuleLayout,
+        deferred: Deferred,
+    ) -> Self {
         Self {
             pool,
             store,
@@ -151,7 +158,10 @@ impl Actor {
             }
             Request::Del(del) => {
                 self.waiting.insert(waiter, call.replies);
-                self.step(Event::Del { waiter, key: del.key() });
+                self.step(Event::Del {
+                    waiter,
+                    key: del.key(),
+                });
                 self.hands.reap_soon();
             }
             Request::Gc(gc) => {
@@ -164,7 +174,10 @@ impl Actor {
                 });
             }
             Request::Check(check) => say(&call.replies, self.check(&check)),
-            Request::Status => say(&call.replies, Ok(Answer::Status(answers::status(self.pool.status(clock::now()))))),
+            Request::Status => say(
+                &call.replies,
+                Ok(Answer::Status(answers::status(self.pool.status(clock::now())))),
+            ),
             Request::Dump => say(&call.replies, Ok(Answer::Dump(self.pool.dump(clock::now())))),
         }
     }
@@ -237,11 +250,7 @@ impl Actor {
         }
         let last = !matches!(reply, Reply::Assigned(_));
         let answer = answers::answer(reply, self.layout);
-        let replies = if last {
-            self.waiting.remove(&waiter)
-        } else {
-            None
-        };
+        let replies = if last { self.waiting.remove(&waiter) } else { None };
         match replies.as_ref().or_else(|| self.waiting.get(&waiter)) {
             Some(replies) => say(replies, answer),
             None => debug!(?waiter, "nobody waits for this answer any more"),
@@ -269,8 +278,12 @@ fn write(change: Change) -> Write {
 
 fn log(reply: &Reply) {
     match reply {
-        Reply::Assigned(grant) => info!(address = %grant.address, eni = %grant.eni, repeated = grant.repeated, "assigned"),
-        Reply::Refused(refusal) => warn!(kind = ?refusal.kind, next_step = refusal.next_step, "refused: {}", refusal.message),
+        Reply::Assigned(grant) => {
+            info!(address = %grant.address, eni = %grant.eni, repeated = grant.repeated, "assigned")
+        }
+        Reply::Refused(refusal) => {
+            warn!(kind = ?refusal.kind, next_step = refusal.next_step, "refused: {}", refusal.message)
+        }
         Reply::Released { addresses, .. } => {
             for held in addresses {
                 info!(address = %held.address, namespace = held.pod.namespace, pod = held.pod.name, container = %held.key.container, "released");

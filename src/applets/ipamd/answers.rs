@@ -7,7 +7,8 @@ use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
 use crate::ipam::status::Status as PoolStatus;
 use crate::net::layout::RuleLayout;
 use crate::rpc::types::{
-    Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer, ServiceError, Status,
+    Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer,
+    ServiceError, Status,
 };
 
 /// What is said on the socket for a reply of the pool.
@@ -92,6 +93,7 @@ pub(super) fn status(status: PoolStatus) -> Status {
         assigned: status.assigned.into(),
         cooling: status.cooling.into(),
         quarantined: status.quarantined.into(),
+        coming: status.coming.into(),
         waiting: status.waiting.into(),
         enis: status.enis.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -149,12 +149,17 @@ fn render(status: &crate::rpc::types::Status) -> String {
         format!("serving:      {}", if status.serving { "yes" } else { "no" }),
         format!("ENIs:         {}", status.enis),
         format!(
-            "addresses:    {} free, {} assigned, {} cooling, {} quarantined",
-            status.free, status.assigned, status.cooling, status.quarantined
+            "addresses:    {} free, {} assigned, {} cooling, {} quarantined, {} coming",
+            status.free, status.assigned, status.cooling, status.quarantined, status.coming
         ),
         format!("ADDs waiting: {}", status.waiting),
         format!("version:      {}", status.version),
     ];
-    lines.extend(status.reasons.iter().map(|reason| format!("note:         {reason}")));
+    lines.extend(
+        status
+            .reasons
+            .iter()
+            .map(|reason| format!("note:         {reason}")),
+    );
     lines.join("\n")
 }

@@ -72,7 +72,11 @@ mod tests {
             ("", None),
         ] {
             fs::write(&file, text).unwrap();
-            assert_eq!(dmi_instance_id_in(&file), expected.map(InstanceId::from), "{text:?}");
+            assert_eq!(
+                dmi_instance_id_in(&file),
+                expected.map(InstanceId::from),
+                "{text:?}"
+            );
         }
         assert_eq!(dmi_instance_id_in(&dir.path().join("absent")), None);
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::spawn;
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
 use super::actor::Mail;
@@ -26,7 +26,13 @@ pub(super) struct Hands {
 
 impl Hands {
     /// `mail` is where outcomes go.
-    pub(super) fn new(ec2: Ec2, imds: Arc<Imds>, primary: Mac, kernel: Kernel, mail: UnboundedSender<Mail>) -> Self {
+    pub(super) fn new(
+        ec2: Ec2,
+        imds: Arc<Imds>,
+        primary: Mac,
+        kernel: Kernel,
+        mail: UnboundedSender<Mail>,
+    ) -> Self {
         Self {
             ec2: Arc::new(ec2),
             imds,

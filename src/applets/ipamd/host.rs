@@ -56,7 +56,9 @@ fn standing(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Standing {
         let mark = eni
             .device
             .and_then(|device| mark(config.network.rule_layout, device));
-        let (Some(link), Some(mark)) = (link, mark) else { continue };
+        let (Some(link), Some(mark)) = (link, mark) else {
+            continue;
+        };
         enis.insert(mark, link.ifindex);
         published.extend(eni.addresses.keys().map(|address| (*address, mark)));
     }

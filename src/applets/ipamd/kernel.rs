@@ -130,15 +130,16 @@ pub(super) fn start(
 ) -> Result<(Kernel, JoinHandle<()>), SetupError> {
     let (jobs, queue) = channel();
     let (ready, is_ready) = channel();
-    let thread = std::thread::Builder::new()
-        .name("kernel".into())
-        .spawn(move || match Worker::open(setup, mail) {
-            Ok(worker) => {
-                drop(ready.send(Ok(())));
-                worker.run(&queue);
-            }
-            Err(error) => drop(ready.send(Err(error))),
-        })?;
+    let thread =
+        std::thread::Builder::new()
+            .name("kernel".into())
+            .spawn(move || match Worker::open(setup, mail) {
+                Ok(worker) => {
+                    drop(ready.send(Ok(())));
+                    worker.run(&queue);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            })?;
     // The thread answers before it does anything else; it cannot go without an answer.
     is_ready.recv().unwrap_or(Ok(()))?;
     Ok((Kernel { jobs }, thread))
@@ -162,7 +163,10 @@ impl Worker {
         }
         if setup.intent.layout == RuleLayout::Shared {
             match host.table().publish_only(&setup.published) {
-                Ok(true) => info!(addresses = setup.published.len(), "published addresses were put right"),
+                Ok(true) => info!(
+                    addresses = setup.published.len(),
+                    "published addresses were put right"
+                ),
                 Ok(false) => {}
                 Err(error) => warn!("published addresses could not be compared: {error}"),
             }

@@ -135,7 +135,10 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let (mail, letters) = unbounded_channel();
     let kernel_facts = kernel::read(&config.network.veth_prefix)?;
     let primary = facts.primary_mac;
-    let region = facts.zone.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned();
+    let region = facts
+        .zone
+        .trim_end_matches(|c: char| c.is_ascii_lowercase())
+        .to_owned();
     info!(instance = %facts.instance, instance_type = %facts.instance_type, eni = %facts.primary_eni, "node");
     let (pool, effects) = Pool::recover(
         Start {
@@ -153,7 +156,14 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let ec2 = Ec2::new(Ec2Settings::of_node(&config.aws, Some(&region)));
     let hands = Hands::new(ec2, Arc::clone(&imds), primary, kernel.clone(), mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
-    let mut actor = Actor::new(pool, store, hands, mail.clone(), config.network.rule_layout, deferred);
+    let mut actor = Actor::new(
+        pool,
+        store,
+        hands,
+        mail.clone(),
+        config.network.rule_layout,
+        deferred,
+    );
     actor.execute(effects);
     if let Some(found) = found {
         actor.step(Event::Imds(node::snapshot(found.enis)));
@@ -293,7 +303,9 @@ fn put_off(incoming: Incoming, why: &str) -> Option<Incoming> {
     match incoming {
         Incoming::Call(call) if matches!(call.request, Request::Status | Request::Dump) => {
             let error = ServiceError::new(ErrorKind::Starting, format!("ipamd is starting: {why}"))
-                .with_next_step("check that IMDSv2 answers on this node: hop limit, firewall, instance metadata options");
+                .with_next_step(
+                    "check that IMDSv2 answers on this node: hop limit, firewall, instance metadata options",
+                );
             // A client that left needs no answer.
             call.replies.fail(error);
             None
@@ -317,7 +329,9 @@ fn refresh_vpc(imds: Arc<Imds>, primary: Mac, kernel: Kernel) {
         loop {
             tokio::time::sleep(VPC_REFRESH).await;
             match imds.vpc_cidrs(primary).await {
-                Ok(cidrs) if cidrs.is_empty() => warn!("IMDS lists no network of the VPC; nothing is changed"),
+                Ok(cidrs) if cidrs.is_empty() => {
+                    warn!("IMDS lists no network of the VPC; nothing is changed")
+                }
                 Ok(mut cidrs) => {
                     cidrs.sort_unstable();
                     if known.as_ref() != Some(&cidrs) {
