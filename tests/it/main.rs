@@ -12,4 +12,6 @@
 
 mod cli;
 mod fake_daemon;
+mod growth;
 mod plugin;
+mod scene;

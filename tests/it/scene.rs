@@ -1,0 +1,216 @@
+//! A node of the lab with our daemon on it: where the integration tests play.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_cni_lab::lab::{Lab, LabBuilder};
+use aws_cni_lab::node::Node;
+use aws_cni_lab::pod::{CniOutcome, Pod, side_by_side};
+use aws_cni_lab::process::{Daemon, DaemonSpec};
+use serde_json::{Value, json};
+
+/// Nothing here takes this long unless it is broken; a test machine may be slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One node, its daemon and the listening socket, which is the node's as systemd would hold it.
+pub struct Scene {
+    pub lab: Lab,
+    pub node: Arc<Node>,
+    pub daemon: Option<Daemon>,
+    environment: Vec<(String, String)>,
+    listener: UnixListener,
+}
+
+impl Scene {
+    /// A node of this type in a lab without delays, its daemon serving.
+    pub fn new(instance_type: &str) -> Self {
+        let mut scene = Self::stage(Lab::builder(), instance_type, &[]);
+        scene.start();
+        scene
+    }
+
+    /// The same with settings of the daemon.
+    pub fn with_env(instance_type: &str, environment: &[(&str, &str)]) -> Self {
+        let mut scene = Self::stage(Lab::builder(), instance_type, environment);
+        scene.start();
+        scene
+    }
+
+    /// Everything but the daemon, so that faults can be arranged first.
+    pub fn stage(builder: LabBuilder, instance_type: &str, environment: &[(&str, &str)]) -> Self {
+        let lab = builder.node("a", instance_type).build().unwrap();
+        let node = lab.node("a").unwrap();
+        node.install(Path::new(env!("CARGO_BIN_EXE_aws-cni"))).unwrap();
+        let listener = UnixListener::bind(node.dirs().socket()).unwrap();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self {
+            lab,
+            node,
+            daemon: None,
+            environment: environment.iter().map(owned).collect(),
+            listener,
+        }
+    }
+
+    /// The daemon's program and environment on this node.
+    pub fn spec(&self) -> DaemonSpec {
+        self.environment
+            .iter()
+            .fold(self.node.ipamd_spec(), |spec, (name, value)| {
+                spec.env(name, value)
+            })
+            .listener(self.listener.try_clone().unwrap())
+    }
+
+    /// Another value for a setting, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts the daemon and waits for `READY=1`.
+    pub fn start(&mut self) {
+        self.launch();
+        if let Err(error) = self.daemon().wait_ready(PATIENCE) {
+            panic!("not ready: {error}\n{}", self.daemon().log());
+        }
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn launch(&mut self) {
+        self.daemon = Some(self.node.start(self.spec()).unwrap());
+    }
+
+    /// The daemon, which must have been started.
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().unwrap()
+    }
+
+    /// `kill -9`; the socket stays.
+    pub fn kill(&mut self) {
+        self.daemon.take().unwrap().kill().unwrap();
+    }
+
+    /// `kill -9` and start again.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
+    /// This many new pods, not added yet.
+    pub fn pods(&self, prefix: &str, count: usize) -> Vec<Pod> {
+        let pod = |index| self.node.pod("default", &format!("{prefix}-{index}")).unwrap();
+        (0..count).map(pod).collect()
+    }
+
+    /// ADDs them, this many at a time; every one must succeed.
+    pub fn add(&self, pods: &[Pod], at_once: usize) {
+        let outcomes = side_by_side(pods, at_once, |pod| pod.add().unwrap());
+        for (pod, outcome) in pods.iter().zip(&outcomes) {
+            assert!(
+                outcome.succeeded(),
+                "ADD of {}: {}\n{}",
+                pod.label(),
+                said(outcome),
+                self.log()
+            );
+        }
+    }
+
+    /// DELs them, this many at a time; every one must succeed.
+    pub fn del(&self, pods: &[Pod], at_once: usize) {
+        let outcomes = side_by_side(pods, at_once, |pod| pod.del().unwrap());
+        for (pod, outcome) in pods.iter().zip(&outcomes) {
+            assert!(
+                outcome.succeeded(),
+                "DEL of {}: {}\n{}",
+                pod.label(),
+                said(outcome),
+                self.log()
+            );
+        }
+    }
+
+    /// What the daemon answers to `Status`.
+    pub fn status(&self) -> Value {
+        self.node.call_ipamd("Status", &json!({})).unwrap()
+    }
+
+    /// One number of [`Scene::status`].
+    pub fn count(&self, what: &str) -> u64 {
+        self.status()[what].as_u64().unwrap()
+    }
+
+    /// What the daemon answers to `Dump`.
+    pub fn dump(&self) -> Value {
+        self.node.call_ipamd("Dump", &json!({})).unwrap()
+    }
+
+    /// Waits until nothing is on its way and nobody waits.
+    pub fn settle(&self) -> Value {
+        self.wait_for("growth to end", |status| {
+            status["coming"] == 0 && status["waiting"] == 0
+        })
+    }
+
+    /// Waits until the daemon's status fulfils a condition.
+    pub fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let status = self.status();
+            if condition(&status) {
+                return status;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain for {what}: {status:#}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        self.daemon.as_ref().map(Daemon::log).unwrap_or_default()
+    }
+
+    /// Secondary addresses that EC2 has on this instance's ENIs.
+    pub fn ec2_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let instance = self.node.instance().clone();
+        self.lab.cloud().model(|model| {
+            let mine = model
+                .enis()
+                .values()
+                .filter(|eni| eni.attachment.as_ref().is_some_and(|at| at.instance == instance));
+            mine.flat_map(|eni| eni.secondary.iter().copied().collect::<Vec<_>>())
+                .collect()
+        })
+    }
+
+    /// The invariants that hold at any moment for these live pods: different addresses, all of them EC2's, and the
+    /// daemon counts exactly them.
+    pub fn check(&self, live: &[Pod]) {
+        let addresses: Vec<Ipv4Addr> = live.iter().filter_map(Pod::address).collect();
+        let different: BTreeSet<Ipv4Addr> = addresses.iter().copied().collect();
+        assert_eq!(addresses.len(), live.len(), "every live pod has an address");
+        assert_eq!(
+            different.len(),
+            addresses.len(),
+            "no address has two pods: {addresses:?}"
+        );
+        let owned = self.ec2_addresses();
+        let foreign: Vec<_> = different.difference(&owned).collect();
+        assert!(foreign.is_empty(), "EC2 does not know {foreign:?}");
+        assert_eq!(self.count("assigned"), live.len() as u64, "{:#}", self.status());
+    }
+}
+
+/// What a plugin said, for failure messages.
+pub fn said(outcome: &CniOutcome) -> String {
+    format!("{}{}", outcome.stdout, outcome.stderr)
+}
