@@ -164,10 +164,15 @@ impl Client {
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let frame = frame::encode_request(request)?;
         let remaining = self.remaining()?;
-        self.stream
+        let sent = self
+            .stream
             .set_write_timeout(Some(remaining))
-            .and_then(|()| self.stream.write_all(&frame))
-            .map_err(|error| self.late_or(error, ClientError::Send))
+            .and_then(|()| self.stream.write_all(&frame));
+        match sent {
+            // A daemon that has no room refuses before it reads, and its answer waits to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(|error| self.late_or(error, ClientError::Send)),
+        }
     }
 
     fn receive(&mut self, request: &Request) -> Result<Reply, ClientError> {

@@ -504,3 +504,25 @@ fn logs_never_reach_stdout() {
         assert!(std::fs::read_to_string(log).unwrap().contains("10.0.1.5"));
     });
 }
+
+#[test]
+fn the_deadline_of_the_conflist_travels_with_the_request() {
+    on_a_node(|node| {
+        let late =
+            ServiceError::new(ErrorKind::Deadline, "waited for eni-1 to attach").with_next_step("wait");
+        let daemon = node.daemon(refusing(late));
+        node.call("ADD", &json!({"addDeadlineSeconds": 2.5}))
+            .assert_refused(11, "container: waited for eni-1 to attach (Deadline); next: wait");
+        node.call("ADD", &json!({}))
+            .assert_refused(11, "container: waited");
+        let deadlines: Vec<u64> = daemon
+            .seen()
+            .iter()
+            .filter_map(|request| match request {
+                Request::Add(add) => Some(add.deadline_ms),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(deadlines, [2500, 30_000]);
+    });
+}
