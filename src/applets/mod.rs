@@ -5,6 +5,7 @@
 
 mod aws_cni;
 mod egress_cni;
+mod ipamd;
 mod multicall;
 mod paths;
 mod plugin;
@@ -39,7 +40,7 @@ const APPLETS: [Applet; 4] = [
     Applet {
         name: "ipamd",
         summary: "the daemon that owns this node's ENIs and addresses (run by systemd)",
-        run: ipamd,
+        run: ipamd::run,
     },
     Applet {
         name: "aws-cni-support",
@@ -47,12 +48,6 @@ const APPLETS: [Applet; 4] = [
         run: support::run,
     },
 ];
-
-/// Holds the daemon's place until it is linked in.
-fn ipamd(_args: &[String]) -> ExitCode {
-    terminal::complain("ipamd: not part of this build yet");
-    ExitCode::FAILURE
-}
 
 fn find(name: &str) -> Option<&'static Applet> {
     APPLETS.iter().find(|applet| applet.name == name)

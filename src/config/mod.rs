@@ -1,1 +1,25 @@
 //! Configuration from the environment and a file.
+//!
+//! [`Config::load`] is pure: environment and file content in, values or all problems out. The variables are
+//! upstream's (`amazon-vpc-cni-k8s`) by name and meaning; `AWS_CNI_…` and `RULE_LAYOUT` are ours.
+
+mod env_file;
+mod features;
+mod known;
+mod load;
+mod network;
+mod parse;
+mod problem;
+mod process;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use load::{DEFAULT_FILE, config_path};
+pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
+pub use process::{LoadError, from_process};
+pub use types::{
+    AccessKey, AwsConfig, Config, DaemonConfig, LogConfig, NetworkConfig, PoolConfig, RuleLayout, Setting,
+    SnatPorts,
+};

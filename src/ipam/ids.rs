@@ -145,6 +145,34 @@ impl From<Mac> for String {
     }
 }
 
+macro_rules! counted_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+counted_id!(
+    /// One request waiting at the socket for its reply. The daemon hands them out and never reuses one.
+    WaiterId
+);
+counted_id!(
+    /// One EC2 call in flight. Later calls have greater numbers.
+    CallId
+);
+counted_id!(
+    /// One batch on its way to the disk. Later batches have greater numbers.
+    CommitId
+);
+
 /// The position of an ENI on its network card; 0 on card 0 is the primary ENI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

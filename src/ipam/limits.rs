@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::InstanceType;
+
+mod table {
+    include!(concat!(env!("OUT_DIR"), "/limits_table.rs"));
+}
+
 /// ENI and address limits of an instance type (EC2 `DescribeInstanceTypes`, `NetworkInfo`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceLimits {
@@ -9,4 +15,44 @@ pub struct InstanceLimits {
     pub enis: u32,
     /// IPv4 addresses an ENI can carry, its own included.
     pub ipv4_per_eni: u32,
+}
+
+impl InstanceLimits {
+    /// Addresses an ENI can carry for pods: all but its own.
+    pub fn secondary_per_eni(self) -> u32 {
+        self.ipv4_per_eni.saturating_sub(1)
+    }
+}
+
+/// The compiled-in limits of `instance_type` (`data/instance-limits.csv`); `None` for a type newer than the table.
+pub fn lookup(instance_type: &InstanceType) -> Option<InstanceLimits> {
+    let index = table::LIMITS
+        .binary_search_by(|(name, ..)| (*name).cmp(instance_type.as_str()))
+        .ok()?;
+    let (_, enis, ipv4_per_eni) = *table::LIMITS.get(index)?;
+    Some(InstanceLimits { enis, ipv4_per_eni })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spot checks of the reference, ipamd §10.
+    #[test]
+    fn known_types() {
+        let limits = |name: &str| lookup(&name.into()).map(|limits| (limits.enis, limits.ipv4_per_eni));
+        assert_eq!(limits("t3.medium"), Some((3, 6)));
+        assert_eq!(limits("m5.large"), Some((3, 10)));
+        assert_eq!(limits("m4.4xlarge"), Some((8, 30)));
+        assert_eq!(limits("p3dn.24xlarge"), Some((15, 50)));
+        assert_eq!(limits("p5.48xlarge"), Some((2, 50)));
+        assert_eq!(limits("z9.metal"), None);
+        assert_eq!(limits(""), None);
+    }
+
+    #[test]
+    fn the_table_is_whole_and_sorted() {
+        assert_eq!(table::LIMITS.len(), 1391);
+        assert!(table::LIMITS.is_sorted_by(|a, b| a.0 < b.0));
+    }
 }

@@ -3,8 +3,36 @@
 //! Nothing here does I/O, reads a clock or rolls dice; `tests/it/arch.rs` and the lints below hold it to that.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod answers;
 pub mod cidr;
 pub mod cloud;
+pub mod effect;
+pub mod event;
+mod growth;
 pub mod ids;
+mod lifecycle;
 pub mod limits;
+mod memory;
+pub mod model;
+pub mod node;
+mod observe;
+pub mod obstacle;
+mod outbox;
+pub mod plan;
+pub mod policy;
+pub mod pool;
+pub mod records;
+pub mod recover;
+mod serve;
+pub mod stamp;
+pub mod status;
+pub mod step;
+pub mod verify;
 pub mod witness;
+
+#[cfg(test)]
+mod model_check;
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod world;

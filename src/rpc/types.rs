@@ -224,6 +224,8 @@ pub struct Status {
     pub cooling: u64,
     /// Addresses set aside because the witnesses disagree.
     pub quarantined: u64,
+    /// Addresses on their way: asked of EC2, or on ENIs that are not wired yet.
+    pub coming: u64,
     /// ADDs that wait for growth.
     pub waiting: u64,
     /// Attached ENIs.

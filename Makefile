@@ -1,0 +1,50 @@
+# The front door. `make help` lists what it opens.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+MUSL_X86 := x86_64-unknown-linux-musl
+MUSL_ARM := aarch64-unknown-linux-musl
+ARGS ?=
+
+.PHONY: help setup build demo test lint deny bench static static-arm64 packages
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## Install what building and testing need (apt or dnf)
+	@scripts/setup.sh base
+
+build: setup ## Build the development binary and the lab
+	$(CARGO) build --workspace --bins
+
+demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with -9 (ARGS=--keep leaves it running)
+	$(TARGET_DIR)/debug/aws-cni-lab demo --binary $(TARGET_DIR)/debug/aws-cni $(ARGS)
+
+test: setup ## Unit, property and integration tests against the lab
+	scripts/run-tests.sh $(ARGS)
+
+lint: setup ## rustfmt, clippy without warnings, licences
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	scripts/check-scripts.sh
+
+deny: ## Licences, bans, sources and advisories (needs the advisory database's host)
+	@scripts/setup.sh deny
+	$(CARGO) deny check
+
+bench: setup ## Our ADD, DEL, bursts and growth beside the kernel floor, in one run
+	scripts/bench.sh $(ARGS)
+
+static: ## The x86_64 musl release binary, verified static and measured
+	@scripts/setup.sh static
+	$(CARGO) build --release --target $(MUSL_X86) --bin aws-cni
+	scripts/verify-static.sh $(TARGET_DIR)/$(MUSL_X86)/release/aws-cni
+
+static-arm64: ## The same for Graviton, smoke-tested under qemu-user
+	@scripts/setup.sh static-arm64
+	$(CARGO) build --release --target $(MUSL_ARM) --bin aws-cni
+	RUNNER=qemu-aarch64-static scripts/verify-static.sh $(TARGET_DIR)/$(MUSL_ARM)/release/aws-cni
+
+packages: ## RPM and deb (not built yet: says so)
+	@echo "make packages: RPM and deb packaging has not landed yet; 'make static' gives the binary." >&2; exit 1

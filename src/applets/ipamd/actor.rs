@@ -1,0 +1,326 @@
+//! The one task that owns the pool: every request, answer, notification and timer reaches it through one mailbox.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::answers;
+use super::clock;
+use super::deferred::Deferred;
+use super::hands::Hands;
+use crate::ipam::effect::{Change, Effect, Reply};
+use crate::ipam::event::{AddRequest, Event};
+use crate::ipam::ids::{CommitId, Tick, WaiterId};
+use crate::ipam::pool::Pool;
+use crate::net::layout::RuleLayout;
+use crate::rpc::server::{Call, Incoming, Replies};
+use crate::rpc::types::{self, Allocation, ErrorKind, Reply as Answer, Request, ServiceError};
+use crate::store::{Store, Write};
+
+/// Stands in for a watchdog nobody set.
+const NEVER: Duration = Duration::from_hours(24);
+
+/// What reaches the actor from its own side.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// Something happened.
+    Event(Box<Event>),
+    /// A commit ended; these effects stood behind it.
+    Committed {
+        /// Which.
+        commit: CommitId,
+        /// What to do now, when it is durable.
+        behind: Vec<Effect>,
+        /// Why it is not durable.
+        failure: Option<String>,
+    },
+    /// Plugins may have left DELs behind.
+    LookForDeferred,
+}
+
+impl From<Event> for Mail {
+    fn from(event: Event) -> Self {
+        Self::Event(Box::new(event))
+    }
+}
+
+/// The pool, and the hands that do what it wants done.
+pub(super) struct Actor {
+    pool: Pool,
+    store: Store,
+    hands: Hands,
+    mail: UnboundedSender<Mail>,
+    layout: RuleLayout,
+    waiting: BTreeMap<WaiterId, Replies>,
+    wake: Option<Tick>,
+    deferred: Deferred,
+}
+
+impl Actor {
+    /// Takes the pool over; `mail` is where the hands report to.
+    pub(super) fn new(
+        pool: Pool,
+        store: Store,
+        hands: Hands,
+        mail: UnboundedSender<Mail>,
+        layout: RuleLayout,
+        deferred: Deferred,
+    ) -> Self {
+        Self {
+            pool,
+            store,
+            hands,
+            mail,
+            layout,
+            waiting: BTreeMap::new(),
+            wake: None,
+            deferred,
+        }
+    }
+
+    /// Handles one piece of mail from the inside.
+    pub(super) fn receive(&mut self, mail: Mail) {
+        match mail {
+            Mail::Event(event) => self.step(*event),
+            Mail::LookForDeferred => self.work_off_deferred(),
+            Mail::Committed {
+                commit,
+                behind,
+                failure: None,
+            } => {
+                self.step(Event::Committed { commit });
+                self.execute(behind);
+            }
+            Mail::Committed {
+                commit,
+                failure: Some(reason),
+                ..
+            } => {
+                warn!(reason, "the store could not make a change durable");
+                self.step(Event::CommitFailed { commit, reason });
+            }
+        }
+    }
+
+    /// Handles what the socket says.
+    pub(super) fn hear(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Call(call) => self.take(*call),
+            Incoming::HungUp { id } => {
+                let waiter = WaiterId(id);
+                self.waiting.remove(&waiter);
+                self.step(Event::GiveUp { waiter });
+            }
+        }
+    }
+
+    /// When the pool wants to be woken.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.wake.map(|at| Instant::now() + at.since(clock::now()))
+    }
+
+    /// The time asked for has come.
+    pub(super) fn wake(&mut self) {
+        self.wake = None;
+        self.step(Event::Timer);
+    }
+
+    /// Asks the pool for the DELs that plugins had to leave behind.
+    pub(super) fn work_off_deferred(&mut self) {
+        for (waiter, key) in self.deferred.collect() {
+            self.step(Event::Del { waiter, key });
+        }
+    }
+
+    /// Gives the store back, for closing it.
+    pub(super) fn into_store(self) -> Store {
+        self.store
+    }
+
+    fn take(&mut self, call: Call) {
+        let waiter = WaiterId(call.id);
+        match call.request {
+            Request::Add(add) => {
+                let patience = call.deadline.saturating_duration_since(Instant::now());
+                let request = AddRequest {
+                    waiter,
+                    key: add.key(),
+                    pod: add.pod,
+                    host_veth: add.host_veth,
+                    netns: add.netns,
+                    deadline: clock::now().after(patience),
+                };
+                self.waiting.insert(waiter, call.replies);
+                self.step(Event::Add(request));
+            }
+            Request::Del(del) => {
+                self.waiting.insert(waiter, call.replies);
+                self.step(Event::Del {
+                    waiter,
+                    key: del.key(),
+                });
+                self.hands.reap_soon();
+            }
+            Request::Gc(gc) => {
+                self.waiting.insert(waiter, call.replies);
+                let valid = gc.valid.into_iter().map(|held| (held.container_id, held.ifname));
+                self.step(Event::Gc {
+                    waiter,
+                    network: gc.network,
+                    valid: valid.collect(),
+                });
+            }
+            Request::Check(check) => say(&call.replies, self.check(&check)),
+            Request::Status => say(
+                &call.replies,
+                Ok(Answer::Status(answers::status(self.pool.status(clock::now())))),
+            ),
+            Request::Dump => say(&call.replies, Ok(Answer::Dump(self.pool.dump(clock::now())))),
+        }
+    }
+
+    fn check(&self, check: &types::Check) -> Result<Answer, ServiceError> {
+        let key = check.key();
+        let held = self.pool.allocations().get(&key).and_then(|held| {
+            let eni = self.pool.enis().get(&held.eni)?;
+            Some(Allocation {
+                address: held.address.into(),
+                eni_table: eni.table(),
+                device: eni.device?,
+                eni: eni.id.clone(),
+                eni_primary: Some(eni.primary),
+                layout: self.layout,
+                host_veth: held.host_veth.clone(),
+            })
+        });
+        held.map(Answer::Checked).ok_or_else(|| {
+            ServiceError::new(ErrorKind::NotFound, format!("no address is allocated to {key}"))
+                .with_next_step("delete the pod's sandbox; the runtime then makes a new one")
+        })
+    }
+
+    /// Lets the pool decide, and does what it wants.
+    pub(super) fn step(&mut self, event: Event) {
+        debug!(?event, "step");
+        let effects = self.pool.step(event, clock::now());
+        self.execute(effects);
+    }
+
+    /// Executes effects in order; what stands behind a commit waits for it.
+    pub(super) fn execute(&mut self, effects: Vec<Effect>) {
+        let mut effects = effects.into_iter();
+        while let Some(effect) = effects.next() {
+            match effect {
+                Effect::Commit { commit, changes } => {
+                    self.commit(commit, changes, effects.collect());
+                    return;
+                }
+                Effect::Reply { waiter, reply } => self.reply(waiter, reply),
+                Effect::WakeAt(at) => self.wake = Some(at),
+                Effect::Alarm(alarm) => error!(kind = alarm.kind, "{}", alarm.message),
+                other => self.hands.act(other),
+            }
+        }
+    }
+
+    fn commit(&self, commit: CommitId, changes: Vec<Change>, behind: Vec<Effect>) {
+        let mail = self.mail.clone();
+        let writes = changes.into_iter().map(write).collect();
+        self.store.commit(
+            writes,
+            Box::new(move |result| {
+                let done = Mail::Committed {
+                    commit,
+                    behind,
+                    failure: result.err().map(|error| error.to_string()),
+                };
+                // The actor is gone only when the daemon ends.
+                drop(mail.send(done));
+            }),
+        );
+    }
+
+    fn reply(&mut self, waiter: WaiterId, reply: Reply) {
+        log(&reply);
+        if !matches!(reply, Reply::Assigned(_)) && self.deferred.answered(waiter) {
+            return;
+        }
+        let last = !matches!(reply, Reply::Assigned(_));
+        let answer = answers::answer(reply, self.layout);
+        let replies = if last { self.waiting.remove(&waiter) } else { None };
+        match replies.as_ref().or_else(|| self.waiting.get(&waiter)) {
+            Some(replies) => say(replies, answer),
+            None => debug!(?waiter, "nobody waits for this answer any more"),
+        }
+    }
+}
+
+/// A client that left is told of by `HungUp`, so nothing is lost when it cannot be answered.
+fn say(replies: &Replies, answer: Result<Answer, ServiceError>) {
+    let heard = match answer {
+        Ok(answer) => replies.send(answer),
+        Err(error) => replies.fail(error),
+    };
+    if !heard {
+        debug!("the client left before its answer");
+    }
+}
+
+fn write(change: Change) -> Write {
+    match change {
+        Change::Put { key, value } => Write::Put { key, value },
+        Change::Remove { key } => Write::Remove { key },
+    }
+}
+
+fn log(reply: &Reply) {
+    match reply {
+        Reply::Assigned(grant) => {
+            info!(address = %grant.address, eni = %grant.eni, repeated = grant.repeated, "assigned")
+        }
+        Reply::Refused(refusal) => {
+            warn!(kind = ?refusal.kind, next_step = refusal.next_step, "refused: {}", refusal.message)
+        }
+        Reply::Released { addresses, .. } => {
+            for held in addresses {
+                info!(address = %held.address, namespace = held.pod.namespace, pod = held.pod.name, container = %held.key.container, "released");
+            }
+        }
+        Reply::Collected(held) => info!(released = held.len(), "collected what the runtime no longer has"),
+        Reply::Durable => {}
+    }
+}
+
+/// Runs the actor until `stop` resolves and nothing is open any more.
+pub(super) async fn run(
+    mut actor: Actor,
+    mut calls: tokio::sync::mpsc::Receiver<Incoming>,
+    mut mail: UnboundedReceiver<Mail>,
+    beat_every: Option<Duration>,
+    mut beat: impl FnMut(),
+) -> Actor {
+    let mut watchdog = tokio::time::interval(beat_every.unwrap_or(NEVER));
+    loop {
+        let wake = actor.wake_at();
+        tokio::select! {
+            Some(letter) = mail.recv() => actor.receive(letter),
+            incoming = calls.recv() => match incoming {
+                Some(incoming) => actor.hear(incoming),
+                // The server has stopped and every connection has ended.
+                None => return actor,
+            },
+            () = sleep_until(wake) => actor.wake(),
+            _ = watchdog.tick() => beat(),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

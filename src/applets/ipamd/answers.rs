@@ -1,0 +1,101 @@
+//! From what the pool replies to what the socket says.
+
+use std::net::IpAddr;
+
+use crate::ipam::cloud::CloudFailure;
+use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
+use crate::ipam::status::Status as PoolStatus;
+use crate::net::layout::RuleLayout;
+use crate::rpc::types::{
+    Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer,
+    ServiceError, Status,
+};
+
+/// What is said on the socket for a reply of the pool.
+pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, ServiceError> {
+    Ok(match reply {
+        Reply::Assigned(grant) => Answer::Assigned(assigned(grant, layout)),
+        Reply::Durable => Answer::Durable,
+        Reply::Refused(refusal) => return Err(refused(refusal)),
+        Reply::Released { addresses, known } => Answer::Released(Released {
+            addresses: addresses.into_iter().map(|held| released(held, layout)).collect(),
+            known,
+        }),
+        Reply::Collected(held) => Answer::Collected(Collected {
+            released: held
+                .into_iter()
+                .map(|held| Attachment {
+                    container_id: held.key.container,
+                    ifname: held.key.ifname,
+                })
+                .collect(),
+        }),
+    })
+}
+
+fn assigned(grant: Grant, layout: RuleLayout) -> Assigned {
+    Assigned {
+        allocation: Allocation {
+            address: IpAddr::V4(grant.address),
+            eni_table: grant.table,
+            device: grant.device,
+            eni: grant.eni,
+            eni_primary: Some(grant.eni_primary),
+            layout,
+            host_veth: String::new(),
+        },
+        repeated: grant.repeated,
+    }
+}
+
+fn released(held: ReleasedAddress, layout: RuleLayout) -> crate::rpc::types::ReleasedAddress {
+    crate::rpc::types::ReleasedAddress {
+        address: IpAddr::V4(held.address),
+        eni_table: held.table,
+        device: held.device,
+        host_veth: held.host_veth,
+        layout,
+    }
+}
+
+fn refused(refusal: Refusal) -> ServiceError {
+    let kind = match refusal.kind {
+        RefusalKind::TryAgain | RefusalKind::Cancelled => ErrorKind::TryAgain,
+        RefusalKind::Exhausted => ErrorKind::Exhausted,
+        RefusalKind::SubnetFull => ErrorKind::SubnetFull,
+        RefusalKind::Denied => ErrorKind::Denied,
+        RefusalKind::Throttled => ErrorKind::Throttled,
+        RefusalKind::DiskFull => ErrorKind::DiskFull,
+        RefusalKind::Deadline => ErrorKind::Deadline,
+    };
+    let mut error = ServiceError::new(kind, refusal.message).with_next_step(refusal.next_step);
+    error.aws = refusal.aws.map(aws);
+    error.limit = refusal.limit.map(|limit| limit.to_string());
+    error.retry_after_ms = refusal.retry_after_ms;
+    error
+}
+
+fn aws(failure: CloudFailure) -> AwsFailure {
+    AwsFailure {
+        action: failure.action,
+        code: failure.code.unwrap_or_default(),
+        request_id: failure.request_id.unwrap_or_default(),
+    }
+}
+
+/// The pool's own account, as the socket tells it.
+pub(super) fn status(status: PoolStatus) -> Status {
+    Status {
+        serving: status.serving,
+        existing_affected: false,
+        reasons: status.reasons,
+        free: status.free.into(),
+        assigned: status.assigned.into(),
+        cooling: status.cooling.into(),
+        quarantined: status.quarantined.into(),
+        coming: status.coming.into(),
+        waiting: status.waiting.into(),
+        enis: status.enis.into(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

@@ -1,0 +1,165 @@
+//! `ipamd`'s command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use super::super::{paths, terminal};
+use super::start;
+use crate::config::{self, Config};
+use crate::observe::{self, Stdout};
+use crate::rpc::client::Client;
+use crate::store;
+
+/// The daemon that owns this node's ENIs and addresses. Without a sub-command it serves in the foreground; it is
+/// configured by its environment and /etc/aws-cni/ipamd.env.
+#[derive(FromArgs)]
+struct Args {
+    /// print the version and exit
+    #[argh(switch)]
+    version: bool,
+    /// try to open the database in this directory and exit (used by the daemon itself)
+    #[argh(option)]
+    probe_store: Option<PathBuf>,
+    #[argh(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Status(Status),
+    Config(ConfigCommand),
+}
+
+/// Print the state of the running daemon.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "status")]
+struct Status {
+    /// everything the daemon knows, as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Check the configuration: every problem at once.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "config")]
+struct ConfigCommand {
+    #[argh(subcommand)]
+    command: ConfigAction,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum ConfigAction {
+    Check(Check),
+}
+
+/// Read environment and file as the daemon would, and print what is wrong.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "check")]
+struct Check {}
+
+/// Runs the daemon, or what its arguments ask for.
+pub(in crate::applets) fn run(args: &[String]) -> ExitCode {
+    let args: Args = match terminal::parse("ipamd", args) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    if args.version {
+        terminal::say(&terminal::version_text("ipamd"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(directory) = args.probe_store {
+        return store::probe_in_this_process(&directory);
+    }
+    match args.command {
+        Some(Command::Status(status)) => show(&status),
+        Some(Command::Config(ConfigCommand {
+            command: ConfigAction::Check(Check {}),
+        })) => check(),
+        None => serve(),
+    }
+}
+
+fn load() -> Result<Config, ExitCode> {
+    config::from_process().map_err(|error| {
+        terminal::complain(&format!("ipamd: {error}"));
+        ExitCode::from(terminal::USAGE)
+    })
+}
+
+fn check() -> ExitCode {
+    let config = match load() {
+        Ok(config) => config,
+        Err(status) => return status,
+    };
+    for warning in &config.warnings {
+        terminal::say(&format!("warning: {warning}"));
+    }
+    terminal::say("the configuration is valid");
+    ExitCode::SUCCESS
+}
+
+fn serve() -> ExitCode {
+    let config = match load() {
+        Ok(config) => config,
+        Err(status) => return status,
+    };
+    if let Err(error) = observe::init("ipamd", config.log.level, &config.log.destination, Stdout::Free) {
+        terminal::complain(&format!("ipamd: {error}"));
+    }
+    for warning in &config.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    match start::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("cannot serve: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(status: &Status) -> ExitCode {
+    let client = Client::connect(&paths::socket(), Duration::from_secs(5));
+    let text = client.and_then(|client| {
+        if status.json {
+            Ok(format!("{:#}", client.dump()?))
+        } else {
+            Ok(render(&client.status()?))
+        }
+    });
+    match text {
+        Ok(text) => {
+            terminal::say(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            terminal::complain(&format!("ipamd: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn render(status: &crate::rpc::types::Status) -> String {
+    let mut lines = vec![
+        format!("serving:      {}", if status.serving { "yes" } else { "no" }),
+        format!("ENIs:         {}", status.enis),
+        format!(
+            "addresses:    {} free, {} assigned, {} cooling, {} quarantined, {} coming",
+            status.free, status.assigned, status.cooling, status.quarantined, status.coming
+        ),
+        format!("ADDs waiting: {}", status.waiting),
+        format!("version:      {}", status.version),
+    ];
+    lines.extend(
+        status
+            .reasons
+            .iter()
+            .map(|reason| format!("note:         {reason}")),
+    );
+    lines.join("\n")
+}

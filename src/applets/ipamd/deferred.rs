@@ -1,0 +1,82 @@
+//! DELs that plugins cleaned up after while the daemon was away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tracing::{info, warn};
+
+use crate::ipam::ids::{SandboxKey, WaiterId};
+use crate::store::pending;
+
+/// The deferred DELs being worked off. Their waiter ids count down from the top, far from the socket's.
+#[derive(Debug)]
+pub(super) struct Deferred {
+    directory: PathBuf,
+    next: u64,
+    files: BTreeMap<WaiterId, PathBuf>,
+    unreadable: BTreeSet<PathBuf>,
+}
+
+impl Deferred {
+    /// Those below the state directory.
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join(pending::DIRECTORY),
+            next: u64::MAX,
+            files: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// What has been left since the last look, as DELs to ask the pool for.
+    pub(super) fn collect(&mut self) -> Vec<(WaiterId, SandboxKey)> {
+        let listed = match pending::list(&self.directory) {
+            Ok(listed) => listed,
+            Err(error) => {
+                warn!("deferred DELs could not be listed: {error}");
+                return Vec::new();
+            }
+        };
+        let mut dels = Vec::new();
+        for file in listed {
+            if self.files.values().any(|path| *path == file.path) {
+                continue;
+            }
+            match file.content {
+                Ok(record) => {
+                    let waiter = WaiterId(self.next);
+                    self.next = self.next.saturating_sub(1);
+                    self.files.insert(waiter, file.path);
+                    dels.push((
+                        waiter,
+                        SandboxKey {
+                            network: record.network.into(),
+                            container: record.container_id.into(),
+                            ifname: record.ifname.into(),
+                        },
+                    ));
+                }
+                Err(error) => {
+                    if self.unreadable.insert(file.path) {
+                        warn!("a deferred DEL cannot be read and stays where it is: {error}");
+                    }
+                }
+            }
+        }
+        if !dels.is_empty() {
+            info!(count = dels.len(), "working off deferred DELs");
+        }
+        dels
+    }
+
+    /// The pool has answered: the release is durable, and the file has done its duty. False when it was no deferred DEL.
+    pub(super) fn answered(&mut self, waiter: WaiterId) -> bool {
+        let Some(path) = self.files.remove(&waiter) else {
+            return false;
+        };
+        if let Err(error) = pending::remove(&path) {
+            warn!("a deferred DEL that is done could not be removed: {error}");
+        }
+        true
+    }
+}

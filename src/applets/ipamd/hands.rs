@@ -1,0 +1,98 @@
+//! Executes effects that reach outside: EC2, IMDS, the kernel. Every outcome comes back as mail.
+
+use std::sync::Arc;
+
+use tokio::spawn;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{info, warn};
+
+use super::actor::Mail;
+use super::kernel::{Job, Kernel};
+use super::node;
+use crate::cloud::{Ec2, Imds};
+use crate::ipam::effect::Effect;
+use crate::ipam::event::Event;
+use crate::ipam::ids::Mac;
+
+/// What the actor acts with.
+#[derive(Debug)]
+pub(super) struct Hands {
+    ec2: Arc<Ec2>,
+    imds: Arc<Imds>,
+    primary: Mac,
+    kernel: Kernel,
+    mail: UnboundedSender<Mail>,
+}
+
+impl Hands {
+    /// `mail` is where outcomes go.
+    pub(super) fn new(
+        ec2: Ec2,
+        imds: Arc<Imds>,
+        primary: Mac,
+        kernel: Kernel,
+        mail: UnboundedSender<Mail>,
+    ) -> Self {
+        Self {
+            ec2: Arc::new(ec2),
+            imds,
+            primary,
+            kernel,
+            mail,
+        }
+    }
+
+    /// Begins one effect; never waits.
+    pub(super) fn act(&self, effect: Effect) {
+        match effect {
+            Effect::Call { call, request } => {
+                let (ec2, mail) = (Arc::clone(&self.ec2), self.mail.clone());
+                spawn(async move {
+                    let action = crate::cloud::action(&request);
+                    let result = ec2.execute(&request).await;
+                    match &result {
+                        Ok(_) => info!(action, "EC2 answered"),
+                        Err(failure) => warn!(action, aws_request_id = failure.request_id, "{failure}"),
+                    }
+                    // The actor is gone only when the daemon ends.
+                    drop(mail.send(Event::CallEnded { call, result }.into()));
+                });
+            }
+            Effect::ConfigureEni(intent) => self.kernel.ask(Job::Configure(intent)),
+            Effect::Publish {
+                eni,
+                device,
+                addresses,
+            } => self.kernel.ask(Job::Publish {
+                eni,
+                device,
+                addresses,
+            }),
+            Effect::Unpublish { addresses, .. } => self.kernel.ask(Job::Unpublish(addresses)),
+            Effect::ReadKernel => self.kernel.ask(Job::Read),
+            Effect::ReadImds => self.sweep(),
+            // The actor keeps these for itself.
+            Effect::Commit { .. } | Effect::Reply { .. } | Effect::WakeAt(_) | Effect::Alarm(_) => {}
+        }
+    }
+
+    /// Links of deleted pods wait to be deleted.
+    pub(super) fn reap_soon(&self) {
+        self.kernel.ask(Job::Reap);
+    }
+
+    fn sweep(&self) {
+        let (imds, mail, primary) = (Arc::clone(&self.imds), self.mail.clone(), self.primary);
+        spawn(async move {
+            match imds.sweep(primary).await {
+                Ok((enis, incomplete)) => {
+                    for (mac, why) in incomplete {
+                        warn!(%mac, "IMDS lists an ENI without describing it: {why}");
+                    }
+                    drop(mail.send(Event::Imds(node::snapshot(enis)).into()));
+                }
+                Err(error) => warn!("IMDS could not be read: {error}"),
+            }
+        });
+    }
+}

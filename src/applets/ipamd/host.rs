@@ -1,0 +1,66 @@
+//! The host as the pool and the configuration want it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::kernel::{Setup, mark};
+use crate::config::{Config, SnatPorts as Ports};
+use crate::ipam::model::{EniRole, EniState};
+use crate::ipam::pool::Pool;
+use crate::ipam::witness::KernelFacts;
+use crate::net::host::HostIntent;
+use crate::net::layout::EniMark;
+use crate::net::nft::model::SnatPorts;
+
+/// What the kernel thread starts with: ENIs that stood before a restart keep standing.
+pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Setup {
+    let network = &config.network;
+    let facts = pool.facts();
+    let (enis, published) = standing(config, pool, kernel);
+    Setup {
+        intent: HostIntent {
+            primary_mac: facts.primary_mac,
+            node_ip: facts.primary_address,
+            eni_mtu: network.eni_mtu,
+            connmark: network.connmark,
+            veth_prefix: network.veth_prefix.clone(),
+            node_port: network.node_port,
+            snat: (!network.external_snat).then_some(match network.snat_ports {
+                Ports::Prng => SnatPorts::FullyRandom,
+                Ports::HashRandom => SnatPorts::Random,
+                Ports::None => SnatPorts::None,
+            }),
+            vpc_cidrs: facts.vpc_cidrs.iter().copied().collect(),
+            exclude_snat_cidrs: network.snat_exclude.iter().copied().collect(),
+            external_service_cidrs: network.external_services.iter().copied().collect(),
+            disable_tcp_early_demux: network.disable_tcp_early_demux,
+            enis,
+            layout: network.rule_layout,
+        },
+        published,
+    }
+}
+
+type Standing = (BTreeMap<EniMark, u32>, BTreeMap<Ipv4Addr, EniMark>);
+
+/// Secondary ENIs whose link is there, and the addresses that leave by them.
+fn standing(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Standing {
+    let mut enis = BTreeMap::new();
+    let mut published = BTreeMap::new();
+    let ready = pool
+        .enis()
+        .values()
+        .filter(|eni| eni.role == EniRole::Secondary && eni.state == EniState::Ready);
+    for eni in ready {
+        let link = kernel.links.iter().find(|link| link.mac == eni.mac);
+        let mark = eni
+            .device
+            .and_then(|device| mark(config.network.rule_layout, device));
+        let (Some(link), Some(mark)) = (link, mark) else {
+            continue;
+        };
+        enis.insert(mark, link.ifindex);
+        published.extend(eni.addresses.keys().map(|address| (*address, mark)));
+    }
+    (enis, published)
+}

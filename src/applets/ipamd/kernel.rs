@@ -1,0 +1,298 @@
+//! The kernel's part of the daemon: one thread that does what is asked, one thing after the other.
+//!
+//! A thread of its own because netlink and `/proc/sys` are synchronous, and one because two writers of the nftables
+//! table would meet half-way.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, error, info, warn};
+
+use super::actor::Mail;
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::effect::EniIntent;
+use crate::ipam::event::Event;
+use crate::ipam::ids::{DeviceIndex, EniId};
+use crate::ipam::witness::{KernelFacts, LinkFact, PodRoute};
+use crate::net::eni::{EniIntent as LinkIntent, configure_eni};
+use crate::net::facts::{HostFacts, is_pod_link};
+use crate::net::host::{Host, HostError, HostIntent};
+use crate::net::layout::{EniMark, RuleLayout};
+use crate::net::link::reap_doomed;
+use crate::net::netlink::NetError;
+use crate::net::rtnl::Rtnl;
+
+/// A burst of DELs is reaped together: deleting one link alone waits as long for RCU as deleting a hundred.
+const REAP_AFTER: Duration = Duration::from_millis(50);
+
+/// What the thread can be asked.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Make an ENI's link, table and rules so.
+    Configure(EniIntent),
+    /// Add addresses to the map of the way back.
+    Publish {
+        eni: EniId,
+        device: DeviceIndex,
+        addresses: Vec<Ipv4Addr>,
+    },
+    /// Take addresses out of it.
+    Unpublish(Vec<Ipv4Addr>),
+    /// Tell what is there.
+    Read,
+    /// Delete the links of deleted pods, soon.
+    Reap,
+    /// The VPC's networks have changed.
+    VpcCidrs(Vec<Ipv4Cidr>),
+}
+
+/// The thread, to talk to. It ends when this is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Kernel {
+    jobs: Sender<Job>,
+}
+
+impl Kernel {
+    /// Asks for something; the answer, if there is one, comes as mail.
+    pub(super) fn ask(&self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            error!("the kernel thread is gone");
+        }
+    }
+}
+
+/// What the kernel says now.
+pub(super) fn read(veth_prefix: &str) -> Result<KernelFacts, NetError> {
+    Ok(facts(HostFacts::observe(veth_prefix)?, veth_prefix))
+}
+
+fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
+    let addresses = seen.pod_addresses();
+    let mut devices: BTreeMap<Ipv4Addr, String> = BTreeMap::new();
+    for route in seen.pod_routes {
+        devices.insert(route.address, route.link_name.unwrap_or_default());
+    }
+    KernelFacts {
+        links: seen
+            .links
+            .into_iter()
+            .filter(|link| !is_pod_link(link, veth_prefix))
+            .filter_map(|link| {
+                Some(LinkFact {
+                    mac: link.mac?,
+                    name: link.name,
+                    ifindex: link.index,
+                })
+            })
+            .collect(),
+        pod_routes: addresses
+            .into_iter()
+            .map(|address| PodRoute {
+                address,
+                device: devices.remove(&address).unwrap_or_default(),
+            })
+            .collect(),
+    }
+}
+
+/// Everything the thread starts with.
+#[derive(Debug)]
+pub(super) struct Setup {
+    /// How the host shall be, with the ENIs that stand already.
+    pub(super) intent: HostIntent,
+    /// Which address leaves by which secondary ENI.
+    pub(super) published: BTreeMap<Ipv4Addr, EniMark>,
+}
+
+/// Why the host is not set up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SetupError {
+    /// The kernel refused, or the configuration contradicts itself.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// No thread could be started.
+    #[error("no thread could be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Sets the host up and starts the thread.
+///
+/// # Errors
+/// What kept the host from being set up; nothing can be served then.
+pub(super) fn start(
+    setup: Setup,
+    mail: UnboundedSender<Mail>,
+) -> Result<(Kernel, JoinHandle<()>), SetupError> {
+    let (jobs, queue) = channel();
+    let (ready, is_ready) = channel();
+    let thread =
+        std::thread::Builder::new()
+            .name("kernel".into())
+            .spawn(move || match Worker::open(setup, mail) {
+                Ok(worker) => {
+                    drop(ready.send(Ok(())));
+                    worker.run(&queue);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            })?;
+    // The thread answers before it does anything else; it cannot go without an answer.
+    is_ready.recv().unwrap_or(Ok(()))?;
+    Ok((Kernel { jobs }, thread))
+}
+
+struct Worker {
+    host: Host,
+    intent: HostIntent,
+    mail: UnboundedSender<Mail>,
+}
+
+impl Worker {
+    fn open(setup: Setup, mail: UnboundedSender<Mail>) -> Result<Self, HostError> {
+        let mut host = Host::open()?;
+        let report = host.apply(&setup.intent)?;
+        for change in &report.changes {
+            info!("host: {change}");
+        }
+        for leftover in &report.leftovers {
+            warn!(?leftover, "left behind by another daemon; not touched");
+        }
+        if setup.intent.layout == RuleLayout::Shared {
+            match host.table().publish_only(&setup.published) {
+                Ok(true) => info!(
+                    addresses = setup.published.len(),
+                    "published addresses were put right"
+                ),
+                Ok(false) => {}
+                Err(error) => warn!("published addresses could not be compared: {error}"),
+            }
+        }
+        Ok(Self {
+            host,
+            intent: setup.intent,
+            mail,
+        })
+    }
+
+    fn run(mut self, queue: &Receiver<Job>) {
+        let mut reap_at: Option<Instant> = Some(Instant::now());
+        loop {
+            let job = match reap_at {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match job {
+                Ok(Job::Reap) => reap_at = reap_at.or_else(|| Some(Instant::now() + REAP_AFTER)),
+                Ok(job) => self.work(job),
+                Err(RecvTimeoutError::Timeout) => {
+                    reap_at = None;
+                    reap();
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        reap();
+    }
+
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Configure(eni) => {
+                let result = self.configure(&eni);
+                self.tell(Event::EniConfigured { eni: eni.eni, result });
+            }
+            Job::Publish {
+                eni,
+                device,
+                addresses,
+            } => {
+                let result = self.publish(device, &addresses);
+                self.tell(Event::Published {
+                    eni,
+                    addresses,
+                    result,
+                });
+            }
+            Job::Unpublish(addresses) => {
+                if let Err(error) = self.host.table().unpublish(&addresses) {
+                    warn!("addresses could not be taken out of the table: {error}");
+                }
+            }
+            Job::Read => match read(&self.intent.veth_prefix) {
+                Ok(facts) => self.tell(Event::Kernel(facts)),
+                Err(error) => warn!("the kernel could not be read: {error}"),
+            },
+            Job::VpcCidrs(cidrs) => {
+                self.intent.vpc_cidrs = cidrs.into_iter().collect();
+                self.apply();
+            }
+            Job::Reap => {}
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // The actor is gone only when the daemon ends.
+        drop(self.mail.send(event.into()));
+    }
+
+    fn configure(&mut self, eni: &EniIntent) -> Result<(), String> {
+        let mark = self.mark(eni.device);
+        let intent = LinkIntent {
+            mac: eni.mac,
+            primary: eni.primary,
+            subnet: eni.subnet_cidr,
+            table: eni.table,
+            mtu: self.intent.eni_mtu,
+            mark,
+        };
+        let link = configure_eni(&intent).map_err(|error| error.to_string())?;
+        info!(eni = %eni.eni, link = link.name, table = eni.table.0, "ENI configured");
+        if let Some(mark) = mark {
+            self.intent.enis.insert(mark, link.ifindex);
+            let applied = self.host.apply(&self.intent).map_err(|error| error.to_string())?;
+            debug!(changes = applied.changes.len(), "host set-up follows the ENI");
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, device: DeviceIndex, addresses: &[Ipv4Addr]) -> Result<(), String> {
+        match self.mark(device) {
+            Some(mark) => self
+                .host
+                .table()
+                .publish(mark, addresses)
+                .map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn mark(&self, device: DeviceIndex) -> Option<EniMark> {
+        mark(self.intent.layout, device)
+    }
+
+    fn apply(&mut self) {
+        match self.host.apply(&self.intent) {
+            Ok(report) => report.changes.iter().for_each(|change| info!("host: {change}")),
+            Err(error) => error!("the host could not be brought up to date: {error}"),
+        }
+    }
+}
+
+/// The mark of the ENI at this device index of card 0: the index itself; none where rules are per pod.
+pub(super) fn mark(layout: RuleLayout, device: DeviceIndex) -> Option<EniMark> {
+    match layout {
+        RuleLayout::Shared => u8::try_from(device.0).ok().and_then(EniMark::new),
+        RuleLayout::PerPod => None,
+    }
+}
+
+fn reap() {
+    match Rtnl::open().and_then(|mut rtnl| reap_doomed(&mut rtnl)) {
+        Ok(true) => debug!("deleted the links of deleted pods"),
+        Ok(false) => {}
+        Err(error) => warn!("the links of deleted pods could not be deleted: {error}"),
+    }
+}

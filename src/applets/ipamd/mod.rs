@@ -1,0 +1,16 @@
+//! The daemon that owns this node's ENIs and addresses.
+
+mod actor;
+mod answers;
+mod args;
+mod clock;
+mod deferred;
+mod hands;
+mod host;
+mod kernel;
+mod links;
+mod node;
+mod settings;
+mod start;
+
+pub(super) use args::run;

@@ -1,0 +1,20 @@
+//! From the configuration to what the pool is told.
+
+use crate::config::Config;
+use crate::ipam::policy::{Policy, WarmTarget};
+
+/// The pool's policy. `seed` spreads this node's retries away from other nodes'.
+pub(super) fn policy(config: &Config, seed: u64) -> Policy {
+    Policy {
+        warm: WarmTarget::Enis(config.pool.warm_eni_target),
+        max_enis: config.pool.max_eni,
+        max_pods: config.pool.max_pods,
+        cooldown: config.pool.cooldown,
+        cluster_name: config.aws.cluster_name.clone(),
+        additional_tags: config.aws.additional_eni_tags.clone(),
+        manage_untagged: config.pool.manage_untagged_eni,
+        provisioning: config.pool.provisioning,
+        seed,
+        ..Policy::default()
+    }
+}

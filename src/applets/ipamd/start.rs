@@ -1,0 +1,399 @@
+//! From nothing to serving, and back.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::actor::{self, Actor, Mail};
+use super::deferred::Deferred;
+use super::hands::Hands;
+use super::kernel::{self, Job, Kernel, SetupError};
+use super::node::NodeError;
+use super::{clock, host, links, node, settings};
+use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
+use crate::config::Config;
+use crate::ipam::event::Event;
+use crate::ipam::ids::{BootId, Mac};
+use crate::ipam::limits;
+use crate::ipam::node::NodeFacts;
+use crate::ipam::pool::Pool;
+use crate::ipam::records::stored_facts;
+use crate::ipam::recover::Start;
+use crate::net::inherited::{self, InheritedError};
+use crate::net::netlink::NetError;
+use crate::observe::{NotifyError, Systemd};
+use crate::rpc::server::{self, Incoming, Limits};
+use crate::rpc::types::{ErrorKind, Request, ServiceError};
+use crate::store::{Loaded, OpenError, Options, Origin, ProbeCommand, Store};
+
+/// Calls taken from the socket and not yet handled; more wait in the socket.
+const CALL_QUEUE: usize = 2048;
+/// IMDS answers within a millisecond when it answers at all; a node that boots waits for its link.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
+/// VPC networks come rarely; one request a minute is what an idle node may cost IMDS.
+const VPC_REFRESH: Duration = Duration::from_secs(60);
+/// Deferred DELs are left only while the daemon is away or overwhelmed.
+const DEFERRED_REFRESH: Duration = Duration::from_secs(30);
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// No runtime, signal handler or thread.
+    #[error("the system refuses what every process needs: {0}")]
+    Process(#[source] io::Error),
+    /// The socket systemd passed is not one.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
+    /// The socket could not be bound.
+    #[error("cannot listen on {path}: {source}")]
+    Listen {
+        /// Where.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store does not open.
+    #[error("{}", chain(.0))]
+    Store(#[from] OpenError),
+    /// The IMDS endpoint's address is wrong.
+    #[error(transparent)]
+    Imds(#[from] ImdsError),
+    /// IMDS describes no node that can be served.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Kernel(#[from] NetError),
+    /// The host cannot be set up.
+    #[error("the host network could not be set up: {0}")]
+    Host(#[from] SetupError),
+    /// `NOTIFY_SOCKET` is wrong.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// What kept it from serving.
+pub(super) fn run(config: Config) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Process)?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    let systemd = Systemd::from_env(&std::env::vars().collect(), std::process::id())?;
+    let mut stop = Stop::watch().map_err(StartError::Process)?;
+    let listener = listen(&config.daemon.socket)?;
+    let (calls_in, mut calls) = channel(CALL_QUEUE);
+    let server_stop = stop.signal();
+    let server = tokio::spawn(async move {
+        server::serve(listener, Limits::default(), calls_in, server_stop).await;
+    });
+
+    let boot = clock::boot_id().map_err(StartError::Process)?;
+    let (store, loaded) = Store::open(&config.daemon.state_dir.join("ipam"), store_options())?;
+    tell(&loaded);
+    let imds = Arc::new(Imds::new(
+        config.aws.metadata_endpoint.as_deref(),
+        ImdsLimits::default(),
+    )?);
+    let mut early = Vec::new();
+    let (facts, found) = match remembered(&loaded, &boot) {
+        Some(facts) => (facts, None),
+        None => match discover(&imds, &mut calls, &mut early, &mut stop).await {
+            Some(found) => (node::facts(&found, boot)?, Some(found)),
+            None => {
+                store.close();
+                return Ok(());
+            }
+        },
+    };
+
+    let (mail, letters) = unbounded_channel();
+    let kernel_facts = kernel::read(&config.network.veth_prefix)?;
+    let primary = facts.primary_mac;
+    let region = facts
+        .zone
+        .trim_end_matches(|c: char| c.is_ascii_lowercase())
+        .to_owned();
+    info!(instance = %facts.instance, instance_type = %facts.instance_type, eni = %facts.primary_eni, "node");
+    let (pool, effects) = Pool::recover(
+        Start {
+            policy: settings::policy(&config, seed()),
+            limits: limits::lookup(&facts.instance_type),
+            facts,
+            records: loaded.entries,
+            kernel: kernel_facts.clone(),
+        },
+        clock::now(),
+    );
+    let (kernel, kernel_thread) = kernel::start(host::setup(&config, &pool, &kernel_facts), mail.clone())?;
+    links::watch(config.network.veth_prefix.clone(), mail.clone())?;
+    let region = found.as_ref().map_or(region, |found| found.region.clone());
+    let ec2 = Ec2::new(Ec2Settings::of_node(&config.aws, Some(&region)));
+    let hands = Hands::new(ec2, Arc::clone(&imds), primary, kernel.clone(), mail.clone());
+    let deferred = Deferred::new(&config.daemon.state_dir);
+    let mut actor = Actor::new(
+        pool,
+        store,
+        hands,
+        mail.clone(),
+        config.network.rule_layout,
+        deferred,
+    );
+    actor.execute(effects);
+    if let Some(found) = found {
+        actor.step(Event::Imds(node::snapshot(found.enis)));
+    }
+    actor.work_off_deferred();
+    refresh_vpc(imds, primary, kernel);
+    refresh_deferred(&mail);
+    notified(systemd.ready("serving"));
+    info!(socket = %config.daemon.socket.display(), "serving");
+    for incoming in early {
+        actor.hear(incoming);
+    }
+    let beat = systemd.watchdog_interval();
+    let actor = actor::run(actor, calls, letters, beat, || notified(systemd.alive())).await;
+    notified(systemd.stopping());
+    if let Err(error) = server.await {
+        error!("the socket's task failed: {error}");
+    }
+    finish(actor, kernel_thread);
+    Ok(())
+}
+
+/// What was begun at EC2 is not waited for: it is an intent in the store, and goes on after the next start.
+fn finish(actor: Actor, kernel_thread: std::thread::JoinHandle<()>) {
+    actor.into_store().close();
+    // The thread ends when the last handle to it is dropped; refresh tasks hold one until the runtime goes.
+    drop(kernel_thread);
+    info!("stopped; ENIs, addresses and pods stay as they are");
+}
+
+fn notified(result: Result<(), NotifyError>) {
+    if let Err(error) = result {
+        warn!("systemd could not be told: {error}");
+    }
+}
+
+/// The socket systemd holds for us, or one of our own.
+fn listen(path: &Path) -> Result<UnixListener, StartError> {
+    let failed = |source| StartError::Listen {
+        path: path.display().to_string(),
+        source,
+    };
+    let Some(inherited) = inherited::listener()? else {
+        return server::bind(path).map_err(failed);
+    };
+    let listener = std::os::unix::net::UnixListener::from(inherited);
+    listener.set_nonblocking(true).map_err(failed)?;
+    UnixListener::from_std(listener).map_err(failed)
+}
+
+/// The binary is `ipamd` itself only where it was installed as a copy; then it takes no applet's name.
+fn store_options() -> Options {
+    let probe = std::env::current_exe().ok().map(|exe| {
+        let mut command = ProbeCommand::daemon(&exe);
+        if exe.file_name().is_some_and(|name| name == "ipamd") {
+            command.arguments.remove(0);
+        }
+        command
+    });
+    Options {
+        probe,
+        ..Options::default()
+    }
+}
+
+fn tell(loaded: &Loaded) {
+    match loaded.origin {
+        Origin::Database => info!(records = loaded.entries.len(), "database opened"),
+        Origin::Fresh => info!("new database"),
+        Origin::LastGoodCopy => warn!(
+            records = loaded.entries.len(),
+            "the database was damaged; started from its last good copy"
+        ),
+    }
+    if let Some(path) = &loaded.set_aside {
+        warn!(path = %path.display(), why = loaded.damage, "the damaged database was set aside");
+    }
+    for doubt in &loaded.doubts {
+        warn!(?doubt, "a stored record cannot be believed");
+    }
+}
+
+/// The node as it was stored on this very boot, or on another boot of this very instance where the machine's DMI table
+/// says so: then neither IMDS nor EC2 is needed to serve.
+fn remembered(loaded: &Loaded, boot: &BootId) -> Option<NodeFacts> {
+    let stored = stored_facts(&loaded.entries)?;
+    let same_instance = || clock::dmi_instance_id().as_ref() == Some(&stored.instance);
+    if stored.boot != *boot && !same_instance() {
+        return None;
+    }
+    Some(NodeFacts {
+        boot: boot.clone(),
+        booted_at: clock::booted_at().ok()?,
+        ..stored
+    })
+}
+
+/// Asks IMDS until it answers. Meanwhile STATUS is told so, and everything else waits. `None` when told to stop.
+async fn discover(
+    imds: &Imds,
+    calls: &mut Receiver<Incoming>,
+    early: &mut Vec<Incoming>,
+    stop: &mut Stop,
+) -> Option<NodeDiscovery> {
+    let mut last = "IMDS has not answered yet".to_owned();
+    loop {
+        let attempt = imds.discover();
+        tokio::pin!(attempt);
+        let failed = loop {
+            tokio::select! {
+                biased;
+                () = stop.told() => return None,
+                Some(incoming) = calls.recv() => early.extend(put_off(incoming, &last)),
+                found = &mut attempt => match found {
+                    Ok(found) => return Some(found),
+                    Err(error) => break error,
+                },
+            }
+        };
+        last = failed.to_string();
+        error!("cannot find out which node this is: {failed}");
+        let pause = tokio::time::sleep(DISCOVERY_RETRY);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.told() => return None,
+                Some(incoming) = calls.recv() => early.extend(put_off(incoming, &last)),
+                () = &mut pause => break,
+            }
+        }
+    }
+}
+
+/// Answers a question about the state; gives everything else back to be handled later.
+fn put_off(incoming: Incoming, why: &str) -> Option<Incoming> {
+    match incoming {
+        Incoming::Call(call) if matches!(call.request, Request::Status | Request::Dump) => {
+            let error = ServiceError::new(ErrorKind::Starting, format!("ipamd is starting: {why}"))
+                .with_next_step(
+                    "check that IMDSv2 answers on this node: hop limit, firewall, instance metadata options",
+                );
+            // A client that left needs no answer.
+            call.replies.fail(error);
+            None
+        }
+        other => Some(other),
+    }
+}
+
+/// A number of this node's own, so that a fleet does not retry in step.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => u64::from(std::process::id()),
+    }
+}
+
+fn refresh_vpc(imds: Arc<Imds>, primary: Mac, kernel: Kernel) {
+    tokio::spawn(async move {
+        let mut known = None;
+        loop {
+            tokio::time::sleep(VPC_REFRESH).await;
+            match imds.vpc_cidrs(primary).await {
+                Ok(cidrs) if cidrs.is_empty() => {
+                    warn!("IMDS lists no network of the VPC; nothing is changed")
+                }
+                Ok(mut cidrs) => {
+                    cidrs.sort_unstable();
+                    if known.as_ref() != Some(&cidrs) {
+                        kernel.ask(Job::VpcCidrs(cidrs.clone()));
+                        known = Some(cidrs);
+                    }
+                }
+                Err(error) => warn!("the VPC's networks could not be read: {error}"),
+            }
+        }
+    });
+}
+
+fn refresh_deferred(mail: &UnboundedSender<Mail>) {
+    let mail = mail.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(DEFERRED_REFRESH).await;
+            if mail.send(Mail::LookForDeferred).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// SIGTERM and SIGINT, told to whoever asks.
+struct Stop {
+    told: watch::Receiver<bool>,
+}
+
+impl Stop {
+    fn watch() -> io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (tell, told) = watch::channel(false);
+        tokio::spawn(async move {
+            first(&mut terminate, &mut interrupt).await;
+            info!("told to stop; finishing what is in flight");
+            tell.send_replace(true);
+            // Kept open: a closed channel would read as a signal nobody sent.
+            std::future::pending::<()>().await;
+        });
+        Ok(Self { told })
+    }
+
+    async fn told(&mut self) {
+        if self.told.wait_for(|told| *told).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn signal(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut told = Self {
+            told: self.told.clone(),
+        };
+        async move { told.told().await }
+    }
+}
+
+async fn first(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}

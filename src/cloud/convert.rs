@@ -1,0 +1,212 @@
+//! From the SDK's types, where everything is optional, to ours.
+
+use std::net::Ipv4Addr;
+
+use aws_sdk_ec2::types::{InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachment};
+
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::cloud::{CloudAttachment, CloudEni};
+use crate::ipam::ids::{CardIndex, DeviceIndex};
+use crate::ipam::limits::InstanceLimits;
+
+/// An answer that lacks a part, or has one that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadAnswer {
+    #[error("EC2's answer lacks {0}")]
+    Missing(&'static str),
+    #[error("EC2's answer has {text:?} as {field}")]
+    Invalid { field: &'static str, text: String },
+    #[error("EC2 answered with more than {0} pages")]
+    TooManyPages(usize),
+}
+
+fn need<T>(value: Option<T>, field: &'static str) -> Result<T, BadAnswer> {
+    value.ok_or(BadAnswer::Missing(field))
+}
+
+fn parse<T: std::str::FromStr>(text: &str, field: &'static str) -> Result<T, BadAnswer> {
+    text.parse().map_err(|_| BadAnswer::Invalid {
+        field,
+        text: text.to_owned(),
+    })
+}
+
+pub(super) fn number(value: Option<i32>, field: &'static str) -> Result<u32, BadAnswer> {
+    let value = need(value, field)?;
+    u32::try_from(value).map_err(|_| BadAnswer::Invalid {
+        field,
+        text: value.to_string(),
+    })
+}
+
+pub(super) fn address(text: Option<&str>, field: &'static str) -> Result<Ipv4Addr, BadAnswer> {
+    parse(need(text, field)?, field)
+}
+
+/// An ENI. One without IPv4 (EFA-only, IPv6-only) has 0.0.0.0 as its primary address: it must stay visible, because
+/// it takes a device index.
+pub(super) fn eni(from: &NetworkInterface) -> Result<CloudEni, BadAnswer> {
+    let mut secondary = Vec::new();
+    let mut primary = match from.private_ip_address() {
+        Some(text) => Some(parse(text, "privateIpAddress")?),
+        None => None,
+    };
+    for entry in from.private_ip_addresses() {
+        let found = address(entry.private_ip_address(), "privateIpAddress")?;
+        if entry.primary() == Some(true) {
+            primary = Some(found);
+        } else if primary != Some(found) {
+            secondary.push(found);
+        }
+    }
+    let prefixes: Result<Vec<Ipv4Cidr>, BadAnswer> = from
+        .ipv4_prefixes()
+        .iter()
+        .map(|prefix| parse(need(prefix.ipv4_prefix(), "ipv4Prefix")?, "ipv4Prefix"))
+        .collect();
+    Ok(CloudEni {
+        id: need(from.network_interface_id(), "networkInterfaceId")?.into(),
+        mac: parse(need(from.mac_address(), "macAddress")?, "macAddress")?,
+        subnet: need(from.subnet_id(), "subnetId")?.into(),
+        subnet_cidr: None,
+        primary: primary.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        secondary,
+        prefixes: prefixes?,
+        interface_type: from
+            .interface_type()
+            .map_or("interface", |kind| kind.as_str())
+            .to_owned(),
+        attachment: from.attachment().map(attachment).transpose()?,
+        description: from.description().unwrap_or_default().to_owned(),
+        tags: from
+            .tag_set()
+            .iter()
+            .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
+            .collect(),
+    })
+}
+
+fn attachment(from: &NetworkInterfaceAttachment) -> Result<CloudAttachment, BadAnswer> {
+    Ok(CloudAttachment {
+        id: need(from.attachment_id(), "attachmentId")?.into(),
+        instance: from.instance_id().map(Into::into),
+        device: DeviceIndex(number(from.device_index(), "deviceIndex")?),
+        card: CardIndex(number(from.network_card_index().or(Some(0)), "networkCardIndex")?),
+        status: from.status().map_or("", |status| status.as_str()).to_owned(),
+        delete_on_termination: from.delete_on_termination().unwrap_or_default(),
+    })
+}
+
+/// The limits of the default network card; the type's own total counts all cards.
+pub(super) fn limits(from: &InstanceTypeInfo) -> Result<InstanceLimits, BadAnswer> {
+    let network = need(from.network_info(), "networkInfo")?;
+    let default_card = network.default_network_card_index().unwrap_or_default();
+    let of_card = network
+        .network_cards()
+        .iter()
+        .find(|card| card.network_card_index().unwrap_or_default() == default_card)
+        .and_then(aws_sdk_ec2::types::NetworkCardInfo::maximum_network_interfaces);
+    Ok(InstanceLimits {
+        enis: number(
+            of_card.or(network.maximum_network_interfaces()),
+            "maximumNetworkInterfaces",
+        )?,
+        ipv4_per_eni: number(
+            network.ipv4_addresses_per_interface(),
+            "ipv4AddressesPerInterface",
+        )?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::types::{
+        Ipv4PrefixSpecification, NetworkCardInfo, NetworkInfo, NetworkInterfacePrivateIpAddress,
+    };
+
+    use super::*;
+
+    fn ip(text: &str, primary: bool) -> NetworkInterfacePrivateIpAddress {
+        NetworkInterfacePrivateIpAddress::builder()
+            .private_ip_address(text)
+            .primary(primary)
+            .build()
+    }
+
+    #[test]
+    fn an_eni_keeps_its_own_address_apart() {
+        let from = NetworkInterface::builder()
+            .network_interface_id("eni-1")
+            .mac_address("02:00:00:00:00:01")
+            .subnet_id("subnet-1")
+            .private_ip_address("10.0.0.4")
+            .private_ip_addresses(ip("10.0.0.5", false))
+            .private_ip_addresses(ip("10.0.0.4", true))
+            .ipv4_prefixes(
+                Ipv4PrefixSpecification::builder()
+                    .ipv4_prefix("10.0.0.16/28")
+                    .build(),
+            )
+            .build();
+        let eni = eni(&from).unwrap();
+        assert_eq!(eni.primary.to_string(), "10.0.0.4");
+        assert_eq!(eni.secondary, [Ipv4Addr::new(10, 0, 0, 5)]);
+        assert_eq!(eni.prefixes, ["10.0.0.16/28".parse().unwrap()]);
+        assert_eq!((eni.interface_type.as_str(), eni.attachment), ("interface", None));
+    }
+
+    #[test]
+    fn an_eni_without_ipv4_stays_visible() {
+        let from = NetworkInterface::builder()
+            .network_interface_id("eni-1")
+            .mac_address("02:00:00:00:00:01")
+            .subnet_id("subnet-1")
+            .interface_type("efa-only".into())
+            .build();
+        let eni = eni(&from).unwrap();
+        assert_eq!(
+            (eni.primary, eni.interface_type.as_str()),
+            (Ipv4Addr::UNSPECIFIED, "efa-only")
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let from = NetworkInterface::builder().network_interface_id("eni-1");
+        assert_eq!(
+            eni(&from.clone().build()).unwrap_err(),
+            BadAnswer::Missing("macAddress")
+        );
+        let from = from.mac_address("nonsense").build();
+        assert_eq!(
+            eni(&from).unwrap_err().to_string(),
+            "EC2's answer has \"nonsense\" as macAddress"
+        );
+    }
+
+    /// Quirk Q19: a type's total over all cards is not what its default card can carry.
+    #[test]
+    fn limits_are_the_default_cards() {
+        let card = |index, enis| {
+            NetworkCardInfo::builder()
+                .network_card_index(index)
+                .maximum_network_interfaces(enis)
+                .build()
+        };
+        let network = NetworkInfo::builder()
+            .maximum_network_interfaces(30)
+            .default_network_card_index(1)
+            .network_cards(card(0, 15))
+            .network_cards(card(1, 14))
+            .ipv4_addresses_per_interface(50)
+            .build();
+        let limits = limits(&InstanceTypeInfo::builder().network_info(network).build()).unwrap();
+        assert_eq!(
+            limits,
+            InstanceLimits {
+                enis: 14,
+                ipv4_per_eni: 50
+            }
+        );
+    }
+}

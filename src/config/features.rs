@@ -1,0 +1,82 @@
+//! Upstream's features that this version lacks: said so, never skipped in silence.
+
+use super::problem::ProblemKind;
+use super::reader::{Read, Reader};
+
+/// Pods would get wrong addresses, or none of the isolation that was asked for.
+const REFUSED: &[(&str, &str)] = &[
+    ("ENABLE_PREFIX_DELEGATION", "prefix delegation"),
+    ("ENABLE_POD_ENI", "security groups for pods"),
+    ("ENABLE_MULTI_NIC", "managing several network cards"),
+];
+
+/// Something is missing, but what runs is right; each with what to expect.
+const REMARKED: &[(&str, &str)] = &[
+    ("ANNOTATE_POD_IP", "pods are not annotated by this version yet"),
+    (
+        "ENABLE_V6_EGRESS",
+        "pods get no IPv6 egress from this version yet",
+    ),
+    (
+        "ENABLE_BANDWIDTH_PLUGIN",
+        "has no effect here; add the bandwidth plugin to the conflist",
+    ),
+    (
+        "DISABLE_POD_V6",
+        "has no effect here; add the tuning plugin to the conflist",
+    ),
+];
+
+/// Reads all feature switches; the answer is whether `ENABLE_IMDS_ONLY_MODE` is on.
+pub(super) fn check(r: &mut Reader<'_>) -> bool {
+    for (name, feature) in REFUSED {
+        let on = r.boolean(name, false);
+        refuse_if(r, on, name, feature);
+    }
+    let custom = r.boolean_or_empty("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false);
+    refuse_if(
+        r,
+        custom,
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+        "custom networking",
+    );
+    for (name, remark) in REMARKED {
+        if let (true, Some(raw)) = (r.boolean(name, false), r.raw(name)) {
+            r.warn(name, &raw, ProblemKind::Remark((*remark).to_owned()));
+        }
+    }
+    families(r);
+    network_policy(r);
+    r.boolean("ENABLE_IMDS_ONLY_MODE", false)
+}
+
+fn refuse_if(r: &mut Reader<'_>, on: bool, name: &'static str, feature: &'static str) {
+    if let (true, Some(raw)) = (on, r.raw(name)) {
+        r.refuse(name, &raw, ProblemKind::NotSupported { feature });
+    }
+}
+
+/// Upstream's own default of both families is off, which once stopped every node whose manifest lacked the variable;
+/// here IPv4 is on unless it is switched off.
+fn families(r: &mut Reader<'_>) {
+    let v4 = r.boolean("ENABLE_IPv4", true);
+    let v6 = r.boolean("ENABLE_IPv6", false);
+    refuse_if(r, v6, "ENABLE_IPv6", "IPv6");
+    if let (false, false, Some(raw)) = (v4, v6, r.raw("ENABLE_IPv4")) {
+        let allowed = "true, because no other address family is on".to_owned();
+        r.refuse("ENABLE_IPv4", &raw, ProblemKind::Refused { allowed });
+    }
+}
+
+/// `strict` promises that a pod is isolated until its policies are in force. Nothing here keeps that promise.
+fn network_policy(r: &mut Reader<'_>) {
+    let name = "NETWORK_POLICY_ENFORCING_MODE";
+    let mode = r.read(name, "standard".to_owned(), "none, standard or strict", |text| {
+        let word = text.to_ascii_lowercase();
+        match word.as_str() {
+            "none" | "standard" | "strict" => Read::Value(word),
+            _ => Read::Refuse,
+        }
+    });
+    refuse_if(r, mode == "strict", name, "strict network policy enforcement");
+}

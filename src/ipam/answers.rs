@@ -1,0 +1,260 @@
+//! What EC2's answers and failures mean. Each failure class has one treatment, here.
+
+use std::net::Ipv4Addr;
+
+use super::cloud::{CloudAnswer, CloudEni, CloudFailure, CloudResult, DescribeScope, FailureClass};
+use super::ids::{AttachmentId, CallId, ClientToken, EniId, Tick};
+use super::lifecycle::doom;
+use super::memory::{Ec2View, Purpose};
+use super::model::EniState;
+use super::observe;
+use super::obstacle::{Pace, Topic};
+use super::outbox::Outbox;
+use super::pool::Pool;
+
+/// Attaching that fails without a known reason is given up after this many times.
+const ATTACH_ATTEMPTS: u32 = 4;
+
+pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tick, out: &mut Outbox) {
+    let Some(ask) = pool.memory.calls.remove(&call) else {
+        return;
+    };
+    match (ask.purpose, result) {
+        (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => created(pool, &token, &eni, now, out),
+        (Purpose::Attach(id), Ok(CloudAnswer::Attached(attachment))) => attached(pool, &id, attachment, now),
+        (Purpose::Termination(id), Ok(CloudAnswer::Done)) => {
+            pool.edit_eni(&id, |eni| eni.delete_on_termination = true);
+            pool.memory.clear(&Topic::Termination(id));
+        }
+        (Purpose::Assign { eni, .. }, Ok(CloudAnswer::Assigned(addresses))) => {
+            assigned(pool, &eni, &addresses, now);
+        }
+        (Purpose::Delete(id), Ok(CloudAnswer::Done)) => pool.forget_eni(&id),
+        (Purpose::Describe(scope), Ok(CloudAnswer::Enis(enis))) => {
+            pool.memory.clear(&Topic::Describe(scope));
+            match scope {
+                DescribeScope::Attached => observe::attached(pool, &enis, call, ask.since, now, out),
+                DescribeScope::OursUnattached => observe::unattached(pool, &enis, call, now, out),
+            }
+        }
+        (Purpose::Limits, Ok(CloudAnswer::Limits(limits))) => pool.set_limits(limits),
+        (purpose, Ok(_)) => failed(pool, purpose, &misunderstood(), call, now, out),
+        (purpose, Err(failure)) => failed(pool, purpose, &failure, call, now, out),
+    }
+}
+
+fn misunderstood() -> CloudFailure {
+    local_failure(
+        FailureClass::Server,
+        "the answer is not of the kind that was asked for",
+    )
+}
+
+fn local_failure(class: FailureClass, message: &str) -> CloudFailure {
+    CloudFailure {
+        class,
+        action: "an EC2 call".to_owned(),
+        code: None,
+        message: message.to_owned(),
+        request_id: None,
+        retry_after: None,
+    }
+}
+
+/// A call was dropped because the commit before it failed. Treated as a lost answer: EC2 is asked before a repetition.
+pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbox) {
+    if let Some(ask) = pool.memory.calls.remove(&call) {
+        let failure = local_failure(
+            FailureClass::NoAnswer,
+            "not sent, because the store could not be written",
+        );
+        failed(pool, ask.purpose, &failure, call, now, out);
+    }
+}
+
+fn created(pool: &mut Pool, token: &ClientToken, eni: &CloudEni, now: Tick, out: &mut Outbox) {
+    pool.memory.clear(&Topic::Create);
+    observe::adopt_created(pool, Some(token), eni, now, out);
+}
+
+fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
+    pool.edit_eni(id, |eni| {
+        eni.attachment = Some(attachment);
+        if matches!(
+            eni.state,
+            EniState::Created | EniState::Attaching | EniState::Discarding { .. }
+        ) {
+            eni.state = EniState::Attached;
+        }
+    });
+    pool.memory.clear(&Topic::Attach(id.clone()));
+    pool.memory.clear(&Topic::Create);
+    let progress = pool.memory.progress(id);
+    progress.attached_at = Some(now);
+    progress.attach_failures = 0;
+    progress.doubt = None;
+}
+
+fn assigned(pool: &mut Pool, id: &EniId, addresses: &[Ipv4Addr], now: Tick) {
+    pool.edit_eni(id, |eni| eni.assigning = None);
+    let before = pool.enis().get(id).map(super::model::Eni::slots_taken);
+    for address in addresses {
+        observe::name_address(pool, id, *address, now);
+    }
+    if pool.enis().get(id).map(super::model::Eni::slots_taken) == before {
+        // An answer that changes nothing must not be asked for again at once.
+        pool.memory.obstruct(
+            Topic::Assign(id.clone()),
+            Pace::of(FailureClass::Other),
+            None,
+            now,
+        );
+        pool.memory.describe.insert(DescribeScope::Attached);
+    } else {
+        pool.memory.clear(&Topic::Assign(id.clone()));
+    }
+}
+
+fn failed(
+    pool: &mut Pool,
+    purpose: Purpose,
+    failure: &CloudFailure,
+    call: CallId,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    if failure.class == FailureClass::Denied {
+        out.alarm("denied", failure.to_string());
+    }
+    match purpose {
+        Purpose::Create(token) => create_failed(pool, &token, failure, now, out),
+        Purpose::Attach(id) => attach_failed(pool, &id, failure, now),
+        Purpose::Termination(id) => {
+            if failure.class == FailureClass::Gone {
+                pool.memory.describe.insert(DescribeScope::Attached);
+            }
+            obstruct(pool, Topic::Termination(id), failure, now);
+        }
+        Purpose::Assign { eni, count } => assign_failed(pool, &eni, count, failure, now),
+        Purpose::Delete(id) => match failure.class {
+            FailureClass::Gone => pool.forget_eni(&id),
+            _ => obstruct(pool, Topic::Delete(id), failure, now),
+        },
+        Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
+        Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
+    }
+}
+
+fn obstruct(pool: &mut Pool, topic: Topic, failure: &CloudFailure, now: Tick) {
+    pool.memory
+        .obstruct(topic, Pace::of(failure.class), Some(failure.clone()), now);
+}
+
+/// A subnet refused `count`: half of it is tried at once, and when even one is too much, nothing for a while.
+fn subnet_full(
+    pool: &mut Pool,
+    subnet: &super::ids::SubnetId,
+    count: u32,
+    failure: &CloudFailure,
+    now: Tick,
+) {
+    if count > 1 {
+        pool.memory.ask_at_most.insert(subnet.clone(), count / 2);
+    } else {
+        pool.memory.ask_at_most.remove(subnet);
+        obstruct(pool, Topic::Subnet(subnet.clone()), failure, now);
+    }
+}
+
+fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, now: Tick, out: &mut Outbox) {
+    let Some(creation) = pool.creations().get(token).cloned() else {
+        return;
+    };
+    if failure.class.leaves_doubt() {
+        let next = pool.memory.next_call;
+        pool.memory.creations_in_doubt.insert(token.clone(), next);
+        return obstruct(pool, Topic::Creation(token.clone()), failure, now);
+    }
+    if failure.class == FailureClass::Throttled {
+        return obstruct(pool, Topic::Creation(token.clone()), failure, now);
+    }
+    // EC2 has decided: with this token there is no ENI and will be none.
+    pool.forget_creation(token);
+    if failure.class == FailureClass::SubnetFull {
+        subnet_full(pool, &creation.subnet, creation.addresses, failure, now);
+    } else {
+        out.alarm("create", format!("no ENI can be created: {failure}"));
+        obstruct(pool, Topic::Create, failure, now);
+    }
+}
+
+fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick) {
+    let Some(eni) = pool.enis().get(id).filter(|eni| eni.state == EniState::Attaching) else {
+        return;
+    };
+    let device = eni.device;
+    let progress = pool.memory.progress(id);
+    if failure.class == FailureClass::Throttled {
+        return obstruct(pool, Topic::Attach(id.clone()), failure, now);
+    }
+    progress.attach_failures = progress.attach_failures.saturating_add(1);
+    let failures = progress.attach_failures;
+    match failure.class {
+        FailureClass::NoAnswer | FailureClass::Server => {
+            let next = pool.memory.next_call;
+            pool.memory.progress(id).doubt = Some(next);
+            obstruct(pool, Topic::Attach(id.clone()), failure, now);
+        }
+        // The index is taken, or an earlier attach succeeded after all: EC2 tells which.
+        FailureClass::Conflict if failures < ATTACH_ATTEMPTS => {
+            let next = pool.memory.next_call;
+            pool.memory.progress(id).doubt = Some(next);
+            pool.memory.devices_taken.extend(device);
+            pool.edit_eni(id, |eni| eni.device = None);
+            obstruct(pool, Topic::Attach(id.clone()), failure, now);
+        }
+        // EC2 may not know its own new ENI for a moment.
+        FailureClass::Gone | FailureClass::Other if failures < ATTACH_ATTEMPTS => {
+            obstruct(pool, Topic::Attach(id.clone()), failure, now);
+        }
+        _ => {
+            // Our view may be behind: somebody else's ENIs take places too.
+            pool.memory.describe.insert(DescribeScope::Attached);
+            doom(pool, id, failure.to_string());
+            obstruct(pool, Topic::Create, failure, now);
+        }
+    }
+}
+
+fn assign_failed(pool: &mut Pool, id: &EniId, count: u32, failure: &CloudFailure, now: Tick) {
+    let topic = Topic::Assign(id.clone());
+    let subnet = pool.enis().get(id).map(|eni| eni.subnet.clone());
+    if failure.class.leaves_doubt() {
+        // The intent stays until a Describe has shown what became of it.
+        let next = pool.memory.next_call;
+        pool.memory.progress(id).doubt = Some(next);
+        return obstruct(pool, topic, failure, now);
+    }
+    pool.edit_eni(id, |eni| eni.assigning = None);
+    match (failure.class, subnet) {
+        (FailureClass::SubnetFull, Some(subnet)) => subnet_full(pool, &subnet, count, failure, now),
+        (FailureClass::AddressLimit | FailureClass::Gone, _) => {
+            pool.memory.describe.insert(DescribeScope::Attached);
+            obstruct(pool, topic, failure, now);
+        }
+        _ => obstruct(pool, topic, failure, now),
+    }
+}
+
+fn describe_failed(pool: &mut Pool, scope: DescribeScope, failure: &CloudFailure, call: CallId, now: Tick) {
+    obstruct(pool, Topic::Describe(scope), failure, now);
+    pool.memory.describe.insert(scope);
+    if scope == DescribeScope::Attached {
+        pool.memory.ec2 = Ec2View::Failed(failure.clone());
+        pool.memory.imds_pending = pool.memory.imds.is_some();
+    }
+    if !failure.class.is_transient() {
+        // EC2 will not tell: what was in doubt is tried again on its own pace, and its answer will.
+        observe::resolve(pool, scope, call);
+    }
+}

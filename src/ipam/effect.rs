@@ -1,0 +1,207 @@
+//! What the pool wants done. The daemon executes it and decides nothing.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::cidr::Ipv4Cidr;
+use super::cloud::{CloudCall, CloudFailure};
+use super::ids::{
+    CallId, CardIndex, CommitId, DeviceIndex, EniId, Mac, PodRef, SandboxKey, TableId, Tick, WaiterId,
+};
+
+/// One thing to do. Effects of one step are executed in order; everything behind a [`Effect::Commit`] only once that
+/// batch is durable, and not at all when it failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Make these changes durable, atomically and after all earlier commits, then say
+    /// [`super::event::Event::Committed`] or [`super::event::Event::CommitFailed`]. At most one in a step. May be
+    /// empty: then it is a barrier, durable once everything before it is.
+    Commit {
+        /// Names the batch in the event.
+        commit: CommitId,
+        /// The changes.
+        changes: Vec<Change>,
+    },
+    /// Answer a request.
+    Reply {
+        /// Whom.
+        waiter: WaiterId,
+        /// What.
+        reply: Reply,
+    },
+    /// Ask EC2; ends with [`super::event::Event::CallEnded`].
+    Call {
+        /// Names the call in the event.
+        call: CallId,
+        /// What to ask.
+        request: CloudCall,
+    },
+    /// Make a secondary ENI's link, table and rules so; ends with [`super::event::Event::EniConfigured`]. Idempotent.
+    ConfigureEni(EniIntent),
+    /// Add addresses of a secondary ENI to the kernel's map; ends with [`super::event::Event::Published`]. Idempotent.
+    Publish {
+        /// The ENI.
+        eni: EniId,
+        /// Its place, which gives its mark.
+        device: DeviceIndex,
+        /// What to add.
+        addresses: Vec<Ipv4Addr>,
+    },
+    /// Take addresses out of the kernel's map. No event.
+    Unpublish {
+        /// The ENI.
+        eni: EniId,
+        /// What to take out.
+        addresses: Vec<Ipv4Addr>,
+    },
+    /// Read links and pod routes and say [`super::event::Event::Kernel`].
+    ReadKernel,
+    /// Sweep IMDS and say [`super::event::Event::Imds`] when it answers.
+    ReadImds,
+    /// Say [`super::event::Event::Timer`] at this time; replaces the time asked for before.
+    WakeAt(Tick),
+    /// Tell the operator.
+    Alarm(Alarm),
+}
+
+/// A change of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Write a record.
+    Put {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: Vec<u8>,
+    },
+    /// Remove a record; none may be there.
+    Remove {
+        /// Its key.
+        key: String,
+    },
+}
+
+/// The answer to a request. Every waiter gets exactly one final one: all but `Assigned` are final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Reply {
+    /// To ADD: wire this, but do not report it yet.
+    Assigned(Grant),
+    /// To ADD, after `Assigned`: the allocation is on the disk.
+    Durable,
+    /// To ADD: no, or, after `Assigned`, take it back.
+    Refused(Refusal),
+    /// To DEL.
+    Released {
+        /// What the sandbox held; empty when unknown.
+        addresses: Vec<ReleasedAddress>,
+        /// Whether the sandbox was known.
+        known: bool,
+    },
+    /// To GC: what was released.
+    Collected(Vec<ReleasedAddress>),
+}
+
+/// What an ADD gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Grant {
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// The ENI that carries it.
+    pub eni: EniId,
+    /// That ENI's device index.
+    pub device: DeviceIndex,
+    /// That ENI's network card.
+    pub card: CardIndex,
+    /// That ENI's route table.
+    pub table: TableId,
+    /// That ENI's own address.
+    pub eni_primary: Ipv4Addr,
+    /// The sandbox had it already: a repeated ADD.
+    pub repeated: bool,
+}
+
+/// What a sandbox held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleasedAddress {
+    /// The sandbox.
+    pub key: SandboxKey,
+    /// Its pod.
+    pub pod: PodRef,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The device index of its ENI.
+    pub device: DeviceIndex,
+    /// The route table of its ENI.
+    pub table: TableId,
+    /// The host side of its veth pair.
+    pub host_veth: String,
+    /// Its network namespace as the ADD named it.
+    pub netns: String,
+}
+
+/// Why an ADD gets no address, for a human and for a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For a program.
+    pub kind: RefusalKind,
+    /// What, which object, why.
+    pub message: String,
+    /// What to do about it.
+    pub next_step: String,
+    /// The EC2 call behind it, if one failed.
+    pub aws: Option<CloudFailure>,
+    /// The number that was reached, if one was.
+    pub limit: Option<u32>,
+    /// When asking again may help.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// The kinds of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// Nothing is wrong for good: ask again.
+    TryAgain,
+    /// A limit of the instance type, of `MAX_ENI`, of max-pods or of the account is reached.
+    Exhausted,
+    /// The subnet has no free address.
+    SubnetFull,
+    /// EC2 refuses for lack of permission.
+    Denied,
+    /// EC2 asks to slow down.
+    Throttled,
+    /// The store cannot be written.
+    DiskFull,
+    /// The deadline passed while capacity was on its way.
+    Deadline,
+    /// The sandbox was deleted while its ADD waited.
+    Cancelled,
+}
+
+/// How a secondary ENI's link, table and rules shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EniIntent {
+    /// The ENI.
+    pub eni: EniId,
+    /// By which the link is found, whatever its name.
+    pub mac: Mac,
+    /// Its device index.
+    pub device: DeviceIndex,
+    /// Its network card.
+    pub card: CardIndex,
+    /// Its own address.
+    pub primary: Ipv4Addr,
+    /// Its subnet's network; the gateway is its first address.
+    pub subnet_cidr: Ipv4Cidr,
+    /// Its route table.
+    pub table: TableId,
+}
+
+/// Something an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alarm {
+    /// Which kind, for counting: a short fixed word such as `eni-lost`.
+    pub kind: &'static str,
+    /// What, which object, why.
+    pub message: String,
+}

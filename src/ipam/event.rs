@@ -1,0 +1,107 @@
+//! What can happen to the pool. The daemon turns everything it hears into one of these.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use super::cloud::CloudResult;
+use super::ids::{
+    CallId, CommitId, ContainerId, EniId, IfName, Mac, NetworkName, PodRef, SandboxKey, Tick, WaiterId,
+};
+use super::policy::Policy;
+use super::witness::{ImdsSnapshot, KernelFacts, LinkFact};
+
+/// A sandbox asks for an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddRequest {
+    /// Whom to answer: `Assigned` then `Durable`, or `Refused`.
+    pub waiter: WaiterId,
+    /// Which sandbox interface.
+    pub key: SandboxKey,
+    /// Its pod.
+    pub pod: PodRef,
+    /// The host side of its veth pair, remembered for DEL without the plugin's own memory.
+    pub host_veth: String,
+    /// The path of its network namespace, for the same reason.
+    pub netns: String,
+    /// Until when the client waits.
+    pub deadline: Tick,
+}
+
+/// Something happened. `Pool::step` takes every event in every state without panicking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A sandbox asks for an address.
+    Add(AddRequest),
+    /// A sandbox is gone. Answered with `Released`, always.
+    Del {
+        /// Whom to answer.
+        waiter: WaiterId,
+        /// Which sandbox interface.
+        key: SandboxKey,
+    },
+    /// The runtime lists what is alive; the rest of that network is released. Answered with `Collected`.
+    Gc {
+        /// Whom to answer.
+        waiter: WaiterId,
+        /// Which conflist's sandboxes are meant.
+        network: NetworkName,
+        /// What is alive.
+        valid: BTreeSet<(ContainerId, IfName)>,
+    },
+    /// An ADD's client hung up, or its last frame could not be delivered. Gets no reply; an address it was the only one
+    /// to be told is released again. Not to be sent for a client that got its `Durable` and left.
+    GiveUp {
+        /// Who.
+        waiter: WaiterId,
+    },
+    /// An [`super::effect::Effect::Call`] ended.
+    CallEnded {
+        /// Which.
+        call: CallId,
+        /// How.
+        result: CloudResult,
+    },
+    /// An [`super::effect::Effect::Commit`] is durable. Sent before the effects behind it are executed.
+    Committed {
+        /// Which.
+        commit: CommitId,
+    },
+    /// A commit failed; the effects behind it were dropped.
+    CommitFailed {
+        /// Which.
+        commit: CommitId,
+        /// Why, for the user.
+        reason: String,
+    },
+    /// A link appeared, or changed its name.
+    LinkSeen(LinkFact),
+    /// No link has this hardware address any more.
+    LinkGone {
+        /// Whose.
+        mac: Mac,
+    },
+    /// An [`super::effect::Effect::ConfigureEni`] ended.
+    EniConfigured {
+        /// Which ENI.
+        eni: EniId,
+        /// Whether its link, table and rules stand; why not.
+        result: Result<(), String>,
+    },
+    /// An [`super::effect::Effect::Publish`] ended.
+    Published {
+        /// Which ENI.
+        eni: EniId,
+        /// The addresses it was about.
+        addresses: Vec<Ipv4Addr>,
+        /// Whether the kernel's map holds them; why not.
+        result: Result<(), String>,
+    },
+    /// Everything the kernel has, read after an [`super::effect::Effect::ReadKernel`] or on the daemon's own account.
+    Kernel(KernelFacts),
+    /// Everything IMDS lists. A sweep that failed is no event.
+    Imds(ImdsSnapshot),
+    /// The configuration was read again.
+    Reconfigured(Box<Policy>),
+    /// The time of an [`super::effect::Effect::WakeAt`] has come. Harmless at any other time.
+    Timer,
+}

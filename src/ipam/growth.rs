@@ -1,0 +1,90 @@
+//! Turns a plan into intents and calls, once the independent judge has nothing against it.
+
+use std::collections::BTreeMap;
+
+use super::cloud::CloudCall;
+use super::ids::{ClientToken, EniId, SubnetId, Tick};
+use super::memory::Purpose;
+use super::model::Creation;
+use super::observe::{DESCRIPTION_PREFIX, TAG_INSTANCE, TAG_TOKEN};
+use super::outbox::Outbox;
+use super::plan::{Act, plan};
+use super::pool::Pool;
+use super::{stamp, verify};
+
+pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let plan = plan(pool, now);
+    let violations = verify::plan(pool, &plan);
+    pool.memory.report = plan.report;
+    if !violations.is_empty() {
+        for violation in violations {
+            out.alarm("bad-plan", format!("a plan was not carried out: {violation}"));
+        }
+        return;
+    }
+    for act in plan.acts {
+        match act {
+            Act::Assign { eni, count } => assign(pool, &eni, count, now, out),
+            Act::Create { subnet, addresses } => create(pool, subnet, addresses, now, out),
+        }
+    }
+}
+
+fn assign(pool: &mut Pool, id: &EniId, count: u32, now: Tick, out: &mut Outbox) {
+    pool.edit_eni(id, |eni| eni.assigning = Some(count));
+    let purpose = Purpose::Assign {
+        eni: id.clone(),
+        count,
+    };
+    let eni = id.clone();
+    out.call(pool, purpose, CloudCall::AssignAddresses { eni, count }, now);
+}
+
+fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mut Outbox) {
+    let token = token(pool, now);
+    let creation = Creation {
+        tags: tags(pool, &token, now),
+        token: token.clone(),
+        subnet,
+        groups: pool.facts().security_groups.clone(),
+        addresses,
+        description: format!("{DESCRIPTION_PREFIX}{}", pool.facts().instance),
+    };
+    let request = creation.call();
+    pool.insert_creation(creation);
+    out.call(pool, Purpose::Create(token), request, now);
+}
+
+/// A token no other creation has: within a boot time only moves on, and EC2 takes up to 64 ASCII characters.
+fn token(pool: &mut Pool, now: Tick) -> ClientToken {
+    pool.memory.tokens = pool.memory.tokens.wrapping_add(1);
+    let boot: String = pool
+        .facts()
+        .boot
+        .as_str()
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(8)
+        .collect();
+    let instance: String = pool.facts().instance.as_str().chars().take(24).collect();
+    ClientToken(format!("{instance}-{boot}-{:x}-{:x}", now.0, pool.memory.tokens))
+}
+
+/// The Go daemon's tags (reference ipamd 4.8) and our token.
+fn tags(pool: &Pool, token: &ClientToken, now: Tick) -> BTreeMap<String, String> {
+    let facts = pool.facts();
+    let created = facts.booted_at.saturating_add(now.0 / 1000);
+    let mut tags = BTreeMap::new();
+    if let Some(cluster) = &pool.policy().cluster_name {
+        tags.insert("cluster.k8s.amazonaws.com/name".to_owned(), cluster.clone());
+        tags.insert("eks:eni:owner".to_owned(), "amazon-vpc-cni".to_owned());
+    }
+    tags.extend(pool.policy().additional_tags.clone());
+    tags.insert(TAG_INSTANCE.to_owned(), facts.instance.to_string());
+    tags.insert(
+        "node.k8s.amazonaws.com/createdAt".to_owned(),
+        stamp::rfc3339(created),
+    );
+    tags.insert(TAG_TOKEN.to_owned(), token.to_string());
+    tags
+}

@@ -1,0 +1,341 @@
+//! Carries every creation and every ENI one step further, whenever it can: create, attach, delete on termination,
+//! link, configure, publish; or describe, prove, delete. Level-triggered: it looks at what is, not at what happened,
+//! so a restart continues where a kill interrupted.
+
+use super::cloud::{CloudCall, DescribeScope};
+use super::effect::Effect;
+use super::ids::{EniId, Tick};
+use super::memory::Purpose;
+use super::model::{EniRole, EniState};
+use super::obstacle::{Pace, Topic};
+use super::outbox::Outbox;
+use super::pool::Pool;
+use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
+
+/// How doubts that stand are looked at again: EC2 is not asked for nothing.
+const RECHECK: Pace = Pace::secs(30, 600);
+
+pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.limits().is_none()
+        && pool.memory.is_clear(&Topic::Limits, now)
+        && !pool.memory.is_asking(&Purpose::Limits)
+    {
+        let instance_type = pool.facts().instance_type.clone();
+        out.call(
+            pool,
+            Purpose::Limits,
+            CloudCall::DescribeInstanceType { instance_type },
+            now,
+        );
+    }
+    create(pool, now, out);
+    let ids: Vec<EniId> = pool.enis().keys().cloned().collect();
+    for id in ids {
+        let Some(eni) = pool.enis().get(&id) else { continue };
+        match (eni.role, eni.state.clone()) {
+            (EniRole::Unmanaged | EniRole::Primary, _) => {}
+            (_, EniState::Created) => attach(pool, &id, now, out),
+            (_, EniState::Attaching) => reattach(pool, &id, now, out),
+            (_, EniState::Attached | EniState::Ready) => {
+                terminate_with_instance(pool, &id, now, out);
+                configure(pool, &id, now, out);
+                publish(pool, &id, now, out);
+            }
+            (_, EniState::Discarding { .. }) => discard(pool, &id, now, out),
+            (_, EniState::Lost) => bury(pool, &id),
+        }
+    }
+    recheck(pool, now, out);
+    describe(pool, now, out);
+}
+
+fn create(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    for creation in pool.creations().values().cloned().collect::<Vec<_>>() {
+        let purpose = Purpose::Create(creation.token.clone());
+        let waits = pool.memory.creations_in_doubt.contains_key(&creation.token)
+            || pool.memory.is_asking(&purpose)
+            || !pool
+                .memory
+                .is_clear(&Topic::Creation(creation.token.clone()), now);
+        if !waits {
+            out.call(pool, purpose, creation.call(), now);
+        }
+    }
+}
+
+/// Chooses the device index, which is recorded with the intent, and attaches.
+fn attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    if !pool.memory.is_clear(&Topic::Attach(id.clone()), now) {
+        return;
+    }
+    let Some(device) = pool.free_device() else {
+        let why = "no device index is free".to_owned();
+        doom(pool, id, why);
+        return discard(pool, id, now, out);
+    };
+    pool.edit_eni(id, |eni| {
+        eni.device = Some(device);
+        eni.state = EniState::Attaching;
+    });
+    send_attach(pool, id, now, out);
+}
+
+fn send_attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    let Some(device) = eni.device else { return };
+    let request = CloudCall::AttachEni {
+        eni: id.clone(),
+        instance: pool.facts().instance.clone(),
+        device,
+        card: eni.card,
+    };
+    out.call(pool, Purpose::Attach(id.clone()), request, now);
+}
+
+/// An attach was asked for: its answer is awaited, was lost, or told to try again.
+fn reattach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    if pool.memory.is_asking(&Purpose::Attach(id.clone())) {
+        return;
+    }
+    let Some(eni) = pool.enis().get(id) else { return };
+    if eni.device.is_none() {
+        pool.edit_eni(id, |eni| eni.state = EniState::Created);
+        return attach(pool, id, now, out);
+    }
+    let (has_link, in_doubt) = (
+        pool.memory.links.contains_key(&eni.mac),
+        pool.memory.enis.get(id).is_some_and(|p| p.doubt.is_some()),
+    );
+    if has_link && in_doubt {
+        // The answer was lost, but the kernel shows the effect; the attachment's id comes with the next Describe.
+        pool.edit_eni(id, |eni| eni.state = EniState::Attached);
+        pool.memory.progress(id).doubt = None;
+        pool.memory.describe.insert(DescribeScope::Attached);
+        return configure(pool, id, now, out);
+    }
+    if !in_doubt && pool.memory.is_clear(&Topic::Attach(id.clone()), now) {
+        send_attach(pool, id, now, out);
+    }
+}
+
+fn terminate_with_instance(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    let Some(attachment) = eni.attachment.clone().filter(|_| !eni.delete_on_termination) else {
+        return;
+    };
+    let purpose = Purpose::Termination(id.clone());
+    if !pool.memory.is_asking(&purpose) && pool.memory.is_clear(&Topic::Termination(id.clone()), now) {
+        let eni = id.clone();
+        out.call(
+            pool,
+            purpose,
+            CloudCall::DeleteOnTermination { eni, attachment },
+            now,
+        );
+    }
+}
+
+/// Waits for the link and has it configured.
+fn configure(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    let mac = eni.mac;
+    let progress = pool.memory.progress(id);
+    if progress.configured || progress.configuring {
+        return;
+    }
+    if !pool.memory.links.contains_key(&mac) {
+        return await_link(pool, id, now, out);
+    }
+    pool.memory.clear(&Topic::Link(id.clone()));
+    let progress = pool.memory.progress(id);
+    progress.link_awaited = None;
+    progress.link_overdue = false;
+    if !pool.memory.is_clear(&Topic::Configure(id.clone()), now) {
+        return;
+    }
+    match pool.intent(id) {
+        Some(intent) => {
+            pool.memory.progress(id).configuring = true;
+            out.now(Effect::ConfigureEni(intent));
+        }
+        None => ask_imds(pool, now, out),
+    }
+}
+
+fn ask_imds(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.is_clear(&Topic::Imds, now) {
+        pool.memory.obstruct(Topic::Imds, Pace::secs(2, 60), None, now);
+        out.now(Effect::ReadImds);
+    }
+}
+
+/// A link that does not come is looked for again and reported; the ENI stays ours.
+fn await_link(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    let patience = pool.policy().link_patience;
+    let progress = pool.memory.progress(id);
+    let since = *progress.link_awaited.get_or_insert(now);
+    if now < since.after(patience) || !pool.memory.is_clear(&Topic::Link(id.clone()), now) {
+        return;
+    }
+    pool.memory.progress(id).link_overdue = true;
+    let longest = patience.saturating_mul(10);
+    let pace = Pace {
+        first: patience,
+        longest,
+    };
+    pool.memory.obstruct(Topic::Link(id.clone()), pace, None, now);
+    out.now(Effect::ReadKernel);
+    pool.memory.describe.insert(DescribeScope::Attached);
+    let waited = now.since(since).as_secs();
+    out.alarm(
+        "link-overdue",
+        format!(
+            "{id} is attached, but the kernel has shown no link with its hardware address for {waited} s"
+        ),
+    );
+}
+
+fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    let Some(device) = eni.device else { return };
+    if !pool.memory.is_configured(id) || !pool.memory.is_clear(&Topic::Publish(id.clone()), now) {
+        return;
+    }
+    let under_way = pool.memory.enis.get(id).map(|progress| &progress.publishing);
+    let addresses: Vec<_> = eni
+        .addresses
+        .iter()
+        .filter(|(address, placed)| !placed.published && under_way.is_none_or(|set| !set.contains(*address)))
+        .map(|(address, _)| *address)
+        .collect();
+    if addresses.is_empty() {
+        return;
+    }
+    pool.memory
+        .progress(id)
+        .publishing
+        .extend(addresses.iter().copied());
+    out.now(Effect::Publish {
+        eni: id.clone(),
+        device,
+        addresses,
+    });
+}
+
+/// An ENI is not to be had: it is deleted again, once EC2 has confirmed in a later Describe that nobody has it.
+pub(super) fn doom(pool: &mut Pool, id: &EniId, why: String) {
+    pool.edit_eni(id, |eni| {
+        eni.device = None;
+        eni.state = EniState::Discarding { why };
+    });
+    let next = pool.memory.next_call;
+    let progress = pool.memory.progress(id);
+    progress.doomed = Some(next);
+    progress.doubt = None;
+    progress.ec2 = Ec2Says::Unasked;
+}
+
+/// Deletes an ENI that could not be attached, when it is proven that nobody uses it.
+fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+    let purpose = Purpose::Delete(id.clone());
+    if pool.memory.is_asking(&purpose) || !pool.memory.is_clear(&Topic::Delete(id.clone()), now) {
+        return;
+    }
+    let Some(eni) = pool.enis().get(id) else { return };
+    let evidence = LocalEvidence {
+        link: pool.memory.links.contains_key(&eni.mac),
+        pod_routes: eni
+            .addresses
+            .keys()
+            .filter(|address| pool.memory.pod_routes.contains_key(*address))
+            .count(),
+        allocations: pool.allocations().values().filter(|a| a.eni == *id).count(),
+    };
+    let says = pool.memory.enis.get(id).map_or(Ec2Says::Unasked, |p| p.ec2);
+    match Proof::unused_eni(id, says, evidence) {
+        Ok(proof) => {
+            let progress = pool.memory.progress(id);
+            progress.ec2 = Ec2Says::Unasked;
+            progress.delete_sent = true;
+            out.call(pool, purpose, CloudCall::DeleteEni { proof }, now);
+        }
+        Err(_) if says == Ec2Says::Unasked => {
+            pool.memory.describe.insert(DescribeScope::OursUnattached);
+        }
+        Err(why) => {
+            pool.memory.progress(id).ec2 = Ec2Says::Unasked;
+            pool.memory
+                .obstruct(Topic::Delete(id.clone()), RECHECK, None, now);
+            out.alarm("not-deleted", format!("{id} is to be deleted, but {why}"));
+        }
+    }
+}
+
+/// A lost ENI is forgotten with the last sandbox on it.
+fn bury(pool: &mut Pool, id: &EniId) {
+    if !pool
+        .allocations()
+        .values()
+        .any(|allocation| allocation.eni == *id)
+    {
+        pool.forget_eni(id);
+    }
+}
+
+/// Standing doubts are worth another look, ever more seldom.
+fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let routes = |doubt: &Option<Doubt>| matches!(doubt, Some(Doubt::PodRoute { .. }));
+    let every = Pace {
+        first: pool.policy().kernel_recheck,
+        longest: pool.policy().kernel_recheck,
+    };
+    if pool.addresses().values().any(|known| routes(&known.doubt))
+        && pool.memory.is_clear(&Topic::Kernel, now)
+    {
+        pool.memory.obstruct(Topic::Kernel, every, None, now);
+        out.now(Effect::ReadKernel);
+    }
+    let doubtful = pool
+        .addresses()
+        .iter()
+        .any(|(address, known)| known.doubt == Some(Doubt::NotInEc2) && pool.placed(*address).is_some())
+        || pool.enis().values().any(|eni| {
+            eni.role != EniRole::Unmanaged
+                && matches!(eni.state, EniState::Attached | EniState::Ready)
+                && (pool
+                    .memory
+                    .enis
+                    .get(&eni.id)
+                    .is_some_and(|p| p.unlisted_since.is_some())
+                    || (eni.role == EniRole::Secondary && eni.attachment.is_none()))
+        });
+    if !doubtful {
+        pool.memory.clear(&Topic::Doubts);
+    } else if pool.memory.is_clear(&Topic::Doubts, now) {
+        // The first look is due after a pause, too: EC2 has only just been asked.
+        if pool.memory.obstacles.contains_key(&Topic::Doubts) {
+            pool.memory.describe.insert(DescribeScope::Attached);
+        }
+        pool.memory.obstruct(Topic::Doubts, RECHECK, None, now);
+    }
+}
+
+/// Asks what is to be asked, one question of a kind at a time.
+fn describe(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.enis.values().any(|progress| progress.doubt.is_some()) {
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
+    if !pool.memory.creations_in_doubt.is_empty() {
+        pool.memory.describe.insert(DescribeScope::OursUnattached);
+    }
+    for scope in [DescribeScope::Attached, DescribeScope::OursUnattached] {
+        let purpose = Purpose::Describe(scope);
+        if pool.memory.is_asking(&purpose) || !pool.memory.is_clear(&Topic::Describe(scope), now) {
+            continue;
+        }
+        if pool.memory.describe.remove(&scope) {
+            let instance = pool.facts().instance.clone();
+            out.call(pool, purpose, CloudCall::DescribeEnis { instance, scope }, now);
+        }
+    }
+}

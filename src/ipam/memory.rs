@@ -1,0 +1,235 @@
+//! What the pool knows only while the daemon runs: calls, commits and waiters in flight, and what others last said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::cloud::{CloudFailure, DescribeScope};
+use super::effect::Reply;
+use super::event::AddRequest;
+use super::ids::{
+    CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SubnetId, Tick, WaiterId,
+};
+use super::obstacle::{Obstacle, Pace, Topic, spread};
+use super::plan::Report;
+use super::records::RecordKey;
+use super::witness::{Ec2Says, ImdsSnapshot, LinkFact};
+
+/// What a call in flight is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Create(ClientToken),
+    Attach(EniId),
+    Termination(EniId),
+    Assign { eni: EniId, count: u32 },
+    Delete(EniId),
+    Describe(DescribeScope),
+    Limits,
+}
+
+/// A call in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub(super) purpose: Purpose,
+    pub(super) since: Tick,
+}
+
+/// What has to be done with a reply that stood behind a commit that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Final {
+    /// `Durable` for this allocation.
+    Durable(SandboxKey),
+    /// Any other.
+    Told(Reply),
+}
+
+/// A commit in flight and what stands behind it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tail {
+    pub(super) keys: BTreeSet<RecordKey>,
+    pub(super) calls: Vec<CallId>,
+    pub(super) finals: Vec<(WaiterId, Final)>,
+}
+
+/// What EC2's Describe of attached ENIs last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ec2View {
+    /// Nothing yet.
+    Asking,
+    /// It answered.
+    Answered,
+    /// It could not be reached or refused.
+    Failed(CloudFailure),
+}
+
+/// How far an ENI is beyond what is stored of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EniProgress {
+    /// Its link, table and rules stand.
+    pub(super) configured: bool,
+    /// They are being made.
+    pub(super) configuring: bool,
+    /// These are being published.
+    pub(super) publishing: BTreeSet<Ipv4Addr>,
+    /// An answer was lost: a Describe with this or a greater number tells.
+    pub(super) doubt: Option<CallId>,
+    /// Since when its link is awaited.
+    pub(super) link_awaited: Option<Tick>,
+    /// Its link did not come in time.
+    pub(super) link_overdue: bool,
+    /// Attaching failed this often in a row.
+    pub(super) attach_failures: u32,
+    /// When EC2 said it is attached.
+    pub(super) attached_at: Option<Tick>,
+    /// It is to be discarded: only a Describe with this or a greater number says anything about that.
+    pub(super) doomed: Option<CallId>,
+    /// What EC2 said of it since it is to be discarded.
+    pub(super) ec2: Ec2Says,
+    /// A Delete has been sent, so that its absence means success.
+    pub(super) delete_sent: bool,
+    /// Since when EC2's Describe has not listed it.
+    pub(super) unlisted_since: Option<Tick>,
+}
+
+impl Default for EniProgress {
+    fn default() -> Self {
+        Self {
+            configured: false,
+            configuring: false,
+            publishing: BTreeSet::new(),
+            doubt: None,
+            link_awaited: None,
+            link_overdue: false,
+            attach_failures: 0,
+            attached_at: None,
+            doomed: None,
+            ec2: Ec2Says::Unasked,
+            delete_sent: false,
+            unlisted_since: None,
+        }
+    }
+}
+
+/// Everything that does not survive a restart, and need not.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    pub(super) started: Tick,
+    pub(super) next_call: CallId,
+    pub(super) next_commit: CommitId,
+    pub(super) tokens: u64,
+    pub(super) dice: u64,
+    pub(super) calls: BTreeMap<CallId, Ask>,
+    pub(super) commits: BTreeMap<CommitId, Tail>,
+    pub(super) waiters: BTreeMap<WaiterId, AddRequest>,
+    pub(super) obstacles: BTreeMap<Topic, Obstacle>,
+    pub(super) ec2: Ec2View,
+    pub(super) describe: BTreeSet<DescribeScope>,
+    pub(super) creations_in_doubt: BTreeMap<ClientToken, CallId>,
+    pub(super) enis: BTreeMap<EniId, EniProgress>,
+    /// When EC2 named an address, as long as its Describe may lag behind that.
+    pub(super) fresh: BTreeMap<Ipv4Addr, Tick>,
+    /// Since when EC2's Describe has not listed an address.
+    pub(super) unlisted: BTreeMap<Ipv4Addr, Tick>,
+    pub(super) links: BTreeMap<Mac, LinkFact>,
+    pub(super) pod_routes: BTreeMap<Ipv4Addr, String>,
+    pub(super) imds: Option<ImdsSnapshot>,
+    pub(super) imds_pending: bool,
+    /// Device indexes EC2 said are taken, by whom is not known.
+    pub(super) devices_taken: BTreeSet<DeviceIndex>,
+    /// The most to ask a nearly full subnet for in one call.
+    pub(super) ask_at_most: BTreeMap<SubnetId, u32>,
+    pub(super) store_trouble: Option<String>,
+    pub(super) wake: Option<Tick>,
+    pub(super) report: Report,
+}
+
+impl Memory {
+    pub(super) fn new(seed: u64, now: Tick) -> Self {
+        Self {
+            started: now,
+            next_call: CallId(1),
+            next_commit: CommitId(1),
+            tokens: 0,
+            dice: seed,
+            calls: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            obstacles: BTreeMap::new(),
+            ec2: Ec2View::Asking,
+            describe: BTreeSet::new(),
+            creations_in_doubt: BTreeMap::new(),
+            enis: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            unlisted: BTreeMap::new(),
+            links: BTreeMap::new(),
+            pod_routes: BTreeMap::new(),
+            imds: None,
+            imds_pending: false,
+            devices_taken: BTreeSet::new(),
+            ask_at_most: BTreeMap::new(),
+            store_trouble: None,
+            wake: None,
+            report: Report::default(),
+        }
+    }
+
+    /// What is known of an ENI beyond the store.
+    pub(super) fn progress(&mut self, id: &EniId) -> &mut EniProgress {
+        self.enis.entry(id.clone()).or_default()
+    }
+
+    pub(super) fn is_configured(&self, id: &EniId) -> bool {
+        self.enis.get(id).is_some_and(|progress| progress.configured)
+    }
+
+    pub(super) fn is_asking(&self, purpose: &Purpose) -> bool {
+        self.calls.values().any(|ask| ask.purpose == *purpose)
+    }
+
+    pub(super) fn is_assigning(&self, id: &EniId) -> bool {
+        self.calls
+            .values()
+            .any(|ask| matches!(&ask.purpose, Purpose::Assign { eni, .. } if eni == id))
+    }
+
+    /// The obstacle in the way now, if any.
+    pub(super) fn obstacle(&self, topic: &Topic, now: Tick) -> Option<&Obstacle> {
+        self.obstacles.get(topic).filter(|obstacle| obstacle.until > now)
+    }
+
+    pub(super) fn is_clear(&self, topic: &Topic, now: Tick) -> bool {
+        self.obstacle(topic, now).is_none()
+    }
+
+    /// Something failed (again): not before its pace allows.
+    pub(super) fn obstruct(&mut self, topic: Topic, pace: Pace, failure: Option<CloudFailure>, now: Tick) {
+        self.dice = self.dice.wrapping_add(1);
+        let attempt = self
+            .obstacles
+            .get(&topic)
+            .map_or(1, |obstacle| obstacle.attempt.saturating_add(1));
+        let asked = failure.as_ref().and_then(|failure| failure.retry_after);
+        let wait = pace
+            .wait(attempt, spread(self.dice))
+            .max(asked.unwrap_or_default());
+        let until = now.after(wait.max(std::time::Duration::from_millis(1)));
+        self.obstacles.insert(
+            topic,
+            Obstacle {
+                attempt,
+                until,
+                failure,
+            },
+        );
+    }
+
+    /// It worked: the next failure is a first one again.
+    pub(super) fn clear(&mut self, topic: &Topic) {
+        self.obstacles.remove(topic);
+    }
+
+    /// Forgets everything about an ENI.
+    pub(super) fn forget_eni(&mut self, id: &EniId) {
+        self.enis.remove(id);
+        self.obstacles.retain(|topic, _| !topic.concerns(id));
+    }
+}

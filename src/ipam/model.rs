@@ -1,0 +1,237 @@
+//! The things the pool is made of.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::cidr::Ipv4Cidr;
+use super::cloud::CloudCall;
+use super::ids::{
+    AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, Mac, PodRef, SandboxKey, SecurityGroupId,
+    SubnetId, TableId, Tick, WaiterId,
+};
+use super::witness::Doubt;
+
+/// How an ENI is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EniRole {
+    /// The one the instance was launched with: always attached, never configured by us as a whole.
+    Primary,
+    /// One whose addresses pods get.
+    Secondary,
+    /// Somebody else's: it takes a place on the instance and nothing more.
+    Unmanaged,
+}
+
+/// How far an ENI is on its way. Stored, so that a kill at any instant resumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum EniState {
+    /// It exists; attaching is next.
+    Created,
+    /// Attaching has been asked for, or is about to be.
+    Attaching,
+    /// EC2 says it is attached; its link is awaited and configured.
+    Attached,
+    /// Its link, table and rules stand on this boot.
+    Ready,
+    /// It could not be attached and is to be deleted, once it is proven unused.
+    Discarding {
+        /// Why.
+        why: String,
+    },
+    /// EC2 and the kernel say it is gone; kept for what was allocated on it.
+    Lost,
+}
+
+/// An ENI of this instance, or on its way to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eni {
+    /// Its id.
+    pub id: EniId,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// How it is used.
+    pub role: EniRole,
+    /// How far it is.
+    pub state: EniState,
+    /// Its device index, once chosen.
+    pub device: Option<DeviceIndex>,
+    /// Its network card.
+    pub card: CardIndex,
+    /// Its attachment, once known.
+    pub attachment: Option<AttachmentId>,
+    /// Whether EC2 is known to delete it with the instance.
+    pub delete_on_termination: bool,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// That subnet's network, once known.
+    pub subnet_cidr: Option<Ipv4Cidr>,
+    /// Its own address, which pods never get.
+    pub primary: Ipv4Addr,
+    /// /28 prefixes delegated to it: they take places among its addresses.
+    pub prefixes: Vec<Ipv4Cidr>,
+    /// How many addresses are being asked for: the intent behind an `AssignPrivateIpAddresses` without answer.
+    pub assigning: Option<u32>,
+    /// Its secondary addresses.
+    pub addresses: BTreeMap<Ipv4Addr, Placed>,
+}
+
+impl Eni {
+    /// Its route table; the main table while it has no device index.
+    pub fn table(&self) -> TableId {
+        self.device
+            .map_or(TableId::MAIN, |device| TableId::of_eni(self.card, device))
+    }
+
+    /// How many of its places are taken, its own address not counted.
+    pub fn slots_taken(&self) -> u32 {
+        u32::try_from(self.addresses.len().saturating_add(self.prefixes.len())).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it takes a place on card 0 of the instance, now or soon.
+    pub fn takes_place(&self) -> bool {
+        self.card == CardIndex(0) && !matches!(self.state, EniState::Discarding { .. } | EniState::Lost)
+    }
+}
+
+/// What is known of an address as part of its ENI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// EC2 itself named it, not only IMDS.
+    pub verified: bool,
+    /// The kernel's map holds it (on this boot), or need not: then a pod's packets find their way back.
+    pub published: bool,
+}
+
+/// Where an address stands at a given time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressState<'a> {
+    /// Nobody has it.
+    Free,
+    /// A sandbox has it.
+    Assigned(&'a SandboxKey),
+    /// It rests.
+    Cooling {
+        /// The last instant of rest.
+        until: Tick,
+    },
+    /// Something does not fit: nobody gets it, nobody frees it.
+    Quarantined(&'a Doubt),
+}
+
+/// A secondary address of one of our ENIs, now or before.
+///
+/// Its state is derived, so that no two fields can contradict each other and time alone ends a rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Its ENI.
+    pub eni: EniId,
+    /// The sandbox that has it.
+    pub holder: Option<SandboxKey>,
+    /// When a sandbox last gave it back; never used before when `None`.
+    pub last_used: Option<Tick>,
+    /// The last instant of its rest.
+    pub rests_until: Option<Tick>,
+    /// What does not fit. While a sandbox holds it, the sandbox keeps it.
+    pub doubt: Option<Doubt>,
+}
+
+impl Address {
+    /// An address nobody ever had.
+    pub fn unused(eni: EniId) -> Self {
+        Self {
+            eni,
+            holder: None,
+            last_used: None,
+            rests_until: None,
+            doubt: None,
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self, now: Tick) -> AddressState<'_> {
+        match (&self.holder, &self.doubt, self.rests_until) {
+            (Some(key), ..) => AddressState::Assigned(key),
+            (None, Some(why), _) => AddressState::Quarantined(why),
+            (None, None, Some(until)) if until >= now => AddressState::Cooling { until },
+            (None, None, _) => AddressState::Free,
+        }
+    }
+
+    /// Whether nobody holds it, it has rested and nothing speaks against it.
+    pub fn is_free(&self, now: Tick) -> bool {
+        self.state(now) == AddressState::Free
+    }
+
+    /// Whether there is anything to remember beyond its being on its ENI.
+    pub fn has_past(&self) -> bool {
+        self.last_used.is_some() || self.rests_until.is_some() || self.doubt.is_some()
+    }
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The sandbox interface.
+    pub key: SandboxKey,
+    /// Its pod.
+    pub pod: PodRef,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The ENI that carries it.
+    pub eni: EniId,
+    /// That ENI's device index, so that DEL knows the table even when the ENI's own record is lost.
+    pub device: DeviceIndex,
+    /// That ENI's network card.
+    pub card: CardIndex,
+    /// The host side of the veth pair.
+    pub host_veth: String,
+    /// The network namespace as the ADD named it.
+    pub netns: String,
+    /// Since when.
+    pub since: Tick,
+    /// The only client that has been told, as long as it is the only one.
+    #[serde(skip)]
+    pub told: Option<WaiterId>,
+}
+
+/// An ENI that EC2 has been or is about to be asked for: everything of the call, so that it can be repeated exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creation {
+    /// The idempotency token.
+    pub token: ClientToken,
+    /// Where.
+    pub subnet: SubnetId,
+    /// Security groups.
+    pub groups: Vec<SecurityGroupId>,
+    /// Secondary addresses.
+    pub addresses: u32,
+    /// Description.
+    pub description: String,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Allocation {
+    /// Its ENI's route table.
+    pub fn table(&self) -> TableId {
+        TableId::of_eni(self.card, self.device)
+    }
+}
+
+impl Creation {
+    /// The call; the same each time.
+    pub fn call(&self) -> CloudCall {
+        CloudCall::CreateEni {
+            token: self.token.clone(),
+            subnet: self.subnet.clone(),
+            groups: self.groups.clone(),
+            secondary_addresses: self.addresses,
+            description: self.description.clone(),
+            tags: self.tags.clone(),
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! What the witnesses say, merged into what we know. IMDS only adds; an omission by EC2 is a doubt first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
+use super::effect::Effect;
+use super::ids::{CallId, CardIndex, ClientToken, DeviceIndex, EniId, Tick};
+use super::memory::Ec2View;
+use super::model::{Eni, EniRole, EniState, Placed};
+use super::outbox::Outbox;
+use super::plan::{eni_limit, places_taken};
+use super::pool::Pool;
+use super::witness::{Doubt, Ec2Says, ImdsEni, ImdsSnapshot, KernelFacts};
+
+/// The Go daemon's tags, so that either daemon recognises the other's ENIs.
+pub(super) const TAG_INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
+/// Our own: finds the ENI of a creation whose answer was lost.
+pub(super) const TAG_TOKEN: &str = "node.k8s.amazonaws.com/client_token";
+const TAG_NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
+/// How ENIs created by either daemon are described.
+pub(super) const DESCRIPTION_PREFIX: &str = "aws-K8S-";
+
+/// How an ENI is used, by its tags and type (reference ipamd 1.6; another instance's ENI is never ours, Q50).
+pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
+    if eni.id == pool.facts().primary_eni {
+        return EniRole::Primary;
+    }
+    let tag = |key: &str| eni.tags.get(key).map(String::as_str);
+    let is_type = matches!(eni.interface_type.as_str(), "" | "interface" | "efa");
+    let managed = match (tag(TAG_NO_MANAGE), tag(TAG_INSTANCE)) {
+        (Some(no_manage), _) => no_manage != "true",
+        (None, Some(instance)) => instance == pool.facts().instance.as_str(),
+        (None, None) => pool.policy().manage_untagged,
+    };
+    if is_type && managed && card == CardIndex(0) {
+        EniRole::Secondary
+    } else {
+        EniRole::Unmanaged
+    }
+}
+
+/// EC2 itself names an address of an ENI of ours.
+pub(super) fn name_address(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Tick) {
+    place(pool, id, address, true, now);
+    pool.memory.unlisted.remove(&address);
+    let gone = |doubt: &Option<Doubt>| matches!(doubt, Some(Doubt::NotInEc2 | Doubt::EniLost));
+    let on_it = pool
+        .addresses()
+        .get(&address)
+        .is_some_and(|known| known.eni == *id && gone(&known.doubt));
+    if on_it {
+        pool.doubt(address, None);
+        suspect_route(pool, address);
+    }
+}
+
+fn place(pool: &mut Pool, id: &EniId, address: Ipv4Addr, verified: bool, now: Tick) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    let known = eni.addresses.get(&address).copied();
+    // IMDS adds knowledge; it does not move what is known elsewhere.
+    if !verified
+        && pool
+            .addresses()
+            .get(&address)
+            .is_some_and(|known| known.eni != *id)
+    {
+        return;
+    }
+    let placed = Placed {
+        verified: verified || known.is_some_and(|known| known.verified),
+        published: eni.role == EniRole::Primary || known.is_some_and(|known| known.published),
+    };
+    pool.place(id, address, placed);
+    if known.is_none() {
+        pool.memory.fresh.insert(address, now);
+        suspect_route(pool, address);
+    }
+}
+
+/// The kernel routes an address nobody holds: somebody may be using it.
+fn suspect_route(pool: &mut Pool, address: Ipv4Addr) {
+    let idle = |known: &super::model::Address| known.holder.is_none() && known.doubt.is_none();
+    if let Some(device) = pool.memory.pod_routes.get(&address).cloned()
+        && pool.addresses().get(&address).is_some_and(idle)
+    {
+        pool.doubt(address, Some(Doubt::PodRoute { device }));
+    }
+}
+
+fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni {
+    let same_subnet = cloud.subnet == pool.facts().subnet;
+    Eni {
+        id: cloud.id.clone(),
+        mac: cloud.mac,
+        role,
+        state,
+        device: None,
+        card: CardIndex(0),
+        attachment: None,
+        delete_on_termination: false,
+        subnet: cloud.subnet.clone(),
+        subnet_cidr: cloud
+            .subnet_cidr
+            .or_else(|| same_subnet.then_some(pool.facts().subnet_cidr)),
+        primary: cloud.primary,
+        prefixes: cloud.prefixes.clone(),
+        assigning: None,
+        addresses: BTreeMap::new(),
+    }
+}
+
+/// EC2 has created an ENI for us, or lists one that is attached nowhere.
+pub(super) fn adopt_created(
+    pool: &mut Pool,
+    token: Option<&ClientToken>,
+    cloud: &CloudEni,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    let wanted = token.is_some_and(|token| pool.forget_creation(token).is_some());
+    if pool.enis().contains_key(&cloud.id) {
+        for address in &cloud.secondary {
+            name_address(pool, &cloud.id, *address, now);
+        }
+        return;
+    }
+    let limit = pool.limits().map_or(0, |limits| eni_limit(pool, limits.enis).0);
+    let has_room = wanted || places_taken(pool) < limit;
+    let state = EniState::Created;
+    pool.insert_eni(new_eni(pool, cloud, EniRole::Secondary, state));
+    for address in &cloud.secondary {
+        name_address(pool, &cloud.id, *address, now);
+    }
+    if !has_room {
+        out.alarm(
+            "left-over",
+            format!("{} is ours, attached nowhere, and finds no place", cloud.id),
+        );
+        super::lifecycle::doom(pool, &cloud.id, "no place is left for it".to_owned());
+    }
+}
+
+/// EC2's list of what is attached to this instance.
+pub(super) fn attached(
+    pool: &mut Pool,
+    enis: &[CloudEni],
+    call: CallId,
+    asked: Tick,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    pool.memory.ec2 = Ec2View::Answered;
+    pool.memory.imds_pending = false;
+    pool.memory.devices_taken.clear();
+    let here = |eni: &&CloudEni| {
+        eni.attachment.as_ref().is_some_and(|attachment| {
+            let ours = attachment
+                .instance
+                .as_ref()
+                .is_none_or(|id| *id == pool.facts().instance);
+            ours && !attachment.status.starts_with("detach")
+        })
+    };
+    let enis: Vec<&CloudEni> = enis.iter().filter(here).collect();
+    let listed: BTreeSet<EniId> = enis.iter().map(|eni| eni.id.clone()).collect();
+    let credible = listed.contains(&pool.facts().primary_eni);
+    for cloud in enis {
+        if let Some(attachment) = &cloud.attachment {
+            take_attached(pool, cloud, attachment, now);
+            if credible {
+                doubt_unlisted(pool, cloud, asked, now, out);
+            }
+        }
+    }
+    if credible {
+        let others: Vec<EniId> = pool
+            .enis()
+            .keys()
+            .filter(|id| !listed.contains(*id))
+            .cloned()
+            .collect();
+        for id in others {
+            doubt_eni(pool, &id, asked, now, out);
+        }
+    } else {
+        out.alarm(
+            "incredible-describe",
+            format!(
+                "EC2's list of {} attached ENIs lacks the primary one; what it omits is not believed",
+                listed.len()
+            ),
+        );
+    }
+    let lag = pool.policy().describe_lag;
+    pool.memory.fresh.retain(|_, since| since.after(lag) > asked);
+    resolve(pool, DescribeScope::Attached, call);
+}
+
+/// An answer has come, or will not: what waited for it goes on.
+pub(super) fn resolve(pool: &mut Pool, scope: DescribeScope, call: CallId) {
+    match scope {
+        DescribeScope::Attached => {
+            let ids: Vec<EniId> = pool.enis().keys().cloned().collect();
+            for id in ids {
+                let progress = pool.memory.progress(&id);
+                if progress.doubt.is_some_and(|since| since <= call) {
+                    progress.doubt = None;
+                    if !pool.memory.is_assigning(&id) {
+                        pool.edit_eni(&id, |eni| eni.assigning = None);
+                    }
+                }
+            }
+        }
+        DescribeScope::OursUnattached => {
+            pool.memory.creations_in_doubt.retain(|_, since| *since > call);
+        }
+    }
+}
+
+fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment, now: Tick) {
+    let role = role_of(pool, cloud, attachment.card);
+    let ready = role == EniRole::Primary;
+    if !pool.enis().contains_key(&cloud.id) {
+        let state = if ready {
+            EniState::Ready
+        } else {
+            EniState::Attached
+        };
+        pool.insert_eni(new_eni(pool, cloud, role, state));
+    }
+    pool.edit_eni(&cloud.id, |eni| {
+        eni.role = role;
+        eni.device = Some(attachment.device);
+        eni.card = attachment.card;
+        eni.attachment = Some(attachment.id.clone());
+        eni.delete_on_termination = attachment.delete_on_termination;
+        eni.mac = cloud.mac;
+        eni.primary = cloud.primary;
+        eni.subnet = cloud.subnet.clone();
+        eni.subnet_cidr = cloud.subnet_cidr.or(eni.subnet_cidr);
+        eni.prefixes.clone_from(&cloud.prefixes);
+        if eni.state != EniState::Ready {
+            eni.state = EniState::Attached;
+        }
+    });
+    pool.memory.progress(&cloud.id).unlisted_since = None;
+    if role == EniRole::Unmanaged {
+        let addresses: Vec<Ipv4Addr> = pool
+            .enis()
+            .get(&cloud.id)
+            .map(|eni| eni.addresses.keys().copied().collect())
+            .unwrap_or_default();
+        for address in addresses {
+            pool.displace(address);
+        }
+        return;
+    }
+    for address in &cloud.secondary {
+        name_address(pool, &cloud.id, *address, now);
+    }
+}
+
+/// Addresses EC2 does not list on an ENI that it does list.
+fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(&cloud.id) else {
+        return;
+    };
+    let listed: BTreeSet<Ipv4Addr> = cloud.secondary.iter().copied().collect();
+    let missing: Vec<Ipv4Addr> = eni
+        .addresses
+        .keys()
+        .filter(|address| !listed.contains(*address))
+        .copied()
+        .collect();
+    for address in missing {
+        let verified = pool.placed(address).is_some_and(|(_, placed)| placed.verified);
+        let lag = pool.policy().describe_lag;
+        let fresh = pool.memory.fresh.get(&address);
+        if verified && fresh.is_some_and(|since| since.after(lag) > asked) {
+            continue;
+        }
+        suspect(pool, address, Doubt::NotInEc2, out);
+        let since = *pool.memory.unlisted.entry(address).or_insert(now);
+        // Not only lag: EC2 has been without it for long, and no pod is wired to it.
+        if now.since(since) >= lag && !pool.memory.pod_routes.contains_key(&address) {
+            pool.displace(address);
+            pool.memory.unlisted.remove(&address);
+            out.now(Effect::Unpublish {
+                eni: cloud.id.clone(),
+                addresses: vec![address],
+            });
+        }
+    }
+}
+
+/// Sets a doubt where there is none yet, and raises the alarm when a sandbox is concerned.
+fn suspect(pool: &mut Pool, address: Ipv4Addr, why: Doubt, out: &mut Outbox) {
+    let Some(known) = pool.addresses().get(&address) else {
+        return;
+    };
+    if known.doubt.is_some() {
+        return;
+    }
+    let holder = known
+        .holder
+        .as_ref()
+        .map(|key| format!(", held by sandbox {key}"))
+        .unwrap_or_default();
+    out.alarm(
+        "quarantined",
+        format!("{address} on {}{holder}: {why}", known.eni),
+    );
+    pool.doubt(address, Some(why));
+}
+
+/// An ENI EC2 does not list as attached to us.
+fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    match (eni.role, &eni.state) {
+        (EniRole::Unmanaged, _) => return pool.forget_eni(id),
+        (EniRole::Secondary, EniState::Attached | EniState::Ready) => {}
+        _ => return,
+    }
+    let lag = pool.policy().describe_lag;
+    let has_link = pool.memory.links.contains_key(&eni.mac);
+    let addresses: Vec<Ipv4Addr> = eni.addresses.keys().copied().collect();
+    let progress = pool.memory.progress(id);
+    if progress.attached_at.is_some_and(|since| since.after(lag) > asked) {
+        return;
+    }
+    let first = progress.unlisted_since.is_none();
+    progress.unlisted_since.get_or_insert(now);
+    if has_link {
+        if first {
+            out.alarm(
+                "eni-unlisted",
+                format!("EC2 does not list {id} as attached, but its link is there"),
+            );
+        }
+        for address in addresses {
+            suspect(pool, address, Doubt::NotInEc2, out);
+        }
+        return;
+    }
+    progress.configured = false;
+    progress.publishing.clear();
+    out.alarm("eni-lost", format!("{id} is gone, by EC2 and by the kernel"));
+    for address in &addresses {
+        pool.doubt(*address, Some(Doubt::EniLost));
+    }
+    pool.edit_eni(id, |eni| {
+        eni.state = EniState::Lost;
+        for placed in eni.addresses.values_mut() {
+            placed.published = false;
+        }
+    });
+    out.now(Effect::Unpublish {
+        eni: id.clone(),
+        addresses,
+    });
+}
+
+/// EC2's list of what carries our tag and is attached nowhere.
+pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: Tick, out: &mut Outbox) {
+    let mut listed = BTreeSet::new();
+    for cloud in enis.iter().filter(|eni| eni.attachment.is_none()) {
+        listed.insert(cloud.id.clone());
+        match pool.enis().get(&cloud.id).map(|eni| eni.state.clone()) {
+            Some(EniState::Discarding { .. }) => {
+                let progress = pool.memory.progress(&cloud.id);
+                if progress.doomed.is_none_or(|since| since <= call) {
+                    progress.ec2 = Ec2Says::Unattached;
+                    progress.unlisted_since = None;
+                }
+            }
+            Some(EniState::Attached | EniState::Ready) => {
+                pool.memory.describe.insert(DescribeScope::Attached);
+            }
+            Some(EniState::Created | EniState::Attaching | EniState::Lost) => {}
+            None => {
+                let token = cloud.tags.get(TAG_TOKEN).map(|token| ClientToken(token.clone()));
+                let known = token
+                    .as_ref()
+                    .is_some_and(|token| pool.creations().contains_key(token));
+                let ours = cloud.description.starts_with(DESCRIPTION_PREFIX)
+                    && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
+                if known || ours {
+                    adopt_created(pool, token.as_ref(), cloud, now, out);
+                }
+            }
+        }
+    }
+    forget_deleted(pool, &listed, call, now);
+    resolve(pool, DescribeScope::OursUnattached, call);
+}
+
+/// An ENI to be discarded that EC2 does not list: a Delete whose answer was lost did its work.
+fn forget_deleted(pool: &mut Pool, listed: &BTreeSet<EniId>, call: CallId, now: Tick) {
+    let doomed: Vec<EniId> = pool
+        .enis()
+        .values()
+        .filter(|eni| matches!(eni.state, EniState::Discarding { .. }) && !listed.contains(&eni.id))
+        .map(|eni| eni.id.clone())
+        .collect();
+    let patience = pool.policy().describe_lag.saturating_mul(10);
+    for id in doomed {
+        let progress = pool.memory.progress(&id);
+        if progress.doomed.is_some_and(|since| since > call) {
+            continue;
+        }
+        progress.ec2 = Ec2Says::Missing;
+        let since = *progress.unlisted_since.get_or_insert(now);
+        if progress.delete_sent || now.since(since) >= patience {
+            pool.forget_eni(&id);
+        }
+    }
+}
+
+/// Everything the kernel has.
+pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
+    let before = std::mem::take(&mut pool.memory.links);
+    for link in facts.links {
+        pool.memory.links.insert(link.mac, link);
+    }
+    for mac in before.into_keys() {
+        if !pool.memory.links.contains_key(&mac) {
+            link_gone(pool, mac);
+        }
+    }
+    pool.memory.pod_routes = facts
+        .pod_routes
+        .into_iter()
+        .map(|route| (route.address, route.device))
+        .collect();
+    let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
+    for address in addresses {
+        let was_routed = pool
+            .addresses()
+            .get(&address)
+            .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
+        if pool.memory.pod_routes.contains_key(&address) {
+            suspect_route(pool, address);
+        } else if was_routed {
+            pool.doubt(address, None);
+            pool.rest(address, now);
+        }
+    }
+}
+
+/// An ENI's link is gone: pods there cannot be reached, and EC2 is asked why. Nothing is freed.
+pub(super) fn link_gone(pool: &mut Pool, mac: super::ids::Mac) {
+    pool.memory.links.remove(&mac);
+    let Some(id) = pool.eni_by_mac(mac).map(|eni| eni.id.clone()) else {
+        return;
+    };
+    let progress = pool.memory.progress(&id);
+    progress.configured = false;
+    progress.configuring = false;
+    progress.publishing.clear();
+    pool.memory.describe.insert(DescribeScope::Attached);
+    pool.edit_eni(&id, |eni| {
+        if eni.role == EniRole::Secondary {
+            for placed in eni.addresses.values_mut() {
+                placed.published = false;
+            }
+        }
+    });
+}
+
+/// Everything IMDS lists, kept until EC2 has spoken or cannot.
+pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
+    let changed = pool.memory.imds.as_ref() != Some(&snapshot);
+    for seen in &snapshot.enis {
+        pool.edit_eni(&seen.id, |eni| {
+            eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr)
+        });
+    }
+    let news = snapshot.enis.iter().any(|seen| {
+        let Some(eni) = pool.enis().get(&seen.id) else {
+            return true;
+        };
+        let known = |address: &Ipv4Addr| eni.addresses.contains_key(address);
+        eni.role != EniRole::Unmanaged && !seen.addresses.iter().skip(1).all(known)
+    });
+    if news && changed && pool.memory.ec2 == Ec2View::Answered {
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
+    pool.memory.imds_pending = pool.memory.ec2 != Ec2View::Answered;
+    pool.memory.imds = Some(snapshot);
+}
+
+/// Takes up what IMDS lists: the primary ENI's addresses at once, other ENIs when EC2 could not be asked.
+pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
+    if !pool.memory.imds_pending {
+        return;
+    }
+    let trusted = pool.trusts_imds(now);
+    let Some(snapshot) = pool.memory.imds.clone() else {
+        return;
+    };
+    for seen in &snapshot.enis {
+        if !pool.enis().contains_key(&seen.id) && trusted && seen.card == CardIndex(0) {
+            insert_unverified(pool, seen);
+        }
+        let managed = |eni: &Eni| eni.role != EniRole::Unmanaged;
+        if pool.enis().get(&seen.id).is_some_and(managed) {
+            for address in seen.addresses.iter().skip(1) {
+                place(pool, &seen.id, *address, false, now);
+            }
+        }
+    }
+    pool.memory.imds_pending = !trusted;
+}
+
+fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
+    let Some(primary) = seen.addresses.first() else {
+        return;
+    };
+    // Device 0 of card 0 is the primary ENI, which is known from the start.
+    if seen.device == DeviceIndex(0) {
+        return;
+    }
+    pool.insert_eni(Eni {
+        id: seen.id.clone(),
+        mac: seen.mac,
+        role: EniRole::Secondary,
+        state: EniState::Attached,
+        device: Some(seen.device),
+        card: seen.card,
+        attachment: None,
+        delete_on_termination: false,
+        subnet: seen.subnet.clone(),
+        subnet_cidr: seen.subnet_cidr,
+        primary: *primary,
+        prefixes: seen.prefixes.clone(),
+        assigning: None,
+        addresses: BTreeMap::new(),
+    });
+}

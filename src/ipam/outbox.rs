@@ -1,0 +1,93 @@
+//! Collects one step's effects and puts them into the order the contract wants: what may happen at once, the commit,
+//! and behind it what has to wait until the change is durable.
+
+use super::cloud::CloudCall;
+use super::effect::{Alarm, Effect, Refusal, Reply};
+use super::ids::{CallId, CommitId, SandboxKey, Tick, WaiterId};
+use super::memory::{Ask, Final, Purpose, Tail};
+use super::obstacle::Topic;
+use super::pool::Pool;
+
+/// The effects of a step in the making.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    at_once: Vec<Effect>,
+    calls: Vec<(CallId, CloudCall)>,
+    finals: Vec<(WaiterId, Final)>,
+}
+
+impl Outbox {
+    /// Something that need not wait for the disk: the kernel, timers, alarms, `Assigned`, `Refused`.
+    pub(super) fn now(&mut self, effect: Effect) {
+        self.at_once.push(effect);
+    }
+
+    pub(super) fn alarm(&mut self, kind: &'static str, message: String) {
+        self.now(Effect::Alarm(Alarm { kind, message }));
+    }
+
+    pub(super) fn refuse(&mut self, waiter: WaiterId, refusal: Refusal) {
+        self.now(Effect::Reply {
+            waiter,
+            reply: Reply::Refused(refusal),
+        });
+    }
+
+    /// `Durable`, once it is.
+    pub(super) fn durable(&mut self, waiter: WaiterId, key: SandboxKey) {
+        self.finals.push((waiter, Final::Durable(key)));
+    }
+
+    /// A reply that reports a change.
+    pub(super) fn tell(&mut self, waiter: WaiterId, reply: Reply) {
+        self.finals.push((waiter, Final::Told(reply)));
+    }
+
+    /// An EC2 call: its intent is durable first.
+    pub(super) fn call(&mut self, pool: &mut Pool, purpose: Purpose, request: CloudCall, now: Tick) {
+        let call = pool.memory.next_call;
+        pool.memory.next_call = CallId(call.0.saturating_add(1));
+        pool.memory.calls.insert(call, Ask { purpose, since: now });
+        self.calls.push((call, request));
+    }
+
+    /// The step's effects in order.
+    pub(super) fn seal(self, pool: &mut Pool, now: Tick) -> Vec<Effect> {
+        let mut effects = self.at_once;
+        let told = !self.finals.is_empty();
+        // What an earlier commit still carries must be durable before a reply can rest on it: then even an empty
+        // commit is a barrier. While the store fails, only DEL and GC and the time for another try cause a write.
+        let due = if pool.memory.store_trouble.is_some() {
+            told || (pool.is_dirty()
+                && pool.memory.commits.is_empty()
+                && pool.memory.is_clear(&Topic::Store, now))
+        } else {
+            pool.is_dirty() || (told && !pool.memory.commits.is_empty())
+        };
+        if due {
+            let commit = pool.memory.next_commit;
+            pool.memory.next_commit = CommitId(commit.0.saturating_add(1));
+            let (keys, changes) = pool.take_changes();
+            let tail = Tail {
+                keys,
+                calls: self.calls.iter().map(|(call, _)| *call).collect(),
+                finals: self.finals.clone(),
+            };
+            pool.memory.commits.insert(commit, tail);
+            effects.push(Effect::Commit { commit, changes });
+        }
+        effects.extend(
+            self.calls
+                .into_iter()
+                .map(|(call, request)| Effect::Call { call, request }),
+        );
+        effects.extend(self.finals.into_iter().map(|(waiter, last)| Effect::Reply {
+            waiter,
+            reply: match last {
+                Final::Durable(_) => Reply::Durable,
+                Final::Told(reply) => reply,
+            },
+        }));
+        effects
+    }
+}

@@ -1,0 +1,64 @@
+//! What the operator wants: targets, limits and patience, as plain values.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How much to hold ready for pods that have not come yet.
+///
+/// One variant per family of targets, so that adding one breaks every match that must know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WarmTarget {
+    /// `WARM_ENI_TARGET`: this many ENIs' worth of free secondary addresses. 0 means: never quite empty.
+    Enis(u32),
+}
+
+/// The operator's settings and the constants of the pool, in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What to hold ready.
+    pub warm: WarmTarget,
+    /// `MAX_ENI`, when it is a number of at least 1; the instance type's limit applies in any case.
+    pub max_enis: Option<u32>,
+    /// Kubelet's max-pods, where known: there is no use for more addresses at a time.
+    pub max_pods: Option<u32>,
+    /// `IP_COOLDOWN_PERIOD`: how long a released address rests; zero switches it off.
+    pub cooldown: Duration,
+    /// `CLUSTER_NAME`, for tags.
+    pub cluster_name: Option<String>,
+    /// `ADDITIONAL_ENI_TAGS`, already freed of the reserved keys.
+    pub additional_tags: BTreeMap<String, String>,
+    /// `MANAGE_UNTAGGED_ENI`.
+    pub manage_untagged: bool,
+    /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` turned round: whether EC2 may be asked for more.
+    pub provisioning: bool,
+    /// How long the first ADDs wait for EC2 to confirm what IMDS says.
+    pub start_patience: Duration,
+    /// How long after its attach was answered an ENI's link may take to appear before that is an alarm.
+    pub link_patience: Duration,
+    /// How long EC2's Describe may lag behind EC2's own answers before an omission means anything.
+    pub describe_lag: Duration,
+    /// How often the kernel is asked again about addresses only it knows.
+    pub kernel_recheck: Duration,
+    /// Seed of the jitter of back-offs; the daemon draws it, so that nodes do not retry in step.
+    pub seed: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            warm: WarmTarget::Enis(1),
+            max_enis: None,
+            max_pods: None,
+            cooldown: Duration::from_secs(30),
+            cluster_name: None,
+            additional_tags: BTreeMap::new(),
+            manage_untagged: true,
+            provisioning: true,
+            start_patience: Duration::from_secs(2),
+            link_patience: Duration::from_secs(60),
+            describe_lag: Duration::from_secs(60),
+            kernel_recheck: Duration::from_secs(10),
+            seed: 0,
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The pool: what this node owns and who has it. The only place where stored facts change.
+//!
+//! Every change goes through a method here that also marks the record it touches, so that what is committed is always
+//! what is in memory. Anything derived (state of an address, room on an ENI) is computed, never kept twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::effect::{Change, EniIntent, Grant, ReleasedAddress};
+use super::event::AddRequest;
+use super::ids::{CardIndex, ClientToken, DeviceIndex, EniId, Mac, SandboxKey, Tick};
+use super::limits::InstanceLimits;
+use super::memory::{Ec2View, Memory};
+use super::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed};
+use super::node::NodeFacts;
+use super::policy::Policy;
+use super::records::{AddressRecord, NodeRecord, Record, RecordKey};
+use super::witness::Doubt;
+
+/// The state of the address management of one node.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    policy: Policy,
+    facts: NodeFacts,
+    limits: Option<InstanceLimits>,
+    enis: BTreeMap<EniId, Eni>,
+    addresses: BTreeMap<Ipv4Addr, Address>,
+    allocations: BTreeMap<SandboxKey, Allocation>,
+    creations: BTreeMap<ClientToken, Creation>,
+    dirty: BTreeSet<RecordKey>,
+    /// What does not survive a restart.
+    pub(super) memory: Memory,
+}
+
+impl Pool {
+    pub(super) fn empty(policy: Policy, facts: NodeFacts, limits: Option<InstanceLimits>, now: Tick) -> Self {
+        let memory = Memory::new(policy.seed, now);
+        Self {
+            policy,
+            facts,
+            limits,
+            enis: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            allocations: BTreeMap::new(),
+            creations: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            memory,
+        }
+    }
+
+    // ---- reading ----
+
+    /// The operator's settings.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The node.
+    pub fn facts(&self) -> &NodeFacts {
+        &self.facts
+    }
+
+    /// The instance type's limits, once known.
+    pub fn limits(&self) -> Option<InstanceLimits> {
+        self.limits
+    }
+
+    /// Every ENI known, the unmanaged ones included.
+    pub fn enis(&self) -> &BTreeMap<EniId, Eni> {
+        &self.enis
+    }
+
+    /// Every address known: on an ENI, or gone from it but still held, resting or in doubt.
+    pub fn addresses(&self) -> &BTreeMap<Ipv4Addr, Address> {
+        &self.addresses
+    }
+
+    /// Every allocation.
+    pub fn allocations(&self) -> &BTreeMap<SandboxKey, Allocation> {
+        &self.allocations
+    }
+
+    /// ENIs being created.
+    pub fn creations(&self) -> &BTreeMap<ClientToken, Creation> {
+        &self.creations
+    }
+
+    /// How the address sits on its ENI, while it does.
+    pub fn placed(&self, address: Ipv4Addr) -> Option<(&Eni, Placed)> {
+        let eni = self.enis.get(&self.addresses.get(&address)?.eni)?;
+        Some((eni, *eni.addresses.get(&address)?))
+    }
+
+    /// Whether what only IMDS said may be used: EC2 could not be reached, or not in time.
+    pub fn trusts_imds(&self, now: Tick) -> bool {
+        match self.memory.ec2 {
+            Ec2View::Failed(_) => true,
+            Ec2View::Answered => false,
+            Ec2View::Asking => now >= self.memory.started.after(self.policy.start_patience),
+        }
+    }
+
+    /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
+    pub fn is_wired(&self, address: Ipv4Addr) -> bool {
+        self.placed(address).is_some_and(|(eni, placed)| match eni.role {
+            EniRole::Primary => true,
+            EniRole::Secondary => {
+                eni.state == EniState::Ready && self.memory.is_configured(&eni.id) && placed.published
+            }
+            EniRole::Unmanaged => false,
+        })
+    }
+
+    /// Whether a sandbox may have it now.
+    pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
+        self.addresses
+            .get(&address)
+            .is_some_and(|known| known.is_free(now))
+            && self.is_wired(address)
+            && self
+                .placed(address)
+                .is_some_and(|(_, placed)| placed.verified || self.trusts_imds(now))
+    }
+
+    /// The next address to hand out: confirmed before unconfirmed, never used before used, least recently used first.
+    pub fn next_free(&self, now: Tick) -> Option<Ipv4Addr> {
+        self.addresses
+            .iter()
+            .filter(|(address, _)| self.is_usable(**address, now))
+            .min_by_key(|(address, known)| {
+                let placed = self.placed(**address);
+                (
+                    placed.is_none_or(|(_, placed)| !placed.verified),
+                    known.last_used,
+                    placed.and_then(|(eni, _)| eni.device),
+                    **address,
+                )
+            })
+            .map(|(address, _)| *address)
+    }
+
+    /// The ENI with this hardware address.
+    pub fn eni_by_mac(&self, mac: Mac) -> Option<&Eni> {
+        self.enis.values().find(|eni| eni.mac == mac)
+    }
+
+    /// What an allocation's client is told.
+    pub fn grant(&self, key: &SandboxKey, repeated: bool) -> Option<Grant> {
+        let allocation = self.allocations.get(key)?;
+        Some(Grant {
+            address: allocation.address,
+            eni: allocation.eni.clone(),
+            device: allocation.device,
+            card: allocation.card,
+            table: allocation.table(),
+            eni_primary: self
+                .enis
+                .get(&allocation.eni)
+                .map_or(Ipv4Addr::UNSPECIFIED, |eni| eni.primary),
+            repeated,
+        })
+    }
+
+    /// How an ENI's link shall be, once enough is known of it.
+    pub fn intent(&self, id: &EniId) -> Option<EniIntent> {
+        let eni = self.enis.get(id)?;
+        Some(EniIntent {
+            eni: eni.id.clone(),
+            mac: eni.mac,
+            device: eni.device?,
+            card: eni.card,
+            primary: eni.primary,
+            subnet_cidr: eni.subnet_cidr?,
+            table: eni.table(),
+        })
+    }
+
+    // ---- changing ----
+
+    pub(super) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    pub(super) fn set_limits(&mut self, limits: InstanceLimits) {
+        self.limits = Some(limits);
+        self.dirty.insert(RecordKey::Node);
+    }
+
+    pub(super) fn mark(&mut self, keys: impl IntoIterator<Item = RecordKey>) {
+        self.dirty.extend(keys);
+    }
+
+    /// A new ENI, without addresses: those come by [`Self::place`].
+    pub(super) fn insert_eni(&mut self, eni: Eni) {
+        self.dirty.insert(RecordKey::Eni(eni.id.clone()));
+        self.enis.insert(eni.id.clone(), eni);
+    }
+
+    /// Changes an ENI in place; its addresses change by [`Self::place`] and [`Self::displace`] only.
+    pub(super) fn edit_eni(&mut self, id: &EniId, edit: impl FnOnce(&mut Eni)) {
+        if let Some(eni) = self.enis.get_mut(id) {
+            let before = eni.clone();
+            edit(eni);
+            if *eni != before {
+                self.dirty.insert(RecordKey::Eni(id.clone()));
+            }
+        }
+    }
+
+    /// Forgets an ENI. Its addresses stay as long as they are held, resting or in doubt.
+    pub(super) fn forget_eni(&mut self, id: &EniId) {
+        if let Some(eni) = self.enis.remove(id) {
+            self.dirty.insert(RecordKey::Eni(id.clone()));
+            for address in eni.addresses.keys() {
+                self.forget_unused(*address);
+            }
+        }
+        self.memory.forget_eni(id);
+    }
+
+    /// An address is on an ENI. It keeps its past, and its holder its claim, wherever it was before.
+    pub(super) fn place(&mut self, id: &EniId, address: Ipv4Addr, placed: Placed) {
+        let known = self.addresses.get(&address);
+        let elsewhere = known
+            .filter(|known| known.eni != *id)
+            .map(|known| known.eni.clone());
+        if let Some(old) = &elsewhere {
+            if known.is_some_and(|known| known.holder.is_some()) {
+                return;
+            }
+            self.edit_eni(old, |eni| {
+                eni.addresses.remove(&address);
+            });
+        }
+        let Some(eni) = self.enis.get_mut(id).filter(|eni| eni.role != EniRole::Unmanaged) else {
+            return;
+        };
+        if eni.primary == address || address == self.facts.primary_address {
+            return;
+        }
+        if eni.addresses.insert(address, placed) != Some(placed) {
+            self.dirty.insert(RecordKey::Eni(id.clone()));
+        }
+        let known = self
+            .addresses
+            .entry(address)
+            .or_insert_with(|| Address::unused(id.clone()));
+        if elsewhere.is_some() {
+            known.eni = id.clone();
+            self.dirty.insert(RecordKey::Address(address));
+        }
+    }
+
+    /// EC2 and the kernel agree that an address is not on its ENI any more; its holder, rest or doubt stays known.
+    pub(super) fn displace(&mut self, address: Ipv4Addr) {
+        if let Some(id) = self.addresses.get(&address).map(|known| known.eni.clone()) {
+            self.edit_eni(&id, |eni| {
+                eni.addresses.remove(&address);
+            });
+        }
+        self.forget_unused(address);
+    }
+
+    /// Forgets an address that is on no ENI and has nothing left to remember but that it rests no longer.
+    pub(super) fn forget_rested(&mut self, now: Tick) {
+        let gone: Vec<Ipv4Addr> = self
+            .addresses
+            .iter()
+            .filter(|(address, known)| {
+                known.holder.is_none()
+                    && known.rests_until.is_none_or(|until| until < now)
+                    && !matches!(known.doubt, Some(Doubt::PodRoute { .. }))
+                    && self.placed(**address).is_none()
+            })
+            .map(|(address, _)| *address)
+            .collect();
+        for address in gone {
+            self.addresses.remove(&address);
+            self.dirty.insert(RecordKey::Address(address));
+        }
+    }
+
+    fn forget_unused(&mut self, address: Ipv4Addr) {
+        let idle = |known: &Address| known.holder.is_none() && !known.has_past();
+        if self.addresses.get(&address).is_some_and(idle) && self.placed(address).is_none() {
+            self.addresses.remove(&address);
+            self.dirty.insert(RecordKey::Address(address));
+        }
+    }
+
+    /// Gives an address to a sandbox. Refuses, changing nothing, when either already has another.
+    pub(super) fn assign(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
+        if self.allocations.contains_key(&request.key) || !self.is_usable(address, now) {
+            return false;
+        }
+        let Some((eni, _)) = self.placed(address) else {
+            return false;
+        };
+        let allocation = Allocation {
+            key: request.key.clone(),
+            pod: request.pod.clone(),
+            address,
+            eni: eni.id.clone(),
+            device: eni.device.unwrap_or(DeviceIndex(0)),
+            card: eni.card,
+            host_veth: request.host_veth.clone(),
+            netns: request.netns.clone(),
+            since: now,
+            told: Some(request.waiter),
+        };
+        if let Some(known) = self.addresses.get_mut(&address) {
+            known.holder = Some(request.key.clone());
+        }
+        self.dirty.insert(RecordKey::Allocation(request.key.clone()));
+        self.allocations.insert(request.key.clone(), allocation);
+        true
+    }
+
+    /// Another client has been told of this allocation: it is no longer the first one's alone to give back.
+    pub(super) fn share(&mut self, key: &SandboxKey) {
+        if let Some(allocation) = self.allocations.get_mut(key) {
+            allocation.told = None;
+        }
+    }
+
+    /// Takes an address back from a sandbox; it rests before anybody else gets it.
+    pub(super) fn release(&mut self, key: &SandboxKey, now: Tick) -> Option<ReleasedAddress> {
+        let allocation = self.allocations.remove(key)?;
+        self.dirty.insert(RecordKey::Allocation(key.clone()));
+        let holds = |known: &&mut Address| known.holder.as_ref() == Some(key);
+        if let Some(known) = self.addresses.get_mut(&allocation.address).filter(holds) {
+            known.holder = None;
+            self.rest(allocation.address, now);
+        }
+        Some(ReleasedAddress {
+            key: allocation.key.clone(),
+            pod: allocation.pod.clone(),
+            address: allocation.address,
+            device: allocation.device,
+            table: allocation.table(),
+            host_veth: allocation.host_veth,
+            netns: allocation.netns,
+        })
+    }
+
+    /// An address was in use until now: it rests.
+    pub(super) fn rest(&mut self, address: Ipv4Addr, now: Tick) {
+        let cooldown = self.policy.cooldown;
+        if let Some(known) = self.addresses.get_mut(&address) {
+            known.last_used = Some(now);
+            known.rests_until = (!cooldown.is_zero()).then(|| now.after(cooldown));
+            self.dirty.insert(RecordKey::Address(address));
+        }
+    }
+
+    /// Sets or lifts a doubt. An address the pool does not know is not taken up by this.
+    pub(super) fn doubt(&mut self, address: Ipv4Addr, doubt: Option<Doubt>) {
+        if let Some(known) = self.addresses.get_mut(&address)
+            && known.doubt != doubt
+        {
+            known.doubt = doubt;
+            self.dirty.insert(RecordKey::Address(address));
+        }
+    }
+
+    pub(super) fn insert_creation(&mut self, creation: Creation) {
+        self.dirty.insert(RecordKey::Creation(creation.token.clone()));
+        self.creations.insert(creation.token.clone(), creation);
+    }
+
+    pub(super) fn forget_creation(&mut self, token: &ClientToken) -> Option<Creation> {
+        self.dirty.insert(RecordKey::Creation(token.clone()));
+        self.memory.creations_in_doubt.remove(token);
+        self.memory
+            .clear(&super::obstacle::Topic::Creation(token.clone()));
+        self.creations.remove(token)
+    }
+
+    // ---- stored form ----
+
+    /// Takes a decoded allocation or address as it was stored; recovery judges it afterwards.
+    pub(super) fn restore_address(&mut self, address: Ipv4Addr, known: Address) {
+        self.addresses.insert(address, known);
+    }
+
+    pub(super) fn restore_allocation(&mut self, allocation: Allocation) {
+        let known = self
+            .addresses
+            .entry(allocation.address)
+            .or_insert_with(|| Address::unused(allocation.eni.clone()));
+        known.holder = Some(allocation.key.clone());
+        self.allocations.insert(allocation.key.clone(), allocation);
+    }
+
+    /// Takes a stored ENI with its addresses.
+    pub(super) fn restore_eni(&mut self, eni: Eni) {
+        for address in eni.addresses.keys() {
+            let unused = || Address::unused(eni.id.clone());
+            self.addresses.entry(*address).or_insert_with(unused);
+        }
+        self.enis.insert(eni.id.clone(), eni);
+    }
+
+    pub(super) fn restore_creation(&mut self, creation: Creation) {
+        self.creations.insert(creation.token.clone(), creation);
+    }
+
+    /// The record under a key as memory has it.
+    pub fn record(&self, key: &RecordKey) -> Option<Record> {
+        Some(match key {
+            RecordKey::Node => Record::Node(Box::new(NodeRecord {
+                facts: self.facts.clone(),
+                limits: self.limits,
+            })),
+            RecordKey::Eni(id) => Record::Eni(Box::new(self.enis.get(id)?.clone())),
+            RecordKey::Creation(token) => Record::Creation(Box::new(self.creations.get(token)?.clone())),
+            RecordKey::Allocation(key) => Record::Allocation(Box::new(self.allocations.get(key)?.clone())),
+            RecordKey::Address(address) => {
+                let known = self.addresses.get(address).filter(|known| known.has_past())?;
+                Record::Address(Box::new(AddressRecord {
+                    address: *address,
+                    eni: known.eni.clone(),
+                    last_used: known.last_used,
+                    rests_until: known.rests_until,
+                    doubt: known.doubt.clone(),
+                }))
+            }
+        })
+    }
+
+    /// Every record there should be in the store once all is committed.
+    pub fn records(&self) -> BTreeMap<String, Vec<u8>> {
+        let keys = [RecordKey::Node]
+            .into_iter()
+            .chain(self.enis.keys().cloned().map(RecordKey::Eni))
+            .chain(self.creations.keys().cloned().map(RecordKey::Creation))
+            .chain(self.addresses.keys().copied().map(RecordKey::Address))
+            .chain(self.allocations.keys().cloned().map(RecordKey::Allocation));
+        keys.filter_map(|key| Some((key.text(), self.record(&key)?.value())))
+            .collect()
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// What has changed since the last time, as memory has it now.
+    pub(super) fn take_changes(&mut self) -> (BTreeSet<RecordKey>, Vec<Change>) {
+        let keys = std::mem::take(&mut self.dirty);
+        let changes = keys
+            .iter()
+            .map(|key| match self.record(key) {
+                Some(record) => Change::Put {
+                    key: key.text(),
+                    value: record.value(),
+                },
+                None => Change::Remove { key: key.text() },
+            })
+            .collect();
+        (keys, changes)
+    }
+
+    /// The lowest free device index on card 0; 0 is the primary ENI's. EC2 takes 0 to 99.
+    pub(super) fn free_device(&self) -> Option<DeviceIndex> {
+        let taken = |device: &DeviceIndex| {
+            self.memory.devices_taken.contains(device)
+                || self.enis.values().any(|eni| {
+                    eni.card == CardIndex(0) && eni.takes_place() && eni.device.as_ref() == Some(device)
+                })
+        };
+        (1..=99).map(DeviceIndex).find(|device| !taken(device))
+    }
+}

@@ -1,0 +1,260 @@
+//! How the pool's facts are written down: an opaque text key and a JSON value with a version.
+//!
+//! Decoding is total: what cannot be read is a [`BadRecord`], a doubt for recovery to resolve with other witnesses.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ClientToken, EniId, SandboxKey, Tick};
+use super::limits::InstanceLimits;
+use super::model::{Allocation, Creation, Eni};
+use super::node::NodeFacts;
+use super::witness::Doubt;
+
+/// The version this build writes; greater ones are refused, not guessed at.
+pub const VERSION: u32 = 1;
+
+/// What a record is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordKey {
+    /// The node itself.
+    Node,
+    /// An ENI with its addresses.
+    Eni(EniId),
+    /// An ENI being created.
+    Creation(ClientToken),
+    /// An address with a past: used before, cooling or quarantined.
+    Address(Ipv4Addr),
+    /// An allocation.
+    Allocation(SandboxKey),
+}
+
+impl RecordKey {
+    /// The key as the store knows it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Node => "node".to_owned(),
+            Self::Eni(id) => format!("eni/{}", escaped(id.as_str())),
+            Self::Creation(token) => format!("creation/{}", escaped(token.as_str())),
+            Self::Address(address) => format!("address/{address}"),
+            Self::Allocation(key) => format!(
+                "allocation/{}/{}/{}",
+                escaped(key.network.as_str()),
+                escaped(key.container.as_str()),
+                escaped(key.ifname.as_str())
+            ),
+        }
+    }
+}
+
+/// `/`, `%` and everything outside printable ASCII as `%XX`, so that no two keys meet.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_graphic() && byte != b'/' && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            write!(out, "%{byte:02X}").unwrap_or_default();
+        }
+    }
+    out
+}
+
+/// What is stored of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The facts all other records were written under.
+    pub facts: NodeFacts,
+    /// The instance type's limits, so that a type EC2 had to be asked about is known at the next start.
+    pub limits: Option<InstanceLimits>,
+}
+
+/// What is stored of an address with a past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRecord {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The ENI it was on.
+    pub eni: EniId,
+    /// When it was last given back.
+    pub last_used: Option<Tick>,
+    /// The last instant of its rest.
+    pub rests_until: Option<Tick>,
+    /// What does not fit.
+    pub doubt: Option<Doubt>,
+}
+
+/// A record, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// The node.
+    Node(Box<NodeRecord>),
+    /// An ENI.
+    Eni(Box<Eni>),
+    /// An ENI being created.
+    Creation(Box<Creation>),
+    /// An address with a past.
+    Address(Box<AddressRecord>),
+    /// An allocation.
+    Allocation(Box<Allocation>),
+}
+
+impl Record {
+    /// The key it belongs under.
+    pub fn key(&self) -> RecordKey {
+        match self {
+            Self::Node(_) => RecordKey::Node,
+            Self::Eni(eni) => RecordKey::Eni(eni.id.clone()),
+            Self::Creation(creation) => RecordKey::Creation(creation.token.clone()),
+            Self::Address(address) => RecordKey::Address(address.address),
+            Self::Allocation(allocation) => RecordKey::Allocation(allocation.key.clone()),
+        }
+    }
+
+    /// The value to store.
+    pub fn value(&self) -> Vec<u8> {
+        match self {
+            Self::Node(body) => sealed(body),
+            Self::Eni(body) => sealed(body),
+            Self::Creation(body) => sealed(body),
+            Self::Address(body) => sealed(body),
+            Self::Allocation(body) => sealed(body),
+        }
+    }
+}
+
+/// The frame around every value.
+#[derive(Serialize, Deserialize)]
+struct Sealed<T> {
+    v: u32,
+    body: T,
+}
+
+fn sealed<T: Serialize>(body: &T) -> Vec<u8> {
+    // Plain structs with text keys cannot fail to serialise; an empty value would be read back as a bad record.
+    serde_json::to_vec(&Sealed { v: VERSION, body }).unwrap_or_default()
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("record {key:?} cannot be read: {why}")]
+pub struct BadRecord {
+    /// Its key.
+    pub key: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Reads one stored pair.
+pub fn decode(key: &str, value: &[u8]) -> Result<Record, BadRecord> {
+    let bad = |why: String| BadRecord {
+        key: key.to_owned(),
+        why,
+    };
+    let kind = key.split_once('/').map_or(key, |(kind, _)| kind);
+    let record = match kind {
+        "node" => open(value).map(|body| Record::Node(Box::new(body))),
+        "eni" => open(value).map(|body| Record::Eni(Box::new(body))),
+        "creation" => open(value).map(|body| Record::Creation(Box::new(body))),
+        "address" => open(value).map(|body| Record::Address(Box::new(body))),
+        "allocation" => open(value).map(|body| Record::Allocation(Box::new(body))),
+        other => Err(format!("no record is of the kind {other:?}")),
+    }
+    .map_err(bad)?;
+    if record.key().text() == key {
+        Ok(record)
+    } else {
+        Err(bad(format!(
+            "its content belongs under {:?}",
+            record.key().text()
+        )))
+    }
+}
+
+fn open<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let Version { v } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    if v != VERSION {
+        return Err(format!("its version is {v}, this build reads {VERSION}"));
+    }
+    serde_json::from_slice::<Sealed<T>>(value)
+        .map(|sealed| sealed.body)
+        .map_err(|error| error.to_string())
+}
+
+/// The node facts the store was written under, for a start without IMDS; valid only when their boot id is this boot's.
+pub fn stored_facts(records: &BTreeMap<String, Vec<u8>>) -> Option<NodeFacts> {
+    let key = RecordKey::Node.text();
+    match decode(&key, records.get(&key)?) {
+        Ok(Record::Node(node)) => Some(node.facts),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ipam::ids::PodRef;
+
+    fn allocation(container: &str) -> Allocation {
+        Allocation {
+            key: SandboxKey {
+                network: "aws-cni".into(),
+                container: container.into(),
+                ifname: "eth0".into(),
+            },
+            pod: PodRef::default(),
+            address: Ipv4Addr::new(10, 0, 0, 9),
+            eni: "eni-1".into(),
+            device: super::super::ids::DeviceIndex(0),
+            card: super::super::ids::CardIndex(0),
+            host_veth: "eni0".to_owned(),
+            netns: "/run/netns/x".to_owned(),
+            since: Tick(5),
+            told: None,
+        }
+    }
+
+    #[test]
+    fn a_future_version_and_a_foreign_key_are_doubts() {
+        let record = Record::Allocation(Box::new(allocation("c1")));
+        let key = record.key().text();
+        assert_eq!(key, "allocation/aws-cni/c1/eth0");
+        assert_eq!(decode(&key, &record.value()), Ok(record.clone()));
+        assert!(decode("allocation/aws-cni/c2/eth0", &record.value()).is_err());
+        assert!(decode("surprise/1", b"{}").is_err());
+        let future = String::from_utf8(record.value())
+            .unwrap()
+            .replace("\"v\":1", "\"v\":2");
+        assert!(
+            decode(&key, future.as_bytes())
+                .unwrap_err()
+                .why
+                .contains("version is 2")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_is_total(key in ".{0,40}", value in prop::collection::vec(any::<u8>(), 0..80)) {
+            prop_assert!(decode(&key, &value).is_err());
+        }
+
+        #[test]
+        fn any_container_id_round_trips_and_keys_never_meet(a in ".{0,12}", b in ".{0,12}") {
+            let (one, other) = (Record::Allocation(Box::new(allocation(&a))), Record::Allocation(Box::new(allocation(&b))));
+            prop_assert_eq!(decode(&one.key().text(), &one.value()), Ok(one.clone()));
+            prop_assert_eq!(one.key().text() == other.key().text(), a == b);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! A pool from what is stored and what the kernel shows: a kill at any instant, a reboot, another instance.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::cloud::DescribeScope;
+use super::effect::{Effect, EniIntent};
+use super::ids::{BootId, CallId, CardIndex, DeviceIndex, EniId, SandboxKey, Tick};
+use super::limits::InstanceLimits;
+use super::model::{Address, Allocation, Eni, EniRole, EniState};
+use super::node::NodeFacts;
+use super::observe;
+use super::outbox::Outbox;
+use super::policy::Policy;
+use super::pool::Pool;
+use super::records::{AddressRecord, BadRecord, NodeRecord, Record, decode};
+use super::step::settle;
+use super::witness::{Doubt, KernelFacts};
+
+/// Everything a start knows before anybody has been asked.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The operator's settings.
+    pub policy: Policy,
+    /// The instance type's limits, when the compiled-in table has them; else the stored ones count, else EC2 is asked.
+    pub limits: Option<InstanceLimits>,
+    /// The node: from IMDS, or from [`super::records::stored_facts`] when its boot id is this boot's.
+    pub facts: NodeFacts,
+    /// Everything stored.
+    pub records: BTreeMap<String, Vec<u8>>,
+    /// What the kernel has now.
+    pub kernel: KernelFacts,
+}
+
+/// What the store says about the time since it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// The same boot: everything stands.
+    SameBoot,
+    /// Another boot: sandboxes are gone, addresses stay.
+    OtherBoot,
+    /// The node's record cannot be read: the kernel tells which sandboxes live.
+    UnknownBoot,
+    /// Another instance: nothing stands.
+    OtherInstance,
+}
+
+/// The records, sorted by kind.
+#[derive(Debug, Default)]
+struct Stored {
+    node: Option<NodeRecord>,
+    enis: Vec<Eni>,
+    addresses: Vec<AddressRecord>,
+    allocations: Vec<Allocation>,
+    creations: Vec<super::model::Creation>,
+    bad: Vec<BadRecord>,
+}
+
+impl Stored {
+    fn read(records: &BTreeMap<String, Vec<u8>>) -> Self {
+        let mut stored = Self::default();
+        for (key, value) in records {
+            match decode(key, value) {
+                Ok(Record::Node(node)) => stored.node = Some(*node),
+                Ok(Record::Eni(eni)) => stored.enis.push(*eni),
+                Ok(Record::Address(address)) => stored.addresses.push(*address),
+                Ok(Record::Allocation(allocation)) => stored.allocations.push(*allocation),
+                Ok(Record::Creation(creation)) => stored.creations.push(*creation),
+                Err(bad) => stored.bad.push(bad),
+            }
+        }
+        stored
+    }
+
+    fn since(&self, facts: &NodeFacts) -> Since {
+        let same = |boot: &BootId| *boot == facts.boot;
+        match &self.node {
+            Some(node) if node.facts.instance != facts.instance => Since::OtherInstance,
+            Some(node) if same(&node.facts.boot) => Since::SameBoot,
+            Some(_) => Since::OtherBoot,
+            // Our primary ENI among the records shows that they are this instance's.
+            None if self.enis.iter().any(|eni| eni.id == facts.primary_eni) => Since::UnknownBoot,
+            None => Since::OtherInstance,
+        }
+    }
+}
+
+impl Pool {
+    /// The pool after a start, and what is to be done first.
+    pub fn recover(start: Start, now: Tick) -> (Self, Vec<Effect>) {
+        let Start {
+            policy,
+            limits,
+            facts,
+            records,
+            kernel,
+        } = start;
+        let stored = Stored::read(&records);
+        let since = stored.since(&facts);
+        let known_limits = stored
+            .node
+            .as_ref()
+            .filter(|node| node.facts.instance_type == facts.instance_type)
+            .and_then(|node| node.limits);
+        let mut pool = Self::empty(policy, facts, limits.or(known_limits), now);
+        let mut out = Outbox::default();
+        for bad in &stored.bad {
+            out.alarm("bad-record", bad.to_string());
+        }
+        if since == Since::OtherInstance {
+            if !records.is_empty() {
+                out.alarm(
+                    "other-instance",
+                    "what is stored belongs to another instance and is dropped".to_owned(),
+                );
+            }
+        } else {
+            restore(&mut pool, stored, since, &kernel, now, &mut out);
+        }
+        ensure_primary(&mut pool);
+        observe::kernel(&mut pool, kernel, now);
+        resume(&mut pool, &mut out);
+        mark_differences(&mut pool, &records);
+        pool.memory
+            .describe
+            .extend([DescribeScope::Attached, DescribeScope::OursUnattached]);
+        settle(&mut pool, now, &mut out);
+        let effects = out.seal(&mut pool, now);
+        (pool, effects)
+    }
+}
+
+fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, now: Tick, out: &mut Outbox) {
+    let rebooted = since != Since::SameBoot;
+    for mut eni in stored.enis {
+        if rebooted {
+            unsettle(&mut eni);
+        }
+        pool.restore_eni(eni);
+    }
+    for record in stored.addresses {
+        restore_address(pool, &record, rebooted, now);
+    }
+    for creation in stored.creations {
+        pool.restore_creation(creation);
+    }
+    let routed: BTreeMap<Ipv4Addr, &str> = kernel
+        .pod_routes
+        .iter()
+        .map(|route| (route.address, route.device.as_str()))
+        .collect();
+    let (kept, doubled) = settle_claims(stored.allocations, &routed);
+    let mut voided: Vec<SandboxKey> = Vec::new();
+    for allocation in kept {
+        let lives = match since {
+            Since::SameBoot => true,
+            Since::UnknownBoot => routed.contains_key(&allocation.address),
+            Since::OtherBoot | Since::OtherInstance => false,
+        };
+        if !lives {
+            voided.push(allocation.key.clone());
+        }
+        pool.restore_allocation(allocation);
+    }
+    for loser in doubled {
+        out.alarm(
+            "allocated-twice",
+            format!(
+                "{} is stored for {} too; that claim is dropped",
+                loser.address, loser.key
+            ),
+        );
+        pool.doubt(loser.address, Some(Doubt::AllocatedTwice));
+    }
+    for key in voided {
+        pool.release(&key, now);
+    }
+}
+
+/// After a boot nothing of the kernel stands, and addresses may have changed while the instance was stopped.
+fn unsettle(eni: &mut Eni) {
+    if eni.role == EniRole::Secondary && eni.state == EniState::Ready {
+        eni.state = EniState::Attached;
+    }
+    for placed in eni.addresses.values_mut() {
+        placed.verified = false;
+        placed.published = eni.role == EniRole::Primary;
+    }
+}
+
+fn restore_address(pool: &mut Pool, record: &AddressRecord, rebooted: bool, now: Tick) {
+    let longest = now.after(pool.policy().cooldown);
+    let mut known = Address {
+        // The ENI that lists it knows better than the address's own, older record.
+        eni: pool
+            .addresses()
+            .get(&record.address)
+            .map_or_else(|| record.eni.clone(), |known| known.eni.clone()),
+        holder: None,
+        last_used: record.last_used,
+        rests_until: record.rests_until.map(|until| until.min(longest)),
+        doubt: record.doubt.clone(),
+    };
+    if rebooted {
+        // Ticks of another boot say nothing now: who was resting, rests again from the start.
+        known.last_used = known.last_used.map(|_| Tick(0));
+        known.rests_until = known.rests_until.map(|_| longest);
+        if matches!(known.doubt, Some(Doubt::PodRoute { .. } | Doubt::AllocatedTwice)) {
+            known.doubt = None;
+            known.rests_until = Some(longest);
+        }
+    }
+    pool.restore_address(record.address, known);
+}
+
+/// Of several claims to one address the one the kernel's route belongs to holds, else the oldest.
+fn settle_claims(
+    allocations: Vec<Allocation>,
+    routed: &BTreeMap<Ipv4Addr, &str>,
+) -> (Vec<Allocation>, Vec<Allocation>) {
+    let mut claims: BTreeMap<Ipv4Addr, Vec<Allocation>> = BTreeMap::new();
+    for allocation in allocations {
+        claims.entry(allocation.address).or_default().push(allocation);
+    }
+    let (mut kept, mut doubled) = (Vec::new(), Vec::new());
+    for (address, mut claimants) in claims {
+        let route = routed.get(&address).copied();
+        claimants.sort_by_key(|claim| (route != Some(claim.host_veth.as_str()), claim.since));
+        let mut claimants = claimants.into_iter();
+        kept.extend(claimants.next());
+        doubled.extend(claimants);
+    }
+    (kept, doubled)
+}
+
+fn ensure_primary(pool: &mut Pool) {
+    let facts = pool.facts().clone();
+    if !pool.enis().contains_key(&facts.primary_eni) {
+        pool.insert_eni(Eni {
+            id: facts.primary_eni.clone(),
+            mac: facts.primary_mac,
+            role: EniRole::Primary,
+            state: EniState::Ready,
+            device: Some(DeviceIndex(0)),
+            card: CardIndex(0),
+            attachment: None,
+            delete_on_termination: true,
+            subnet: facts.subnet.clone(),
+            subnet_cidr: Some(facts.subnet_cidr),
+            primary: facts.primary_address,
+            prefixes: Vec::new(),
+            assigning: None,
+            addresses: BTreeMap::new(),
+        });
+    }
+    pool.edit_eni(&facts.primary_eni, |eni| {
+        eni.mac = facts.primary_mac;
+        eni.role = EniRole::Primary;
+        eni.state = EniState::Ready;
+    });
+}
+
+/// Takes up every intent where it was left: what has no answer is in doubt until EC2 is asked.
+fn resume(pool: &mut Pool, out: &mut Outbox) {
+    let first = CallId(1);
+    let tokens: Vec<_> = pool.creations().keys().cloned().collect();
+    for token in tokens {
+        pool.memory.creations_in_doubt.insert(token, first);
+    }
+    let enis: Vec<Eni> = pool.enis().values().cloned().collect();
+    for eni in enis {
+        let progress = pool.memory.progress(&eni.id);
+        if eni.state == EniState::Attaching || eni.assigning.is_some() {
+            progress.doubt = Some(first);
+        }
+        if matches!(eni.state, EniState::Discarding { .. }) {
+            progress.doomed = Some(first);
+        }
+        if eni.role == EniRole::Secondary && eni.state == EniState::Ready {
+            stand(pool, &eni, out);
+        }
+    }
+}
+
+/// An ENI that stood before a restart on this boot still stands, if its link does; it is repaired all the same.
+fn stand(pool: &mut Pool, eni: &Eni, out: &mut Outbox) {
+    let intent: Option<EniIntent> = pool.intent(&eni.id);
+    let (Some(intent), true) = (intent, pool.memory.links.contains_key(&eni.mac)) else {
+        pool.edit_eni(&eni.id, |eni| {
+            for placed in eni.addresses.values_mut() {
+                placed.published = false;
+            }
+        });
+        return;
+    };
+    let published: Vec<Ipv4Addr> = eni
+        .addresses
+        .iter()
+        .filter(|(_, placed)| placed.published)
+        .map(|(address, _)| *address)
+        .collect();
+    let progress = pool.memory.progress(&eni.id);
+    progress.configured = true;
+    progress.configuring = true;
+    progress.publishing.extend(published.iter().copied());
+    let device = intent.device;
+    out.now(Effect::ConfigureEni(intent));
+    if !published.is_empty() {
+        out.now(Effect::Publish {
+            eni: eni.id.clone(),
+            device,
+            addresses: published,
+        });
+    }
+}
+
+/// Whatever memory has otherwise than the store is written; what cannot be read is left for a human.
+fn mark_differences(pool: &mut Pool, records: &BTreeMap<String, Vec<u8>>) {
+    let wanted = pool.records();
+    let stale = records
+        .iter()
+        .filter(|(key, value)| wanted.get(*key) != Some(value))
+        .filter_map(|(key, value)| decode(key, value).ok().map(|record| record.key()));
+    let stale: Vec<_> = stale.collect();
+    let new: Vec<_> = wanted
+        .iter()
+        .filter(|(key, value)| records.get(*key) != Some(value))
+        .filter_map(|(key, value)| decode(key, value).ok().map(|record| record.key()))
+        .collect();
+    pool.mark(stale.into_iter().chain(new));
+}
+
+/// The ENIs recovery found, for a log line.
+pub fn summary(pool: &Pool) -> String {
+    let ids: Vec<&str> = pool.enis().keys().map(EniId::as_str).collect();
+    format!(
+        "{} allocations and {} addresses on {}",
+        pool.allocations().len(),
+        pool.addresses().len(),
+        ids.join(", ")
+    )
+}

@@ -1,0 +1,1 @@
+//! Scenarios and tables from the reference, by number.

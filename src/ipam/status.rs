@@ -1,0 +1,125 @@
+//! What the pool says of itself.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::ids::Tick;
+use super::model::AddressState;
+use super::plan::{Hindrance, Plan, plan};
+use super::pool::Pool;
+
+/// The short form, for STATUS and probes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Whether an ADD would get an address now or when growth under way is done.
+    pub serving: bool,
+    /// Why not, or what stands in the way of more.
+    pub reasons: Vec<String>,
+    /// Addresses a sandbox could have now.
+    pub free: u32,
+    /// Addresses sandboxes have.
+    pub assigned: u32,
+    /// Addresses at rest.
+    pub cooling: u32,
+    /// Addresses in doubt.
+    pub quarantined: u32,
+    /// Addresses on their way.
+    pub coming: u32,
+    /// Sandboxes waiting.
+    pub waiting: u32,
+    /// ENIs that take or will take a place.
+    pub enis: u32,
+}
+
+impl std::fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("EC2 has not yet said what is attached"),
+            Self::LimitsUnknown => f.write_str("the instance type's limits are not known yet"),
+            Self::ProvisioningOff => f.write_str("provisioning is switched off"),
+            Self::EniLimit {
+                enis,
+                slots,
+                by_setting,
+            } => {
+                let by = if *by_setting {
+                    "MAX_ENI"
+                } else {
+                    "the instance type"
+                };
+                write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")
+            }
+            Self::MaxPods { max_pods } => write!(f, "max-pods allows {max_pods} addresses"),
+            Self::Failed { failure, .. } => write!(f, "{failure}"),
+        }
+    }
+}
+
+impl Pool {
+    /// Numbers and reasons now.
+    pub fn status(&self, now: Tick) -> Status {
+        let Plan { report, .. } = plan(self, now);
+        let mut reasons: Vec<String> = report.hindrances.iter().map(ToString::to_string).collect();
+        if let Some(reason) = &self.memory.store_trouble {
+            reasons.insert(0, format!("the store cannot be written: {reason}"));
+        }
+        Status {
+            serving: self.memory.store_trouble.is_none()
+                && (report.free > 0 || report.coming > 0 || report.cooling > 0),
+            reasons,
+            free: report.free,
+            assigned: report.assigned,
+            cooling: report.cooling,
+            quarantined: report.quarantined,
+            coming: report.coming,
+            waiting: report.waiting,
+            enis: report.enis,
+        }
+    }
+
+    /// Everything, for people and support bundles. Its shape is not an interface.
+    pub fn dump(&self, now: Tick) -> Value {
+        let addresses: Vec<Value> = self
+            .addresses()
+            .iter()
+            .map(|(address, known)| {
+                let (state, detail) = match known.state(now) {
+                    AddressState::Free if self.is_usable(*address, now) => ("free", Value::Null),
+                    AddressState::Free => ("coming", Value::Null),
+                    AddressState::Assigned(key) => ("assigned", json!(key.to_string())),
+                    AddressState::Cooling { until } => {
+                        ("cooling", json!(until.since(now).as_millis().to_string()))
+                    }
+                    AddressState::Quarantined(why) => ("quarantined", json!(why.to_string())),
+                };
+                let placed = self.placed(*address).map(|(_, placed)| placed);
+                json!({"address": address, "eni": known.eni, "state": state, "detail": detail,
+                    "doubt": known.doubt, "placed": placed, "last_used_ms": known.last_used})
+            })
+            .collect();
+        let obstacles: Vec<Value> = self
+            .memory
+            .obstacles
+            .iter()
+            .map(|(topic, obstacle)| {
+                json!({"topic": format!("{topic:?}"), "attempt": obstacle.attempt,
+                    "retry_in_ms": u64::try_from(obstacle.until.since(now).as_millis()).unwrap_or(u64::MAX),
+                    "failure": obstacle.failure})
+            })
+            .collect();
+        let calls: Vec<String> = self
+            .memory
+            .calls
+            .values()
+            .map(|ask| format!("{:?}", ask.purpose))
+            .collect();
+        json!({
+            "status": self.status(now), "node": self.facts(), "limits": self.limits(),
+            "plan": plan(self, now),
+            "enis": self.enis().values().collect::<Vec<_>>(),
+            "creations": self.creations().values().collect::<Vec<_>>(),
+            "allocations": self.allocations().values().collect::<Vec<_>>(),
+            "addresses": addresses, "obstacles": obstacles, "calls": calls,
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! `step`: the one function through which everything happens.
+
+use super::effect::Effect;
+use super::event::Event;
+use super::ids::{EniId, Tick};
+use super::model::{AddressState, EniState};
+use super::obstacle::{Pace, Topic};
+use super::outbox::Outbox;
+use super::pool::Pool;
+use super::{answers, growth, lifecycle, observe, serve};
+
+/// How the kernel's part is tried again.
+const KERNEL: Pace = Pace::secs(1, 60);
+
+impl Pool {
+    /// Takes one event and says what is to be done. Total: every event is taken in every state.
+    ///
+    /// The effects are executed in order; see [`Effect::Commit`] for what waits for the disk.
+    pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+        let mut out = Outbox::default();
+        let is_sweep = matches!(event, Event::Timer | Event::CallEnded { .. } | Event::Kernel(_));
+        note(self, event, now, &mut out);
+        settle(self, now, &mut out);
+        if is_sweep {
+            self.forget_rested(now);
+        }
+        out.seal(self, now)
+    }
+}
+
+/// Takes note of what happened.
+fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
+    match event {
+        Event::Add(request) => serve::add(pool, request, out),
+        Event::Del { waiter, key } => serve::del(pool, waiter, &key, now, out),
+        Event::Gc {
+            waiter,
+            network,
+            valid,
+        } => serve::collect(pool, waiter, &network, &valid, now, out),
+        Event::GiveUp { waiter } => serve::give_up(pool, waiter, now),
+        Event::CallEnded { call, result } => answers::ended(pool, call, result, now, out),
+        Event::Committed { commit } => serve::committed(pool, commit),
+        Event::CommitFailed { commit, reason } => serve::commit_failed(pool, commit, reason, now, out),
+        Event::LinkSeen(link) => {
+            let other = |known: &super::witness::LinkFact| known.ifindex != link.ifindex;
+            if pool.memory.links.get(&link.mac).is_some_and(other) {
+                observe::link_gone(pool, link.mac);
+            }
+            pool.memory.links.insert(link.mac, link);
+        }
+        Event::LinkGone { mac } => observe::link_gone(pool, mac),
+        Event::EniConfigured { eni, result } => configured(pool, &eni, result, now, out),
+        Event::Published {
+            eni,
+            addresses,
+            result,
+        } => published(pool, &eni, &addresses, result, now, out),
+        Event::Kernel(facts) => observe::kernel(pool, facts, now),
+        Event::Imds(snapshot) => observe::imds(pool, snapshot),
+        Event::Reconfigured(policy) => pool.set_policy(*policy),
+        Event::Timer => pool.memory.wake = None,
+    }
+}
+
+fn configured(pool: &mut Pool, id: &EniId, result: Result<(), String>, now: Tick, out: &mut Outbox) {
+    // An answer nobody waits for is about a link that is gone since.
+    let expected = |p: &super::memory::EniProgress| p.configuring;
+    if !pool.memory.enis.get(id).is_some_and(expected) {
+        return;
+    }
+    let progress = pool.memory.progress(id);
+    progress.configuring = false;
+    progress.configured = result.is_ok();
+    match result {
+        Ok(()) => {
+            pool.memory.clear(&Topic::Configure(id.clone()));
+            pool.edit_eni(id, |eni| {
+                if eni.state == EniState::Attached {
+                    eni.state = EniState::Ready;
+                }
+            });
+        }
+        Err(why) => {
+            out.alarm("eni-configuration", format!("{id} cannot be configured: {why}"));
+            pool.memory
+                .obstruct(Topic::Configure(id.clone()), KERNEL, None, now);
+        }
+    }
+}
+
+fn published(
+    pool: &mut Pool,
+    id: &EniId,
+    addresses: &[std::net::Ipv4Addr],
+    result: Result<(), String>,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    let Some(progress) = pool.memory.enis.get_mut(id) else {
+        return;
+    };
+    let expected: Vec<_> = addresses
+        .iter()
+        .copied()
+        .filter(|address| progress.publishing.remove(address))
+        .collect();
+    let stands = result.is_ok();
+    pool.edit_eni(id, |eni| {
+        for address in &expected {
+            if let Some(placed) = eni.addresses.get_mut(address) {
+                placed.published = stands;
+            }
+        }
+    });
+    if let Err(why) = result {
+        out.alarm("publish", format!("addresses of {id} cannot be published: {why}"));
+        pool.memory
+            .obstruct(Topic::Publish(id.clone()), KERNEL, None, now);
+    } else {
+        pool.memory.clear(&Topic::Publish(id.clone()));
+    }
+}
+
+/// Draws every conclusion from what is now known.
+pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    observe::absorb_imds(pool, now);
+    let can_write = pool.memory.store_trouble.is_none();
+    if can_write {
+        lifecycle::advance(pool, now, out);
+    }
+    serve::serve(pool, now, out);
+    if can_write {
+        growth::grow(pool, now, out);
+    }
+    serve::triage(pool, now, out);
+    wake(pool, now, out);
+}
+
+/// Asks to be woken when the next thing becomes due by itself.
+fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let memory = &pool.memory;
+    let waiting = !memory.waiters.is_empty();
+    let deadlines = memory.waiters.values().map(|request| request.deadline);
+    let obstacles = memory.obstacles.values().map(|obstacle| obstacle.until);
+    let links = memory
+        .enis
+        .values()
+        .filter_map(|progress| progress.link_awaited)
+        .map(|since| since.after(pool.policy().link_patience));
+    let start =
+        Some(memory.started.after(pool.policy().start_patience)).filter(|_| waiting || memory.imds_pending);
+    let rests = pool
+        .addresses()
+        .values()
+        .filter_map(|known| match known.state(now) {
+            AddressState::Cooling { until } => Some(Tick(until.0.saturating_add(1))),
+            _ => None,
+        })
+        .filter(|_| waiting);
+    let next = deadlines
+        .chain(obstacles)
+        .chain(links)
+        .chain(start)
+        .chain(rests)
+        .filter(|due| *due > now)
+        .min();
+    let Some(next) = next else { return };
+    if pool.memory.wake.is_none_or(|asked| next < asked || asked <= now) {
+        pool.memory.wake = Some(next);
+        out.now(Effect::WakeAt(next));
+    }
+}

@@ -1,0 +1,236 @@
+//! An independent judge of pool and plan: written from the invariants, not from the code that keeps them.
+//!
+//! `plan` is asked before any plan is carried out; `pool` after every event in the tests, and whenever somebody wants
+//! to know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::ids::{CardIndex, EniId, SandboxKey, Tick};
+use super::model::{EniRole, EniState};
+use super::plan::{Act, Plan};
+use super::pool::Pool;
+
+/// A broken invariant, in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub String);
+
+macro_rules! require {
+    ($violations:ident, $condition:expr, $($text:tt)+) => {
+        if !$condition {
+            $violations.push(Violation(format!($($text)+)));
+        }
+    };
+}
+
+/// Judges a plan by the limits alone.
+pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    if plan.acts.is_empty() {
+        return violations;
+    }
+    let Some(limits) = pool.limits() else {
+        return vec![Violation("it grows without knowing the limits".to_owned())];
+    };
+    let slots = limits.ipv4_per_eni.saturating_sub(1) as usize;
+    let mut asked: BTreeSet<&EniId> = BTreeSet::new();
+    let mut created = 0_usize;
+    for act in &plan.acts {
+        match act {
+            Act::Assign { eni: id, count } => {
+                require!(violations, asked.insert(id), "{id} is asked twice");
+                let Some(eni) = pool.enis().get(id) else {
+                    violations.push(Violation(format!("{id} is not known")));
+                    continue;
+                };
+                let taken = eni.addresses.len() + eni.prefixes.len();
+                let fits = *count >= 1 && taken + *count as usize <= slots;
+                require!(
+                    violations,
+                    fits,
+                    "{id} has {taken} of {slots} places taken and is asked for {count}"
+                );
+                require!(
+                    violations,
+                    eni.role != EniRole::Unmanaged,
+                    "{id} is not ours to grow"
+                );
+                require!(violations, eni.assigning.is_none(), "{id} is being asked already");
+            }
+            Act::Create { addresses, .. } => {
+                created += 1;
+                let fits = *addresses as usize <= slots;
+                require!(
+                    violations,
+                    fits,
+                    "an ENI of {slots} places is to carry {addresses}"
+                );
+            }
+        }
+    }
+    let on_card = |card: CardIndex, state: &EniState| {
+        card == CardIndex(0) && !matches!(state, EniState::Discarding { .. } | EniState::Lost)
+    };
+    let there = pool
+        .enis()
+        .values()
+        .filter(|eni| on_card(eni.card, &eni.state))
+        .count();
+    let total = there + pool.creations().len() + created;
+    let most = pool
+        .policy()
+        .max_enis
+        .filter(|max| *max >= 1)
+        .unwrap_or(u32::MAX)
+        .min(limits.enis) as usize;
+    require!(
+        violations,
+        created == 0 || total <= most,
+        "{total} ENIs where {most} may be"
+    );
+    violations
+}
+
+/// Judges the whole pool.
+pub fn pool(pool: &Pool, now: Tick) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    one_address_one_sandbox(pool, &mut violations);
+    addresses_and_enis_agree(pool, &mut violations);
+    enis_do_not_collide(pool, &mut violations);
+    nobody_is_forgotten(pool, now, &mut violations);
+    violations
+}
+
+fn one_address_one_sandbox(pool: &Pool, violations: &mut Vec<Violation>) {
+    let mut holders: BTreeMap<Ipv4Addr, &SandboxKey> = BTreeMap::new();
+    for (key, allocation) in pool.allocations() {
+        let address = allocation.address;
+        require!(
+            violations,
+            *key == allocation.key,
+            "{key} is filed under another name"
+        );
+        if let Some(other) = holders.insert(address, key) {
+            violations.push(Violation(format!("{address} is held by {other} and by {key}")));
+        }
+        let holder = pool
+            .addresses()
+            .get(&address)
+            .and_then(|known| known.holder.as_ref());
+        require!(
+            violations,
+            holder == Some(key),
+            "{address} does not name its holder {key}"
+        );
+    }
+    for (address, known) in pool.addresses() {
+        if let Some(key) = &known.holder {
+            require!(
+                violations,
+                holders.get(address) == Some(&key),
+                "{address} names {key}, which does not hold it"
+            );
+        }
+    }
+}
+
+fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
+    let mut carried: BTreeMap<Ipv4Addr, &EniId> = BTreeMap::new();
+    for (id, eni) in pool.enis() {
+        require!(violations, *id == eni.id, "{id} is filed under another name");
+        require!(
+            violations,
+            !pool.addresses().contains_key(&eni.primary) || eni.role == EniRole::Unmanaged,
+            "{id}'s own address {} is in the pool",
+            eni.primary
+        );
+        for address in eni.addresses.keys() {
+            if let Some(other) = carried.insert(*address, id) {
+                violations.push(Violation(format!("{address} is on {other} and on {id}")));
+            }
+            let named = pool.addresses().get(address).map(|known| &known.eni);
+            require!(
+                violations,
+                named == Some(id),
+                "{address} is on {id} but does not say so"
+            );
+        }
+        let unused = matches!(
+            eni.state,
+            EniState::Discarding { .. } | EniState::Created | EniState::Attaching
+        );
+        let used = pool
+            .allocations()
+            .values()
+            .any(|allocation| allocation.eni == *id);
+        require!(
+            violations,
+            !(unused && used),
+            "{id} carries a sandbox but is {:?}",
+            eni.state
+        );
+    }
+    require!(
+        violations,
+        !pool.addresses().contains_key(&pool.facts().primary_address),
+        "the node's own address is in the pool"
+    );
+}
+
+fn enis_do_not_collide(pool: &Pool, violations: &mut Vec<Violation>) {
+    let mut places = BTreeMap::new();
+    let mut macs = BTreeMap::new();
+    for eni in pool.enis().values() {
+        if let Some(other) = macs.insert(eni.mac, &eni.id) {
+            violations.push(Violation(format!("{other} and {} share {}", eni.id, eni.mac)));
+        }
+        if matches!(eni.state, EniState::Discarding { .. } | EniState::Lost) {
+            continue;
+        }
+        let Some(device) = eni.device else { continue };
+        if let Some(other) = places.insert((eni.card, device), &eni.id) {
+            violations.push(Violation(format!(
+                "{other} and {} share device {}",
+                eni.id, device.0
+            )));
+        }
+    }
+}
+
+fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) {
+    let memory = &pool.memory;
+    for request in memory.waiters.values() {
+        let (waiter, key) = (request.waiter, &request.key);
+        require!(
+            violations,
+            request.deadline > now,
+            "waiter {waiter} waits beyond its deadline"
+        );
+        require!(
+            violations,
+            !pool.allocations().contains_key(key) || memory.store_trouble.is_some(),
+            "waiter {waiter} waits for what {key} has"
+        );
+        let woken = memory.wake.is_some_and(|wake| wake <= request.deadline);
+        require!(violations, woken, "nobody wakes waiter {waiter}");
+        let could = pool
+            .addresses()
+            .keys()
+            .any(|address| pool.is_usable(*address, now));
+        require!(
+            violations,
+            !could,
+            "waiter {waiter} waits although an address is free"
+        );
+    }
+    for (address, known) in pool.addresses() {
+        let resting = known.rests_until.is_some_and(|until| until >= now);
+        let bad = known.holder.is_some() || known.doubt.is_some() || resting;
+        require!(
+            violations,
+            !(bad && pool.is_usable(*address, now)),
+            "{address} is offered but not free"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! The node itself: what must hold before the first pod, whatever ran here before.
+//!
+//! Everything is read, compared and written only where it differs, so that a second start changes nothing and
+//! nobody who listens to netlink hears of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::layout::{EniMark, MARK_PRIORITY, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
+use super::link;
+use super::netlink::NetError;
+use super::nft::model::SnatPorts;
+use super::nft::{Applied, Leftover, LegacyTables, Nft, NftError};
+use super::op::{LinkRef, NetOp, Rule};
+use super::rtnl::{LinkFact, Rtnl, RuleFact};
+use super::ruleset::{HostRuleset, RulesetError};
+use super::sysctl::{Missing, Setting, SysctlError};
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::ids::{Mac, TableId};
+
+/// Priority of the rules for networks that pods reach by the primary ENI (`AWS_EXTERNAL_SERVICE_CIDRS`); just before
+/// the rules that lead pods to their ENIs.
+const EXTERNAL_SERVICE_PRIORITY: u32 = 1535;
+
+/// What the node is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostIntent {
+    /// The hardware address of the primary ENI, which finds its link.
+    pub primary_mac: Mac,
+    /// The node's primary address.
+    pub node_ip: Ipv4Addr,
+    /// `AWS_VPC_ENI_MTU`.
+    pub eni_mtu: u32,
+    /// `AWS_VPC_K8S_CNI_CONNMARK`.
+    pub connmark: u32,
+    /// `AWS_VPC_K8S_CNI_VETHPREFIX`.
+    pub veth_prefix: String,
+    /// `AWS_VPC_CNI_NODE_PORT_SUPPORT`.
+    pub node_port: bool,
+    /// `AWS_VPC_K8S_CNI_RANDOMIZESNAT`; `None` under `AWS_VPC_K8S_CNI_EXTERNALSNAT`.
+    pub snat: Option<SnatPorts>,
+    /// The VPC's networks.
+    pub vpc_cidrs: BTreeSet<Ipv4Cidr>,
+    /// `AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS`.
+    pub exclude_snat_cidrs: BTreeSet<Ipv4Cidr>,
+    /// `AWS_EXTERNAL_SERVICE_CIDRS`.
+    pub external_service_cidrs: BTreeSet<Ipv4Cidr>,
+    /// `DISABLE_TCP_EARLY_DEMUX`.
+    pub disable_tcp_early_demux: bool,
+    /// The secondary ENIs that are set up: marks and link indices.
+    pub enis: BTreeMap<EniMark, u32>,
+    /// `RULE_LAYOUT`.
+    pub layout: RuleLayout,
+}
+
+/// What [`Host::apply`] found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostReport {
+    /// The primary ENI's link.
+    pub primary: LinkFact,
+    /// What was not as it should be, in the order it was changed; empty on every later start.
+    pub changes: Vec<HostChange>,
+    /// What the Go daemon left in `nf_tables` and iptables-nft. Not touched.
+    pub leftovers: Vec<Leftover>,
+    /// Tables of iptables-legacy, which can't be looked into by `nf_tables`.
+    pub legacy: LegacyTables,
+}
+
+/// One thing that was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostChange {
+    /// The primary link's MTU.
+    Mtu {
+        /// Before.
+        from: u32,
+        /// After.
+        to: u32,
+    },
+    /// A kernel parameter.
+    Sysctl {
+        /// Its path below `/proc/sys`.
+        key: String,
+        /// What it is now.
+        value: &'static str,
+    },
+    /// A routing rule came or went, as `ip` would write it.
+    Rule(String),
+    /// The nftables table.
+    Table(Applied),
+}
+
+impl fmt::Display for HostChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mtu { from, to } => write!(f, "mtu of the primary ENI: {from} -> {to}"),
+            Self::Sysctl { key, value } => write!(f, "sysctl {key} = {value}"),
+            Self::Rule(change) => f.write_str(change),
+            Self::Table(applied) => write!(f, "nftables table ip aws-cni: {applied:?}"),
+        }
+    }
+}
+
+/// Why the node could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The configuration contradicts itself; nothing was changed.
+    #[error(transparent)]
+    Ruleset(#[from] RulesetError),
+    /// No link has the primary ENI's hardware address.
+    #[error("no link has the primary ENI's MAC address {0}; compare `ip link` with IMDS `mac`")]
+    NoPrimaryLink(Mac),
+    /// rtnetlink refused.
+    #[error(transparent)]
+    Kernel(#[from] NetError),
+    /// A kernel parameter could not be read or written.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// `nf_tables` refused.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+}
+
+/// The calling thread's network namespace, set up as a node. Stay on that thread: `/proc/sys/net` shows the namespace
+/// of whoever reads it.
+#[derive(Debug)]
+pub struct Host {
+    rtnl: Rtnl,
+    table: Nft,
+}
+
+impl Host {
+    /// Sockets into the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses them.
+    pub fn open() -> Result<Self, NetError> {
+        Ok(Self {
+            rtnl: Rtnl::open()?,
+            table: Nft::open()?,
+        })
+    }
+
+    /// The nftables table, to publish addresses.
+    pub fn table(&mut self) -> &mut Nft {
+        &mut self.table
+    }
+
+    /// Makes the node what `intent` says.
+    ///
+    /// # Errors
+    /// The first thing that failed; what came before it is done, and applying again goes on from there.
+    pub fn apply(&mut self, intent: &HostIntent) -> Result<HostReport, HostError> {
+        let mut primary = link::with_mac(&mut self.rtnl, intent.primary_mac)?
+            .ok_or(HostError::NoPrimaryLink(intent.primary_mac))?;
+        let ruleset = intent.ruleset(primary.index);
+        ruleset.check()?;
+        let mut changes = Vec::new();
+        if primary.mtu != intent.eni_mtu {
+            self.rtnl
+                .apply_all(&[NetOp::LinkMtu(LinkRef::Index(primary.index), intent.eni_mtu)])?;
+            changes.push(HostChange::Mtu {
+                from: primary.mtu,
+                to: intent.eni_mtu,
+            });
+            primary.mtu = intent.eni_mtu;
+        }
+        for (key, value, missing) in intent.sysctls(&primary.name) {
+            if Setting::new(&key, value, missing).ensure()? {
+                changes.push(HostChange::Sysctl { key, value });
+            }
+        }
+        let ops = self.rule_ops(intent)?;
+        self.rtnl.apply_all(&ops)?;
+        changes.extend(ops.iter().map(|op| HostChange::Rule(op.to_string())));
+        // Before the table is written, or the Go daemon's would be gone unreported.
+        let leftovers = self.table.leftovers()?;
+        match self.table.apply(&ruleset)? {
+            Applied::Unchanged => {}
+            applied => changes.push(HostChange::Table(applied)),
+        }
+        Ok(HostReport {
+            primary,
+            changes,
+            leftovers,
+            legacy: LegacyTables::read(),
+        })
+    }
+
+    fn rule_ops(&mut self, intent: &HostIntent) -> Result<Vec<NetOp>, NetError> {
+        let facts = self.rtnl.rules()?;
+        let mut wanted = intent.rules();
+        // Pods wired before a change of layout keep their way until they are gone.
+        if intent.layout == RuleLayout::PerPod && !self.rtnl.routes(Some(POD_TABLE), None)?.is_empty() {
+            wanted.insert(Rule::all(TO_POD_PRIORITY, POD_TABLE));
+        }
+        Ok(rule_changes(&facts, &wanted))
+    }
+}
+
+impl HostIntent {
+    /// The nftables table it implies.
+    pub fn ruleset(&self, primary_link: u32) -> HostRuleset {
+        HostRuleset {
+            connmark: self.connmark,
+            veth_prefix: self.veth_prefix.clone(),
+            node_ip: self.node_ip,
+            exempt: self.vpc_cidrs.union(&self.exclude_snat_cidrs).copied().collect(),
+            snat: self.snat,
+            node_port: self.node_port,
+            primary_link,
+            enis: self.enis.clone(),
+            layout: self.layout,
+        }
+    }
+
+    fn rules(&self) -> BTreeSet<Rule> {
+        let mut rules = BTreeSet::new();
+        if self.layout == RuleLayout::Shared {
+            rules.insert(Rule::all(TO_POD_PRIORITY, POD_TABLE));
+        }
+        if self.node_port || self.snat.is_some() {
+            rules.insert(Rule::marked(
+                self.connmark,
+                self.connmark,
+                MARK_PRIORITY,
+                TableId::MAIN,
+            ));
+        }
+        rules.extend(
+            self.external_service_cidrs
+                .iter()
+                .map(|cidr| external_service(*cidr)),
+        );
+        rules
+    }
+
+    /// The parameters, in the order in which they must be written.
+    fn sysctls(&self, primary: &str) -> [(String, &'static str, Missing); 3] {
+        let early_demux = if self.disable_tcp_early_demux { "0" } else { "1" };
+        [
+            // First, because switching it resets other parameters of every link
+            // (https://docs.kernel.org/networking/ip-sysctl.html, ip_forward).
+            ("net/ipv4/ip_forward".into(), "1", Missing::Refused),
+            // Loose: NodePort answers and node-SNATed traffic leave by the primary ENI for sources routed elsewhere.
+            (
+                format!("net/ipv4/conf/{primary}/rp_filter"),
+                "2",
+                Missing::Refused,
+            ),
+            ("net/ipv4/tcp_early_demux".into(), early_demux, Missing::Tolerated),
+        ]
+    }
+}
+
+fn external_service(cidr: Ipv4Cidr) -> Rule {
+    Rule {
+        to: Some(cidr),
+        ..Rule::all(EXTERNAL_SERVICE_PRIORITY, TableId::MAIN)
+    }
+}
+
+/// Additions first, so that there is no moment without; then what is ours by its shape but not wanted, and
+/// duplicates.
+fn rule_changes(facts: &[RuleFact], wanted: &BTreeSet<Rule>) -> Vec<NetOp> {
+    let mut present = BTreeSet::new();
+    let mut surplus = Vec::new();
+    for rule in facts.iter().filter_map(ours) {
+        if !wanted.contains(&rule) || !present.insert(rule.clone()) {
+            surplus.push(NetOp::DelRule(rule));
+        }
+    }
+    let missing = wanted.difference(&present).cloned().map(NetOp::AddRule);
+    missing.chain(surplus).collect()
+}
+
+/// The rule, if it is one that only this set-up (or the Go daemon's) would make.
+fn ours(fact: &RuleFact) -> Option<Rule> {
+    let rule = Rule {
+        priority: fact.priority,
+        from: fact.from,
+        to: fact.to,
+        fwmark: fact.fwmark,
+        table: fact.table,
+    };
+    let known = match (rule.priority, rule.fwmark, rule.to) {
+        (TO_POD_PRIORITY, ..) => rule == Rule::all(TO_POD_PRIORITY, POD_TABLE),
+        (MARK_PRIORITY, Some((bits, _)), _) => rule == Rule::marked(bits, bits, MARK_PRIORITY, TableId::MAIN),
+        (EXTERNAL_SERVICE_PRIORITY, _, Some(to)) => rule == external_service(to),
+        _ => false,
+    };
+    (known && fact.iif.is_none()).then_some(rule)
+}
+
+#[cfg(test)]
+mod tests;

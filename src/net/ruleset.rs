@@ -1,0 +1,488 @@
+//! The node's nftables table `ip aws-cni` as a value: what it must contain, and what separates it from what is there.
+//!
+//! Three jobs: NodePort answers leave by the primary ENI, traffic that leaves the VPC gets the node's address, and a
+//! packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::layout::{ENI_MARK_MASK, EniMark, RuleLayout};
+use super::nft::model::{
+    ADDRESS_TYPE_LOCAL, AddressRange, Chain, ChainKind, Expr, Hook, HookPoint, KeyKind, Load, Rule, Set,
+    SetKind, SetName, SnatPorts, Value, Verdict,
+};
+use crate::ipam::cidr::Ipv4Cidr;
+
+/// The table's name, in family `ip`. The Go daemon uses the same one, so the two never run side by side unnoticed.
+pub const TABLE: &str = "aws-cni";
+/// Destinations that are reached with the pod's own address.
+pub const EXEMPT: SetName = "exempt";
+/// A pod address of a secondary ENI: the chain that marks for its ENI.
+pub const POD_ENI: SetName = "pod-eni";
+/// The link of a secondary ENI: the chain that marks for it.
+pub const ENI_LINK: SetName = "eni-link";
+/// Links of pods with security groups of their own, which never share the node's address.
+const BRANCH_LINKS: &str = "vlan";
+
+const MANGLE_PREROUTING: &str = "mangle-prerouting";
+const RESTORE: &str = "connmark-restore";
+const NAT_PREROUTING: &str = "nat-prerouting";
+const SNAT_MARK: &str = "snat-mark";
+const NAT_POSTROUTING: &str = "nat-postrouting";
+
+/// Everything the table depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRuleset {
+    /// The one mark of connections that belong to the primary ENI (`AWS_VPC_K8S_CNI_CONNMARK`).
+    pub connmark: u32,
+    /// How host veths are named (`AWS_VPC_K8S_CNI_VETHPREFIX`).
+    pub veth_prefix: String,
+    /// The node's primary address, the source of what leaves the VPC.
+    pub node_ip: Ipv4Addr,
+    /// VPC networks and exclusions: reached with the pod's own address.
+    pub exempt: BTreeSet<Ipv4Cidr>,
+    /// How ports are chosen; `None` when others translate (`AWS_VPC_K8S_CNI_EXTERNALSNAT`).
+    pub snat: Option<SnatPorts>,
+    /// Whether NodePort answers are steered to the primary ENI.
+    pub node_port: bool,
+    /// The index of the primary ENI's link.
+    pub primary_link: u32,
+    /// The secondary ENIs' marks and links; unused in the per-pod layout.
+    pub enis: BTreeMap<EniMark, u32>,
+    /// Whether ENIs are chosen by mark or by per-pod rules.
+    pub layout: RuleLayout,
+}
+
+/// Why a [`HostRuleset`] can't be programmed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RulesetError {
+    /// SNAT without exemptions would cut pods off from the VPC.
+    #[error(
+        "no VPC network is known, so every pod address would be translated; check IMDS vpc-ipv4-cidr-blocks"
+    )]
+    NothingExempt,
+    /// A mark of zero marks nothing.
+    #[error("the connection mark is zero; set AWS_VPC_K8S_CNI_CONNMARK to a value with a bit")]
+    ZeroConnmark,
+    /// The two marks share bits.
+    #[error(
+        "connection mark {connmark:#x} overlaps the ENI marks {ENI_MARK_MASK:#x}; choose AWS_VPC_K8S_CNI_CONNMARK \
+         outside of them or RULE_LAYOUT=per-pod"
+    )]
+    MarksOverlap {
+        /// The configured mark.
+        connmark: u32,
+    },
+    /// An empty prefix would match every link.
+    #[error("the veth prefix is empty, so every link would count as a pod's")]
+    EmptyPrefix,
+}
+
+impl HostRuleset {
+    /// Refuses combinations that would do something else than asked.
+    pub fn check(&self) -> Result<(), RulesetError> {
+        if self.connmark == 0 {
+            return Err(RulesetError::ZeroConnmark);
+        }
+        if self.layout == RuleLayout::Shared && self.connmark & ENI_MARK_MASK != 0 {
+            return Err(RulesetError::MarksOverlap {
+                connmark: self.connmark,
+            });
+        }
+        if self.veth_prefix.is_empty() {
+            return Err(RulesetError::EmptyPrefix);
+        }
+        if self.snat.is_some() && self.exempt.is_empty() {
+            return Err(RulesetError::NothingExempt);
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything to program.
+    pub fn is_needed(&self) -> bool {
+        self.snat.is_some() || self.node_port || self.layout == RuleLayout::Shared
+    }
+
+    /// The sets, before any element.
+    pub fn sets(&self) -> Vec<Set> {
+        let mut sets = Vec::new();
+        if self.snat.is_some() {
+            sets.push(Set {
+                name: EXEMPT,
+                key: KeyKind::Ipv4,
+                kind: SetKind::Intervals,
+            });
+        }
+        if self.layout == RuleLayout::Shared {
+            sets.push(Set {
+                name: POD_ENI,
+                key: KeyKind::Ipv4,
+                kind: SetKind::Verdicts,
+            });
+            sets.push(Set {
+                name: ENI_LINK,
+                key: KeyKind::IfIndex,
+                kind: SetKind::Verdicts,
+            });
+        }
+        sets
+    }
+
+    /// The chains that don't come and go with ENIs, in an order in which each is jumped to only after it exists.
+    pub fn chains(&self) -> Vec<Chain> {
+        let mut chains = Vec::new();
+        let restores = self.node_port || self.snat.is_some();
+        if restores {
+            chains.push(self.restore_chain());
+        }
+        if restores || self.layout == RuleLayout::Shared {
+            chains.push(self.mangle_prerouting());
+        }
+        if let Some(ports) = self.snat {
+            chains.push(self.snat_mark());
+            chains.push(self.nat_prerouting());
+            chains.push(self.nat_postrouting(ports));
+        }
+        chains
+    }
+
+    /// What the interval set must contain: the exemptions, overlapping and adjacent ones merged as the kernel's set
+    /// refuses overlaps.
+    pub fn exempt_ranges(&self) -> BTreeSet<AddressRange> {
+        if self.snat.is_none() {
+            return BTreeSet::new();
+        }
+        let mut ranges: Vec<AddressRange> = Vec::new();
+        for cidr in &self.exempt {
+            let (first, last) = (cidr.base(), cidr.broadcast());
+            match ranges.last_mut() {
+                Some(open) if first.to_bits() <= open.last.to_bits().saturating_add(1) => {
+                    open.last = open.last.max(last);
+                }
+                _ => ranges.push(AddressRange { first, last }),
+            }
+        }
+        ranges.into_iter().collect()
+    }
+
+    /// The ENIs that the table marks for.
+    pub fn marked_enis(&self) -> BTreeMap<EniMark, u32> {
+        match self.layout {
+            RuleLayout::Shared => self.enis.clone(),
+            RuleLayout::PerPod => BTreeMap::new(),
+        }
+    }
+
+    fn mangle_prerouting(&self) -> Chain {
+        let mut rules = Vec::new();
+        let shared = self.layout == RuleLayout::Shared;
+        if shared {
+            rules.push(rule(
+                "what comes in on an ENI is answered by it",
+                [Expr::Load(Load::IifIndex), Expr::Dispatch(ENI_LINK)],
+            ));
+        }
+        if self.node_port {
+            rules.push(rule(
+                "NodePort: remember that it came by the primary ENI",
+                [
+                    Expr::Load(Load::IifIndex),
+                    Expr::Equal(Value::Number(self.primary_link)),
+                    Expr::Load(Load::DaddrTypeOnIif),
+                    Expr::Equal(Value::Number(ADDRESS_TYPE_LOCAL)),
+                    Expr::Load(Load::CtMark),
+                    set_bits(self.connmark),
+                    Expr::StoreCtMark,
+                ],
+            ));
+        }
+        if self.node_port || self.snat.is_some() {
+            rules.push(Self::restore_from(
+                &self.veth_prefix,
+                "pods: connections of the primary ENI",
+            ));
+        }
+        if self.node_port {
+            rules.push(Self::restore_from(
+                BRANCH_LINKS,
+                "branch ENI pods: connections of the primary ENI",
+            ));
+        }
+        if shared {
+            let [name, equal] = came_from(&self.veth_prefix);
+            rules.push(rule(
+                "pods: the ENI that owns the address",
+                [name, equal, Expr::Load(Load::IpSaddr), Expr::Dispatch(POD_ENI)],
+            ));
+        }
+        // -150, as iptables' mangle: after conntrack (-200), before DNAT (-100) and the routing decision.
+        base(
+            MANGLE_PREROUTING,
+            ChainKind::Filter,
+            HookPoint::Prerouting,
+            -150,
+            rules,
+        )
+    }
+
+    fn restore_from(prefix: &str, comment: &str) -> Rule {
+        let [name, equal] = came_from(prefix);
+        rule(
+            comment,
+            [name, equal, Expr::Verdict(Verdict::Jump(RESTORE.into()))],
+        )
+    }
+
+    /// Copies the connection's bit to the packet and touches no other: other bits of the mark belong to others
+    /// (kube-proxy, Calico; <https://github.com/aws/amazon-vpc-cni-k8s/issues/3872>). Two rules, because combining
+    /// two registers needs a newer kernel than 6.1.
+    fn restore_chain(&self) -> Chain {
+        let clear = rule(
+            "clear our bit",
+            [
+                Expr::Load(Load::MetaMark),
+                Expr::Bits {
+                    keep: !self.connmark,
+                    flip: 0,
+                },
+                Expr::StoreMetaMark,
+            ],
+        );
+        let set = rule(
+            "set it when the connection has it",
+            [
+                Expr::Load(Load::CtMark),
+                Expr::Bits {
+                    keep: self.connmark,
+                    flip: 0,
+                },
+                Expr::Equal(Value::Number(self.connmark)),
+                Expr::Load(Load::MetaMark),
+                set_bits(self.connmark),
+                Expr::StoreMetaMark,
+            ],
+        );
+        regular(RESTORE, vec![clear, set])
+    }
+
+    fn nat_prerouting(&self) -> Chain {
+        let [name, equal] = came_from(&self.veth_prefix);
+        let rules = vec![
+            rule(
+                "the node itself",
+                [
+                    Expr::Load(Load::DaddrType),
+                    Expr::Equal(Value::Number(ADDRESS_TYPE_LOCAL)),
+                    Expr::Verdict(Verdict::Return),
+                ],
+            ),
+            rule(
+                "pods: does the connection leave the VPC?",
+                [
+                    name,
+                    equal,
+                    Expr::Count,
+                    Expr::Verdict(Verdict::Jump(SNAT_MARK.into())),
+                ],
+            ),
+        ];
+        // After the DNAT of services (-100). The kernel skips later nat chains once one has translated, so service
+        // traffic is never marked; users rely on that.
+        base(NAT_PREROUTING, ChainKind::Nat, HookPoint::Prerouting, -90, rules)
+    }
+
+    fn snat_mark(&self) -> Chain {
+        let rules = vec![
+            rule(
+                "stays in the VPC",
+                [
+                    Expr::Load(Load::IpDaddr),
+                    Expr::InSet(EXEMPT),
+                    Expr::Count,
+                    Expr::Verdict(Verdict::Return),
+                ],
+            ),
+            rule(
+                "leaves by the primary ENI",
+                [
+                    Expr::Count,
+                    Expr::Load(Load::CtMark),
+                    set_bits(self.connmark),
+                    Expr::StoreCtMark,
+                    Expr::Load(Load::MetaMark),
+                    set_bits(self.connmark),
+                    Expr::StoreMetaMark,
+                ],
+            ),
+        ];
+        regular(SNAT_MARK, rules)
+    }
+
+    fn nat_postrouting(&self, ports: SnatPorts) -> Chain {
+        let snat = rule(
+            "leaves the VPC: the node's address",
+            [
+                Expr::Load(Load::OifName),
+                Expr::Differs(Value::NamePrefix(BRANCH_LINKS.into())),
+                Expr::Load(Load::IpDaddr),
+                Expr::NotInSet(EXEMPT),
+                Expr::Load(Load::DaddrType),
+                Expr::Differs(Value::Number(ADDRESS_TYPE_LOCAL)),
+                Expr::Count,
+                Expr::Snat {
+                    to: self.node_ip,
+                    ports,
+                },
+            ],
+        );
+        // Behind srcnat (100), where kube-proxy and portmap masquerade. At equal priority the chain registered last
+        // would run first, so a restart of either daemon would decide who translates.
+        base(
+            NAT_POSTROUTING,
+            ChainKind::Nat,
+            HookPoint::Postrouting,
+            110,
+            vec![snat],
+        )
+    }
+}
+
+/// The chain that marks a packet for an ENI.
+pub fn eni_chain(mark: EniMark) -> Chain {
+    let value = u32::from(mark.value());
+    regular(
+        &eni_chain_name(mark),
+        vec![rule(
+            "the ENI of this number",
+            [
+                Expr::Load(Load::MetaMark),
+                Expr::Bits {
+                    keep: !ENI_MARK_MASK,
+                    flip: value,
+                },
+                Expr::StoreMetaMark,
+            ],
+        )],
+    )
+}
+
+/// Its name.
+pub fn eni_chain_name(mark: EniMark) -> String {
+    format!("eni-{}", mark.value())
+}
+
+/// The ENI that a chain name stands for.
+pub fn mark_of_chain(name: &str) -> Option<EniMark> {
+    EniMark::new(name.strip_prefix("eni-")?.parse().ok()?)
+}
+
+fn base(name: &str, kind: ChainKind, point: HookPoint, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain {
+        name: name.into(),
+        hook: Some(Hook {
+            kind,
+            point,
+            priority,
+        }),
+        rules,
+    }
+}
+
+fn regular(name: &str, rules: Vec<Rule>) -> Chain {
+    Chain {
+        name: name.into(),
+        hook: None,
+        rules,
+    }
+}
+
+fn rule<const N: usize>(comment: &str, exprs: [Expr; N]) -> Rule {
+    Rule {
+        comment: comment.into(),
+        exprs: exprs.into(),
+    }
+}
+
+fn came_from(prefix: &str) -> [Expr; 2] {
+    [
+        Expr::Load(Load::IifName),
+        Expr::Equal(Value::NamePrefix(prefix.into())),
+    ]
+}
+
+fn set_bits(bits: u32) -> Expr {
+    Expr::Bits {
+        keep: !bits,
+        flip: bits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ruleset() -> HostRuleset {
+        HostRuleset {
+            connmark: 0x80,
+            veth_prefix: "eni".into(),
+            node_ip: Ipv4Addr::new(10, 0, 0, 10),
+            exempt: BTreeSet::new(),
+            snat: Some(SnatPorts::default()),
+            node_port: true,
+            primary_link: 2,
+            enis: BTreeMap::new(),
+            layout: RuleLayout::Shared,
+        }
+    }
+
+    #[test]
+    fn chain_names_stand_for_marks() {
+        for value in 1..=127 {
+            let mark = EniMark::new(value).unwrap();
+            assert_eq!(mark_of_chain(&eni_chain_name(mark)), Some(mark));
+        }
+        for other in ["eni-0", "eni-128", "eni-", "eni-x", "snat-mark"] {
+            assert_eq!(mark_of_chain(other), None, "{other}");
+        }
+    }
+
+    /// A jump to a chain that comes later in the transaction would be refused.
+    #[test]
+    fn chains_exist_before_they_are_jumped_to() {
+        let mut seen = BTreeSet::new();
+        for chain in ruleset().chains() {
+            for expr in chain.rules.iter().flat_map(|rule| &rule.exprs) {
+                if let Expr::Verdict(Verdict::Jump(target)) = expr {
+                    assert!(seen.contains(target), "{} jumps to {target}", chain.name);
+                }
+            }
+            seen.insert(chain.name);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_the_exemptions_and_never_touch(
+            networks in proptest::collection::vec((any::<u32>(), 0_u8..=32), 1..24),
+            probes in proptest::collection::vec(any::<u32>(), 0..8),
+        ) {
+            let exempt: BTreeSet<_> =
+                networks.iter().filter_map(|(bits, len)| Ipv4Cidr::new(Ipv4Addr::from_bits(*bits), *len)).collect();
+            let ranges: Vec<_> = HostRuleset { exempt: exempt.clone(), ..ruleset() }.exempt_ranges().into_iter().collect();
+            for pair in ranges.windows(2) {
+                prop_assert!(u64::from(pair[0].last.to_bits()) + 1 < u64::from(pair[1].first.to_bits()));
+            }
+            let edges = exempt.iter().flat_map(|cidr| {
+                let (first, last) = (cidr.base().to_bits(), cidr.broadcast().to_bits());
+                [first, last, first.wrapping_sub(1), last.wrapping_add(1)]
+            });
+            for bits in edges.chain(probes) {
+                let address = Ipv4Addr::from_bits(bits);
+                let in_ranges = ranges.iter().any(|range| range.first <= address && address <= range.last);
+                prop_assert_eq!(in_ranges, exempt.iter().any(|cidr| cidr.contains(address)), "{}", address);
+            }
+        }
+    }
+}

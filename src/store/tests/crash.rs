@@ -1,0 +1,146 @@
+//! kill -9 at any instant: everything acknowledged is there, nothing half, generations rise.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::child::command;
+use super::*;
+
+const ROUNDS: u32 = 60;
+const WRITERS: u32 = 6;
+
+#[test]
+fn kill_at_any_instant_loses_nothing_acknowledged() {
+    let place = Place::new();
+    let mut rng = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut acknowledged: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut highest = Generation(0);
+    let mut kept = 0;
+    for round in 0..ROUNDS {
+        let mut child = command("mode=write", &place.dir()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let reader = thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
+        // Any instant means also while it opens.
+        thread::sleep(Duration::from_micros(rng.below(150_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for line in reader.join().unwrap() {
+            // Others print here, too, and the last line may be cut.
+            let Some((writer, count, generation)) = parse(&line) else {
+                continue;
+            };
+            acknowledged.insert(writer, count);
+            highest = highest.max(generation);
+            kept += 1;
+        }
+        // Every third time the next child takes over the killed one's files directly.
+        if round % 3 != 0 {
+            highest = verify(&place, &mut acknowledged, highest);
+        }
+    }
+    verify(&place, &mut acknowledged, highest);
+    assert!(kept > ROUNDS, "the writers did write: {kept}");
+    assert!(place.damaged().is_empty());
+}
+
+pub(super) fn parse(line: &str) -> Option<(u32, u64, Generation)> {
+    let mut words = line.strip_prefix("ack ")?.strip_suffix(" .")?.split(' ');
+    Some((
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+        Generation(words.next()?.parse().ok()?),
+    ))
+}
+
+fn verify(place: &Place, acknowledged: &mut BTreeMap<u32, u64>, highest: Generation) -> Generation {
+    let (store, loaded) = place.open();
+    assert!(
+        loaded.doubts.is_empty() && loaded.damage.is_none(),
+        "{:?}",
+        loaded.damage
+    );
+    assert!(
+        loaded.generation > highest,
+        "{} after {highest}",
+        loaded.generation
+    );
+    for (writer, count) in acknowledged {
+        let found = count_of(&loaded.entries, "left", *writer);
+        assert!(
+            // One step of each child since the last look may have been durable and not yet told.
+            (*count..=*count + 2).contains(&found),
+            "writer {writer}: acknowledged {count}, found {found}"
+        );
+        // Read back once, it must stay, too.
+        *count = found;
+    }
+    for writer in 0..WRITERS {
+        let found = count_of(&loaded.entries, "left", writer);
+        assert_eq!(
+            found,
+            count_of(&loaded.entries, "right", writer),
+            "commits are atomic"
+        );
+        let steps: Vec<_> = loaded
+            .entries
+            .keys()
+            .filter(|key| key.starts_with(&format!("step/{writer}/")))
+            .collect();
+        match found {
+            0 => assert!(steps.is_empty()),
+            found => assert_eq!(steps, [&format!("step/{writer}/{found}")]),
+        }
+    }
+    store.close();
+    loaded.generation
+}
+
+pub(super) fn count_of(entries: &BTreeMap<String, Vec<u8>>, side: &str, writer: u32) -> u64 {
+    entries
+        .get(&format!("{side}/{writer}"))
+        .map_or(0, |value| String::from_utf8_lossy(value).trim().parse().unwrap())
+}
+
+/// The child: counts up, one commit per step, tells what was acknowledged.
+pub(super) fn write_for_ever(dir: &Path) {
+    let often = Options {
+        copy_every: 50,
+        ..options()
+    };
+    let (store, loaded) = Store::open(dir, often).unwrap();
+    let store = Arc::new(store);
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            let mut count = count_of(&loaded.entries, "left", writer);
+            thread::spawn(move || {
+                loop {
+                    count += 1;
+                    // Padding, so that the log turns over and its segments are reused.
+                    let text = format!("{count:<600}");
+                    let generation = commit(
+                        &store,
+                        vec![
+                            put(&format!("left/{writer}"), text.as_bytes()),
+                            put(&format!("right/{writer}"), text.as_bytes()),
+                            put(&format!("step/{writer}/{count}"), b"x"),
+                            remove(&format!("step/{writer}/{}", count - 1)),
+                        ],
+                    )
+                    .unwrap();
+                    let line = format!("\nack {writer} {count} {generation} .\n");
+                    std::io::stdout().write_all(line.as_bytes()).unwrap();
+                }
+            })
+        })
+        .collect();
+    let ends = writers
+        .into_iter()
+        .map(|writer| writer.join().is_err())
+        .collect::<Vec<_>>();
+    panic!("they write for ever: {ends:?}");
+}

@@ -1,0 +1,139 @@
+//! `aws-cni-lab`: a VPC in a box to look around in, and the demo.
+#![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use argh::FromArgs;
+use aws_cni_lab::demo::{self, DemoOptions};
+use aws_cni_lab::faults::Preset;
+use aws_cni_lab::lab::{Lab, LabError};
+use aws_cni_lab::process::Daemon;
+
+/// A VPC in a box: EC2, IMDS, a router and nodes in network namespaces.
+#[derive(FromArgs)]
+struct Arguments {
+    #[argh(subcommand)]
+    command: Subcommand,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Subcommand {
+    Up(Up),
+    Demo(Demo),
+}
+
+/// Build a lab and keep it until Ctrl-C.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "up")]
+struct Up {
+    /// a node as NAME:TYPE, such as a:t3.medium; may be repeated
+    #[argh(option)]
+    node: Vec<String>,
+    /// seconds for attaching and EC2's throttling instead of instant answers
+    #[argh(switch)]
+    realistic: bool,
+    /// a shell command to run in every node
+    #[argh(option)]
+    run: Option<String>,
+}
+
+/// Pods on two nodes through the real daemon and plugin, from first address to empty.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "demo")]
+struct Demo {
+    /// the aws-cni binary
+    #[argh(option)]
+    binary: PathBuf,
+    /// pods on each node
+    #[argh(option, default = "12")]
+    pods: usize,
+    /// leave everything running at the end, until Ctrl-C
+    #[argh(switch)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = argh::from_env();
+    if !nix::unistd::geteuid().is_root() {
+        return become_root_of_a_user_namespace();
+    }
+    let done = match arguments.command {
+        Subcommand::Up(up) => run_up(&up).map_err(|error| error.to_string()),
+        Subcommand::Demo(demo) => demo::run(&DemoOptions {
+            binary: demo.binary,
+            pods: demo.pods,
+            keep: demo.keep,
+        })
+        .map_err(|error| error.to_string()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aws-cni-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Executes itself again as root of a user namespace of its own; see [`aws_cni_lab::netns`].
+fn become_root_of_a_user_namespace() -> ExitCode {
+    let Ok(own) = std::env::current_exe() else {
+        eprintln!("aws-cni-lab: not root, and the own executable can't be found to try a user namespace");
+        return ExitCode::FAILURE;
+    };
+    let error = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "--"])
+        .arg(own)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    eprintln!("aws-cni-lab: not root, and unshare (util-linux) can't be run: {error}");
+    ExitCode::FAILURE
+}
+
+fn run_up(up: &Up) -> Result<(), LabError> {
+    let preset = if up.realistic {
+        Preset::Realistic
+    } else {
+        Preset::Instant
+    };
+    let named = |text: &str| match text.split_once(':') {
+        Some((name, kind)) => (name.to_owned(), kind.to_owned()),
+        None => (text.to_owned(), "t3.medium".to_owned()),
+    };
+    let nodes = if up.node.is_empty() {
+        vec!["a".to_owned(), "b".to_owned()]
+    } else {
+        up.node.clone()
+    };
+    let builder = nodes
+        .iter()
+        .map(|text| named(text))
+        .fold(Lab::builder().preset(preset), |builder, (name, kind)| {
+            builder.node(&name, &kind)
+        });
+    let lab = builder.build()?;
+    let mut daemons: Vec<Daemon> = Vec::new();
+    for node in lab.nodes() {
+        if let Some(script) = &up.run {
+            let spec = node.daemon_spec("/bin/sh").arg("-c").arg(script);
+            match node.start(spec) {
+                Ok(daemon) => daemons.push(daemon),
+                Err(error) => eprintln!("node {}: {error}", node.name()),
+            }
+        }
+        println!("{}", demo::node_hint(node));
+    }
+    println!(
+        "EC2: http://{}  IMDS: http://169.254.169.254  directory: {}",
+        lab.fabric().ec2_endpoint(),
+        lab.dir().display()
+    );
+    println!("ready; Ctrl-C ends it");
+    loop {
+        thread::park();
+    }
+}
