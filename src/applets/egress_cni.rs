@@ -72,7 +72,7 @@ fn add(conf: &Conf) -> Result<String, CniError> {
     }
     Err(internal(
         "egress-cni is switched on, but this release does not implement it; next: set \"enabled\" to \"false\" for \
-         egress-cni in the conflist (ENABLE_V6_EGRESS and ENABLE_V4_EGRESS in ipamd's configuration)",
+         egress-cni in the conflist",
     ))
 }
 

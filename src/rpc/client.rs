@@ -88,23 +88,17 @@ impl Client {
         })
     }
 
-    /// Asks for an address; [`PendingAdd::durable`] then waits for the disk.
+    /// Asks for an address without waiting for it, so that the plugin can prepare the kernel meanwhile.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn assign(mut self, add: Add) -> Result<(Assigned, PendingAdd), ClientError> {
+    pub fn send_add(mut self, add: Add) -> Result<SentAdd, ClientError> {
         let request = Request::Add(add);
         self.send(&request)?;
-        match self.receive(&request)? {
-            Reply::Assigned(assigned) => Ok((
-                assigned,
-                PendingAdd {
-                    client: self,
-                    request,
-                },
-            )),
-            _ => Err(FrameError::Empty.into()),
-        }
+        Ok(SentAdd {
+            client: self,
+            request,
+        })
     }
 
     /// Gives an address back.
@@ -170,10 +164,15 @@ impl Client {
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let frame = frame::encode_request(request)?;
         let remaining = self.remaining()?;
-        self.stream
+        let sent = self
+            .stream
             .set_write_timeout(Some(remaining))
-            .and_then(|()| self.stream.write_all(&frame))
-            .map_err(|error| self.late_or(error, ClientError::Send))
+            .and_then(|()| self.stream.write_all(&frame));
+        match sent {
+            // A daemon that has no room refuses before it reads, and its answer waits to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(|error| self.late_or(error, ClientError::Send)),
+        }
     }
 
     fn receive(&mut self, request: &Request) -> Result<Reply, ClientError> {
@@ -213,6 +212,32 @@ impl Client {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Deadline(self.patience),
             _ => otherwise(error),
+        }
+    }
+}
+
+/// An ADD on its way.
+#[derive(Debug)]
+pub struct SentAdd {
+    client: Client,
+    request: Request,
+}
+
+impl SentAdd {
+    /// Waits for the address; [`PendingAdd::durable`] then waits for the disk.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn assigned(mut self) -> Result<(Assigned, PendingAdd), ClientError> {
+        match self.client.receive(&self.request)? {
+            Reply::Assigned(assigned) => Ok((
+                assigned,
+                PendingAdd {
+                    client: self.client,
+                    request: self.request,
+                },
+            )),
+            _ => Err(FrameError::Empty.into()),
         }
     }
 }

@@ -289,7 +289,7 @@ impl Daemon {
     fn next_call(&mut self) -> Box<super::server::Call> {
         match self.next() {
             Incoming::Call(call) => call,
-            other => panic!("not a call: {other:?}"),
+            other @ Incoming::HungUp { .. } => panic!("not a call: {other:?}"),
         }
     }
 
@@ -327,7 +327,7 @@ fn an_add_gets_two_frames_in_one_packet_or_in_two() {
         let client = daemon.client();
         let (first_seen, wait_first) = std::sync::mpsc::channel();
         let plugin = in_thread(move || {
-            let (answer, pending) = client.assign(add()).unwrap();
+            let (answer, pending) = client.send_add(add()).unwrap().assigned().unwrap();
             first_seen.send(()).unwrap();
             pending.durable().unwrap();
             answer
@@ -352,7 +352,16 @@ fn an_add_gets_two_frames_in_one_packet_or_in_two() {
 fn a_failure_reaches_the_plugin_also_as_the_second_answer() {
     let mut daemon = Daemon::start(Limits::default());
     let client = daemon.client();
-    let plugin = in_thread(move || client.assign(add()).unwrap().1.durable().unwrap_err());
+    let plugin = in_thread(move || {
+        client
+            .send_add(add())
+            .unwrap()
+            .assigned()
+            .unwrap()
+            .1
+            .durable()
+            .unwrap_err()
+    });
     let call = daemon.next_call();
     call.replies.send(Reply::Assigned(assigned()));
     call.replies.fail(ServiceError::new(
@@ -383,7 +392,7 @@ fn a_client_that_leaves_while_it_waits_is_reported() {
 fn a_client_that_leaves_between_the_two_frames_is_reported() {
     let mut daemon = Daemon::start(Limits::default());
     let client = daemon.client();
-    let plugin = in_thread(move || drop(client.assign(add()).unwrap()));
+    let plugin = in_thread(move || drop(client.send_add(add()).unwrap().assigned().unwrap()));
     let call = daemon.next_call();
     call.replies.send(Reply::Assigned(assigned()));
     plugin.join().unwrap();
@@ -504,7 +513,7 @@ fn a_request_nobody_answers_is_answered_at_its_deadline_and_given_up() {
         deadline_ms: 10,
         ..add()
     };
-    let plugin = in_thread(move || client.assign(hurried).unwrap_err());
+    let plugin = in_thread(move || client.send_add(hurried).unwrap().assigned().unwrap_err());
     let call = daemon.next_call();
     let error = plugin.join().unwrap();
     assert_eq!(error.service().unwrap().kind, ErrorKind::Deadline);
@@ -590,4 +599,43 @@ fn the_socket_is_for_root_alone_and_a_living_daemon_keeps_it() {
         .unwrap();
     let second = runtime.block_on(async { bind(path) });
     assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+}
+
+const ASK_AS_STRANGER: &str = "AWS_CNI_TEST_SOCKET";
+
+/// Not a test of its own: what [`strangers_are_refused_even_when_the_socket_lets_them_in`] runs under another uid.
+#[test]
+fn stranger() {
+    let Some(path) = std::env::var_os(ASK_AS_STRANGER) else {
+        return;
+    };
+    let error = Client::connect(path.as_ref(), PATIENCE)
+        .unwrap()
+        .status()
+        .unwrap_err();
+    assert_eq!(error.service().unwrap().kind, ErrorKind::Denied, "{error}");
+    assert!(error.to_string().contains("uid 65534"), "{error}");
+}
+
+#[test]
+fn strangers_are_refused_even_when_the_socket_lets_them_in() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let daemon = Daemon::start(Limits::default());
+    for path in [daemon.path.as_path(), daemon.path.parent().unwrap()] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    // A copy, because the build's folder may be closed to strangers.
+    let binary = daemon.path.with_file_name("stranger");
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    let output = std::process::Command::new(&binary)
+        .args(["--exact", "rpc::tests::stranger"])
+        .env(ASK_AS_STRANGER, &daemon.path)
+        .uid(65534)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let mut calls = daemon.stop();
+    assert!(calls.blocking_recv().is_none());
 }

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 use aws_cni::ipam::ids::{DeviceIndex, TableId};
-use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout};
+use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
+use aws_cni::net::op::{NetOp, Rule};
 use aws_cni::net::rtnl::Rtnl;
 use aws_cni::rpc::pending;
 use aws_cni::rpc::types::{
@@ -136,17 +137,17 @@ impl Node {
     fn waiting_dels(&self) -> usize {
         pending::list(&self.folder.path().join("state")).unwrap().len()
     }
+}
 
-    fn assert_kernel_is_empty(&self) {
-        let mut host = Rtnl::open().unwrap();
-        assert!(host.link_named(VETH).unwrap().is_none());
-        assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
-        let rules = host.rules().unwrap();
-        assert!(
-            rules.iter().all(|rule| rule.from.is_none() && rule.to.is_none()),
-            "{rules:?}"
-        );
-    }
+fn assert_kernel_is_empty() {
+    let mut host = Rtnl::open().unwrap();
+    assert!(host.link_named(VETH).unwrap().is_none());
+    assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
+    let rules = host.rules().unwrap();
+    assert!(
+        rules.iter().all(|rule| rule.from.is_none() && rule.to.is_none()),
+        "{rules:?}"
+    );
 }
 
 fn allocation(layout: RuleLayout) -> Allocation {
@@ -199,6 +200,9 @@ fn refusing(error: ServiceError) -> impl Fn(&Request) -> Answers + Send + 'stati
 fn add_check_del_with_a_healthy_daemon() {
     on_a_node(|node| {
         let daemon = node.daemon(healthy(RuleLayout::Shared));
+        // The daemon makes this rule when it sets the host up; CHECK asks the kernel for its decision.
+        let pod_rule = NetOp::AddRule(Rule::all(TO_POD_PRIORITY, POD_TABLE));
+        Rtnl::open().unwrap().apply_all(&[pod_rule]).unwrap();
         let added = node.call("ADD", &json!({}));
         assert_eq!(added.code, Some(0), "{} {}", added.stdout, added.stderr);
         let result = added.json();
@@ -262,7 +266,7 @@ fn case_71_a_refused_add_is_a_cni_error_on_stdout() {
             "{}",
             answer.stdout
         );
-        node.assert_kernel_is_empty();
+        assert_kernel_is_empty();
     });
 }
 
@@ -288,7 +292,7 @@ fn an_add_that_is_not_durable_leaves_nothing_behind() {
                 _ => well(request),
             });
             node.call("ADD", &json!({})).assert_refused(11, "add cmd: ");
-            node.assert_kernel_is_empty();
+            assert_kernel_is_empty();
             let seen = daemon.seen();
             assert!(
                 matches!(&seen[..], [_, Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
@@ -313,7 +317,7 @@ fn case_70_a_missing_namespace_releases_the_address() {
             matches!(&seen[..], [_, Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
             "{seen:?}"
         );
-        node.assert_kernel_is_empty();
+        assert_kernel_is_empty();
     });
 }
 
@@ -356,7 +360,7 @@ fn del_with_the_daemon_away_cleans_the_kernel_and_queues_the_rest() {
             for netns in ["", "/run/netns/gone", &node.sandbox_path()] {
                 node.call_in("DEL", netns, &json!({"prevResult": result}))
                     .assert_silent_success();
-                node.assert_kernel_is_empty();
+                assert_kernel_is_empty();
                 assert_eq!(node.waiting_dels(), 1);
             }
             node.call_in("DEL", "", &json!({})).assert_silent_success();
@@ -378,7 +382,7 @@ fn case_97_del_by_a_record_of_1_19() {
         result["interfaces"][1].as_object_mut().unwrap().remove("mac");
         node.call_in("DEL", "", &json!({"prevResult": result}))
             .assert_silent_success();
-        node.assert_kernel_is_empty();
+        assert_kernel_is_empty();
     });
 }
 
@@ -498,5 +502,27 @@ fn logs_never_reach_stdout() {
         node.call("DEL", &json!({"pluginLogFile": log}))
             .assert_silent_success();
         assert!(std::fs::read_to_string(log).unwrap().contains("10.0.1.5"));
+    });
+}
+
+#[test]
+fn the_deadline_of_the_conflist_travels_with_the_request() {
+    on_a_node(|node| {
+        let late =
+            ServiceError::new(ErrorKind::Deadline, "waited for eni-1 to attach").with_next_step("wait");
+        let daemon = node.daemon(refusing(late));
+        node.call("ADD", &json!({"addDeadlineSeconds": 2.5}))
+            .assert_refused(11, "container: waited for eni-1 to attach (Deadline); next: wait");
+        node.call("ADD", &json!({}))
+            .assert_refused(11, "container: waited");
+        let deadlines: Vec<u64> = daemon
+            .seen()
+            .iter()
+            .filter_map(|request| match request {
+                Request::Add(add) => Some(add.deadline_ms),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(deadlines, [2500, 30_000]);
     });
 }

@@ -7,8 +7,7 @@ use super::{ANSWER_MARGIN, PATIENCE, Session, kernel};
 use crate::applets::plugin;
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::AddResult;
-use crate::net::netns::NetnsError;
-use crate::net::pod::{PodIntent, WireFailure, unwire_pod, wire_pod};
+use crate::net::pod::{PodIntent, PodSockets, WireFailure, unwire_pod};
 use crate::net::veth;
 use crate::rpc::pending;
 use crate::rpc::types::{Add, Allocation, DelReason};
@@ -20,20 +19,19 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     }
     forget_pending_del(session);
     let deadline = session.add_deadline();
-    let (assigned, pending) = session
+    let sent = session
         .connect(deadline + ANSWER_MARGIN)
-        .and_then(|client| client.assign(request(session, deadline)))
+        .and_then(|client| client.send_add(request(session, deadline)))
         .map_err(|error| failure::of_add(&error))?;
+    // Entering the sandbox takes a tenth of a millisecond, which the wait for the daemon hides; and a sandbox that is
+    // gone is not worth waiting for. Hanging up undoes the request, the release says why.
+    let sockets = PodSockets::open(environment.netns.as_ref()).map_err(|failure| {
+        release(session);
+        wiring_failed(&failure, &failure.to_string())
+    })?;
+    let (assigned, pending) = sent.assigned().map_err(|error| failure::of_add(&error))?;
     let allocation = assigned.allocation;
-    let intent = match wire(session, &allocation) {
-        Ok(intent) => intent,
-        Err(error) => {
-            // Hanging up alone undoes it too; the release says why, and is written down when the daemon is away.
-            drop(pending);
-            release(session);
-            return Err(error);
-        }
-    };
+    let intent = wire(session, &allocation, sockets).inspect_err(|_| release(session))?;
     if let Err(error) = pending.durable() {
         undo(session, &intent);
         return Err(failure::of_add(&error));
@@ -75,7 +73,7 @@ fn forget_pending_del(session: &Session<'_>) {
     }
 }
 
-fn wire(session: &Session<'_>, allocation: &Allocation) -> Result<PodIntent, CniError> {
+fn wire(session: &Session<'_>, allocation: &Allocation, sockets: PodSockets) -> Result<PodIntent, CniError> {
     if allocation.address.is_unspecified() {
         return Err(CniError::new(
             Code::Internal,
@@ -85,15 +83,19 @@ fn wire(session: &Session<'_>, allocation: &Allocation) -> Result<PodIntent, Cni
     let mac =
         || veth::random_mac().map_err(|error| setup_failed(&format!("no random hardware address: {error}")));
     let intent = kernel::intent(session, allocation, mac()?, mac()?)?;
-    match wire_pod(&intent) {
+    match sockets.wire(&intent) {
         Ok(_) => Ok(intent),
-        Err(error) => Err(match &error.failure {
-            WireFailure::OwnNetns => own_netns(),
-            WireFailure::Netns(NetnsError::Statfs { .. } | NetnsError::Open { .. }) => setup_failed(
-                &format!("{error}; next: the sandbox is gone, the runtime makes another"),
-            ),
-            _ => setup_failed(&error.to_string()),
-        }),
+        Err(error) => Err(wiring_failed(&error.failure, &error.to_string())),
+    }
+}
+
+fn wiring_failed(failure: &WireFailure, text: &str) -> CniError {
+    match failure {
+        WireFailure::OwnNetns => own_netns(),
+        WireFailure::Netns(_) => setup_failed(&format!(
+            "{text}; next: none if the sandbox is gone, the runtime makes another"
+        )),
+        _ => setup_failed(text),
     }
 }
 

@@ -99,7 +99,7 @@ pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId
     match unwire_pod(&removal) {
         Ok(unwired) => tracing::info!(%address, host_veth, ?unwired, "cleaned by the runtime's record"),
         Err(error) => tracing::warn!(%address, host_veth, %error, "cleaning left something behind"),
-    };
+    }
 }
 
 /// `None` when the interface carries routes, but not this address's.
