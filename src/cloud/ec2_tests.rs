@@ -180,13 +180,16 @@ async fn attach_always_sends_the_card() {
 
 #[tokio::test]
 async fn the_calls_that_change_an_eni() {
-    let (server, ec2) = start(|asked| match asked.body.contains("AssignPrivate") {
-        true => xml(
-            "AssignPrivateIpAddresses",
-            "<assignedPrivateIpAddressesSet><item><privateIpAddress>10.0.0.7</privateIpAddress></item>\
-             <item><privateIpAddress>10.0.0.8</privateIpAddress></item></assignedPrivateIpAddressesSet>",
-        ),
-        false => xml("ModifyNetworkInterfaceAttribute", "<return>true</return>"),
+    let (server, ec2) = start(|asked| {
+        if asked.body.contains("AssignPrivate") {
+            xml(
+                "AssignPrivateIpAddresses",
+                "<assignedPrivateIpAddressesSet><item><privateIpAddress>10.0.0.7</privateIpAddress></item>\
+                 <item><privateIpAddress>10.0.0.8</privateIpAddress></item></assignedPrivateIpAddressesSet>",
+            )
+        } else {
+            xml("ModifyNetworkInterfaceAttribute", "<return>true</return>")
+        }
     })
     .await;
     let call = CloudCall::DeleteOnTermination {
@@ -230,7 +233,7 @@ async fn the_calls_that_free() {
     let client = ec2.client("test").await.unwrap();
     let addresses = [[10, 0, 0, 7].into(), [10, 0, 0, 8].into()];
     assert_eq!(
-        super::ec2::unassign(client, &"eni-1".into(), addresses.into_iter()).await,
+        ec2::unassign(client, &"eni-1".into(), addresses.into_iter()).await,
         Ok(CloudAnswer::Done)
     );
     sent(
@@ -242,17 +245,14 @@ async fn the_calls_that_free() {
         ],
     );
     assert_eq!(
-        super::ec2::detach(client, &"eni-attach-1".into()).await,
+        ec2::detach(client, &"eni-attach-1".into()).await,
         Ok(CloudAnswer::Done)
     );
     sent(
         &server,
         &["Action=DetachNetworkInterface", "AttachmentId=eni-attach-1"],
     );
-    assert_eq!(
-        super::ec2::delete(client, &"eni-1".into()).await,
-        Ok(CloudAnswer::Done)
-    );
+    assert_eq!(ec2::delete(client, &"eni-1".into()).await, Ok(CloudAnswer::Done));
     sent(
         &server,
         &["Action=DeleteNetworkInterface", "NetworkInterfaceId=eni-1"],

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::config::http::HttpResponse;
-use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
 
 use super::convert::BadAnswer;
@@ -21,32 +21,27 @@ pub(super) fn failure<E>(action: &'static str, error: &SdkError<E, HttpResponse>
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let request_id = error.request_id().map(str::to_owned);
-    let retry_after = error.raw_response().and_then(retry_after);
-    let status = error
-        .raw_response()
-        .map_or(0, |response| response.status().as_u16());
+    let response = error.raw_response();
+    let request_id = error
+        .request_id()
+        .map(str::to_owned)
+        .or_else(|| response.and_then(request_id_of_body));
+    let retry_after = response.and_then(retry_after);
+    let status = response.map_or(0, |response| response.status().as_u16());
     let (class, code, message) = match error {
-        SdkError::ServiceError(service) => {
-            let code = service.err().code().filter(|code| !code.is_empty());
-            let message = service
-                .err()
-                .message()
-                .map_or_else(|| format!("HTTP status {status}"), str::to_owned);
+        SdkError::ServiceError(service) if service.err().code().is_some_and(|code| !code.is_empty()) => {
+            let code = service.err().code();
+            let message = service.err().message().unwrap_or_default().to_owned();
             (classify(action, code, status), code.map(str::to_owned), message)
         }
-        SdkError::ResponseError(_) => {
-            // An answer came, but not one of EC2's: a proxy's page, a broken body. On 2xx the effect happened.
+        // An answer came, but not one of EC2's: a proxy's page, a broken body. After 2xx the effect has happened.
+        SdkError::ServiceError(_) | SdkError::ResponseError(_) => {
             let class = if status < 400 {
                 FailureClass::NoAnswer
             } else {
                 classify(action, None, status)
             };
-            (
-                class,
-                None,
-                format!("HTTP status {status}: {}", DisplayErrorContext(error)),
-            )
+            (class, None, format!("HTTP status {status}: {}", causes(error)))
         }
         SdkError::TimeoutError(_) => (FailureClass::NoAnswer, None, "no answer in time".to_owned()),
         _ => {
@@ -54,7 +49,7 @@ where
                 SdkError::DispatchFailure(dispatch) if !dispatch.is_user() => FailureClass::NoAnswer,
                 _ => FailureClass::Other,
             });
-            (class, None, innermost(error))
+            (class, None, causes(error))
         }
     };
     CloudFailure {
@@ -103,7 +98,7 @@ fn credentials_class<E: Error + 'static>(error: &SdkError<E, HttpResponse>) -> O
 }
 
 /// The whole chain of causes in one line, without the SDK's repetitions.
-fn innermost<E: Error + 'static>(error: &SdkError<E, HttpResponse>) -> String {
+fn causes<E: Error + 'static>(error: &SdkError<E, HttpResponse>) -> String {
     let mut said: Vec<String> = Vec::new();
     for source in sources(error) {
         let text = source.to_string();
@@ -112,6 +107,14 @@ fn innermost<E: Error + 'static>(error: &SdkError<E, HttpResponse>) -> String {
         }
     }
     said.join(": ")
+}
+
+/// EC2 names the request in a header and again in the body of a fault.
+fn request_id_of_body(response: &HttpResponse) -> Option<String> {
+    let body = std::str::from_utf8(response.body().bytes()?).ok()?;
+    let (_, rest) = body.split_once("<RequestID>")?;
+    let (id, _) = rest.split_once("</RequestID>")?;
+    Some(id.trim().chars().take(64).collect())
 }
 
 fn retry_after(response: &HttpResponse) -> Option<Duration> {

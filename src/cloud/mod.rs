@@ -24,4 +24,6 @@ mod ec2_tests;
 #[cfg(test)]
 mod imds_tests;
 #[cfg(test)]
+mod lab_tests;
+#[cfg(test)]
 mod testing;

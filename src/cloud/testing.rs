@@ -95,7 +95,7 @@ async fn serve(
             Action::RawAndKeep(bytes) => (bytes, true),
             Action::Close => return,
             Action::Hang => {
-                tokio::time::sleep(Duration::from_secs(3600)).await;
+                tokio::time::sleep(Duration::from_hours(1)).await;
                 return;
             }
         };

@@ -1,6 +1,6 @@
 //! One log event as values, and as a line of text that nobody can forge a second line into.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use tracing::Level;
@@ -47,12 +47,16 @@ impl Record {
     pub(super) fn text(&self) -> String {
         let mut text = escape(&self.message);
         for (name, value) in &self.fields.0 {
-            // Writing to a string cannot fail.
-            let _: fmt::Result = if is_plain(value) {
-                write!(text, " {name}={value}")
+            text.push(' ');
+            text.push_str(name);
+            if is_plain(value) {
+                text.push('=');
+                text.push_str(value);
             } else {
-                write!(text, " {name}=\"{}\"", escape(value).replace('"', "\\\""))
-            };
+                text.push_str("=\"");
+                text.push_str(&escape(value).replace('"', "\\\""));
+                text.push('"');
+            }
         }
         text
     }

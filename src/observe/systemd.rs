@@ -1,4 +1,4 @@
-//! Telling systemd how we are: sd_notify(3) without its library.
+//! Telling systemd how we are: `sd_notify(3)` without its library.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,7 +43,7 @@ impl Systemd {
         })
     }
 
-    /// How often [`Systemd::alive`] is to be called: half of what systemd tolerates, as sd_watchdog_enabled(3) advises.
+    /// How often [`Systemd::alive`] is to be called: half of what systemd tolerates, as `sd_watchdog_enabled(3)` advises.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|tolerated| tolerated / 2)
     }

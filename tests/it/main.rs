@@ -11,6 +11,7 @@
 )]
 
 mod cli;
+mod cloud;
 mod fake_daemon;
 mod growth;
 mod plugin;
