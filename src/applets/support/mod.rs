@@ -91,8 +91,14 @@ fn describe(status: &Status, dump: &Value) -> String {
             if status.serving { "serving" } else { "NOT serving" }
         ),
         format!(
-            "addresses: {} free, {} assigned, {} cooling, {} quarantined; {} ENIs; {} pods waiting",
-            status.free, status.assigned, status.cooling, status.quarantined, status.enis, status.waiting
+            "addresses: {} free, {} assigned, {} cooling, {} quarantined, {} on their way; {} ENIs; {} pods waiting",
+            status.free,
+            status.assigned,
+            status.cooling,
+            status.quarantined,
+            status.coming,
+            status.enis,
+            status.waiting
         ),
     ];
     lines.extend(status.reasons.iter().map(|reason| format!("  - {reason}")));
