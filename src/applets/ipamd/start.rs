@@ -122,15 +122,14 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let endpoint = config.aws.metadata_endpoint.as_deref();
     let imds = Arc::new(Imds::new(endpoint, ImdsLimits::default())?);
     let mut early = Vec::new();
-    let identity = match remembered(&loaded, &boot) {
-        Some(facts) => Identity { facts, enis: None },
-        None => match discover(&imds, &mut calls, &mut early, &mut stop).await {
-            Some(found) => Identity::found(found, boot)?,
-            None => {
-                store.close();
-                return Ok(());
-            }
-        },
+    let identity = if let Some(facts) = remembered(&loaded, &boot) {
+        Identity { facts, enis: None }
+    } else {
+        let Some(found) = discover(&imds, &mut calls, &mut early, &mut stop).await else {
+            store.close();
+            return Ok(());
+        };
+        Identity::found(found, boot)?
     };
     let records = std::mem::take(&mut loaded.entries);
     let (mut actor, letters) = assemble(&config, identity, records, store, imds)?;
