@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::cloud::{CloudAnswer, CloudEni, CloudFailure, CloudResult, DescribeScope, FailureClass};
+use super::cloud::{CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
 use super::ids::{AttachmentId, CallId, ClientToken, EniId, Tick};
 use super::lifecycle::doom;
 use super::memory::{Ec2View, Purpose};
@@ -20,7 +20,9 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
         return;
     };
     match (ask.purpose, result) {
-        (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => created(pool, &token, &eni, now, out),
+        (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
+            observe::adopt_created(pool, Some(&token), &eni, now, out);
+        }
         (Purpose::Attach(id), Ok(CloudAnswer::Attached(attachment))) => attached(pool, &id, attachment, now),
         (Purpose::Termination(id), Ok(CloudAnswer::Done)) => {
             pool.edit_eni(&id, |eni| eni.delete_on_termination = true);
@@ -44,7 +46,10 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
 }
 
 fn misunderstood() -> CloudFailure {
-    local_failure(FailureClass::Server, "the answer is not of the kind that was asked for")
+    local_failure(
+        FailureClass::Server,
+        "the answer is not of the kind that was asked for",
+    )
 }
 
 fn local_failure(class: FailureClass, message: &str) -> CloudFailure {
@@ -61,14 +66,12 @@ fn local_failure(class: FailureClass, message: &str) -> CloudFailure {
 /// A call was dropped because the commit before it failed. Treated as a lost answer: EC2 is asked before a repetition.
 pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbox) {
     if let Some(ask) = pool.memory.calls.remove(&call) {
-        let failure = local_failure(FailureClass::NoAnswer, "not sent, because the store could not be written");
+        let failure = local_failure(
+            FailureClass::NoAnswer,
+            "not sent, because the store could not be written",
+        );
         failed(pool, ask.purpose, &failure, call, now, out);
     }
-}
-
-fn created(pool: &mut Pool, token: &ClientToken, eni: &CloudEni, now: Tick, out: &mut Outbox) {
-    pool.memory.clear(&Topic::Create);
-    observe::adopt_created(pool, Some(token), eni, now, out);
 }
 
 fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
@@ -82,6 +85,7 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
         }
     });
     pool.memory.clear(&Topic::Attach(id.clone()));
+    // Only now: an ENI that could be created but not attached is no success (Q23).
     pool.memory.clear(&Topic::Create);
     let progress = pool.memory.progress(id);
     progress.attached_at = Some(now);
@@ -97,15 +101,26 @@ fn assigned(pool: &mut Pool, id: &EniId, addresses: &[Ipv4Addr], now: Tick) {
     }
     if pool.enis().get(id).map(super::model::Eni::slots_taken) == before {
         // An answer that changes nothing must not be asked for again at once.
-        pool.memory
-            .obstruct(Topic::Assign(id.clone()), Pace::of(FailureClass::Other), None, now);
+        pool.memory.obstruct(
+            Topic::Assign(id.clone()),
+            Pace::of(FailureClass::Other),
+            None,
+            now,
+        );
         pool.memory.describe.insert(DescribeScope::Attached);
     } else {
         pool.memory.clear(&Topic::Assign(id.clone()));
     }
 }
 
-fn failed(pool: &mut Pool, purpose: Purpose, failure: &CloudFailure, call: CallId, now: Tick, out: &mut Outbox) {
+fn failed(
+    pool: &mut Pool,
+    purpose: Purpose,
+    failure: &CloudFailure,
+    call: CallId,
+    now: Tick,
+    out: &mut Outbox,
+) {
     if failure.class == FailureClass::Denied {
         out.alarm("denied", failure.to_string());
     }
@@ -134,7 +149,13 @@ fn obstruct(pool: &mut Pool, topic: Topic, failure: &CloudFailure, now: Tick) {
 }
 
 /// A subnet refused `count`: half of it is tried at once, and when even one is too much, nothing for a while.
-fn subnet_full(pool: &mut Pool, subnet: &super::ids::SubnetId, count: u32, failure: &CloudFailure, now: Tick) {
+fn subnet_full(
+    pool: &mut Pool,
+    subnet: &super::ids::SubnetId,
+    count: u32,
+    failure: &CloudFailure,
+    now: Tick,
+) {
     if count > 1 {
         pool.memory.ask_at_most.insert(subnet.clone(), count / 2);
     } else {

@@ -32,7 +32,10 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) {
 
 fn assign(pool: &mut Pool, id: &EniId, count: u32, now: Tick, out: &mut Outbox) {
     pool.edit_eni(id, |eni| eni.assigning = Some(count));
-    let purpose = Purpose::Assign { eni: id.clone(), count };
+    let purpose = Purpose::Assign {
+        eni: id.clone(),
+        count,
+    };
     let eni = id.clone();
     out.call(pool, purpose, CloudCall::AssignAddresses { eni, count }, now);
 }
@@ -55,7 +58,14 @@ fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mu
 /// A token no other creation has: within a boot time only moves on, and EC2 takes up to 64 ASCII characters.
 fn token(pool: &mut Pool, now: Tick) -> ClientToken {
     pool.memory.tokens = pool.memory.tokens.wrapping_add(1);
-    let boot: String = pool.facts().boot.as_str().chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    let boot: String = pool
+        .facts()
+        .boot
+        .as_str()
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(8)
+        .collect();
     let instance: String = pool.facts().instance.as_str().chars().take(24).collect();
     ClientToken(format!("{instance}-{boot}-{:x}-{:x}", now.0, pool.memory.tokens))
 }
@@ -71,7 +81,10 @@ fn tags(pool: &Pool, token: &ClientToken, now: Tick) -> BTreeMap<String, String>
     }
     tags.extend(pool.policy().additional_tags.clone());
     tags.insert(TAG_INSTANCE.to_owned(), facts.instance.to_string());
-    tags.insert("node.k8s.amazonaws.com/createdAt".to_owned(), stamp::rfc3339(created));
+    tags.insert(
+        "node.k8s.amazonaws.com/createdAt".to_owned(),
+        stamp::rfc3339(created),
+    );
     tags.insert(TAG_TOKEN.to_owned(), token.to_string());
     tags
 }

@@ -54,7 +54,9 @@ fn create(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let purpose = Purpose::Create(creation.token.clone());
         let waits = pool.memory.creations_in_doubt.contains_key(&creation.token)
             || pool.memory.is_asking(&purpose)
-            || !pool.memory.is_clear(&Topic::Creation(creation.token.clone()), now);
+            || !pool
+                .memory
+                .is_clear(&Topic::Creation(creation.token.clone()), now);
         if !waits {
             out.call(pool, purpose, creation.call(), now);
         }
@@ -124,7 +126,12 @@ fn terminate_with_instance(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Out
     let purpose = Purpose::Termination(id.clone());
     if !pool.memory.is_asking(&purpose) && pool.memory.is_clear(&Topic::Termination(id.clone()), now) {
         let eni = id.clone();
-        out.call(pool, purpose, CloudCall::DeleteOnTermination { eni, attachment }, now);
+        out.call(
+            pool,
+            purpose,
+            CloudCall::DeleteOnTermination { eni, attachment },
+            now,
+        );
     }
 }
 
@@ -182,7 +189,9 @@ fn await_link(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let waited = now.since(since).as_secs();
     out.alarm(
         "link-overdue",
-        format!("{id} is attached, but the kernel has shown no link with its hardware address for {waited} s"),
+        format!(
+            "{id} is attached, but the kernel has shown no link with its hardware address for {waited} s"
+        ),
     );
 }
 
@@ -202,7 +211,10 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     if addresses.is_empty() {
         return;
     }
-    pool.memory.progress(id).publishing.extend(addresses.iter().copied());
+    pool.memory
+        .progress(id)
+        .publishing
+        .extend(addresses.iter().copied());
     out.now(Effect::Publish {
         eni: id.clone(),
         device,
@@ -252,7 +264,8 @@ fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         }
         Err(why) => {
             pool.memory.progress(id).ec2 = Ec2Says::Unasked;
-            pool.memory.obstruct(Topic::Delete(id.clone()), RECHECK, None, now);
+            pool.memory
+                .obstruct(Topic::Delete(id.clone()), RECHECK, None, now);
             out.alarm("not-deleted", format!("{id} is to be deleted, but {why}"));
         }
     }
@@ -260,7 +273,11 @@ fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 
 /// A lost ENI is forgotten with the last sandbox on it.
 fn bury(pool: &mut Pool, id: &EniId) {
-    if !pool.allocations().values().any(|allocation| allocation.eni == *id) {
+    if !pool
+        .allocations()
+        .values()
+        .any(|allocation| allocation.eni == *id)
+    {
         pool.forget_eni(id);
     }
 }
@@ -272,7 +289,9 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         first: pool.policy().kernel_recheck,
         longest: pool.policy().kernel_recheck,
     };
-    if pool.addresses().values().any(|known| routes(&known.doubt)) && pool.memory.is_clear(&Topic::Kernel, now) {
+    if pool.addresses().values().any(|known| routes(&known.doubt))
+        && pool.memory.is_clear(&Topic::Kernel, now)
+    {
         pool.memory.obstruct(Topic::Kernel, every, None, now);
         out.now(Effect::ReadKernel);
     }

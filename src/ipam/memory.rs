@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use super::cloud::{CloudFailure, DescribeScope};
 use super::effect::Reply;
 use super::event::AddRequest;
-use super::ids::{CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SubnetId, Tick, WaiterId};
+use super::ids::{
+    CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SubnetId, Tick, WaiterId,
+};
 use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
 use super::records::RecordKey;
@@ -117,6 +119,8 @@ pub(super) struct Memory {
     pub(super) dice: u64,
     pub(super) calls: BTreeMap<CallId, Ask>,
     pub(super) commits: BTreeMap<CommitId, Tail>,
+    /// Addresses whose past is being written, and by which commit: nobody gets them until it is durable.
+    pub(super) unwritten: BTreeMap<Ipv4Addr, CommitId>,
     pub(super) waiters: BTreeMap<WaiterId, AddRequest>,
     pub(super) obstacles: BTreeMap<Topic, Obstacle>,
     pub(super) ec2: Ec2View,
@@ -150,6 +154,7 @@ impl Memory {
             dice: seed,
             calls: BTreeMap::new(),
             commits: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
             waiters: BTreeMap::new(),
             obstacles: BTreeMap::new(),
             ec2: Ec2View::Asking,
@@ -206,7 +211,9 @@ impl Memory {
             .get(&topic)
             .map_or(1, |obstacle| obstacle.attempt.saturating_add(1));
         let asked = failure.as_ref().and_then(|failure| failure.retry_after);
-        let wait = pace.wait(attempt, spread(self.dice)).max(asked.unwrap_or_default());
+        let wait = pace
+            .wait(attempt, spread(self.dice))
+            .max(asked.unwrap_or_default());
         let until = now.after(wait.max(std::time::Duration::from_millis(1)));
         self.obstacles.insert(
             topic,

@@ -59,7 +59,12 @@ fn place(pool: &mut Pool, id: &EniId, address: Ipv4Addr, verified: bool, now: Ti
     let Some(eni) = pool.enis().get(id) else { return };
     let known = eni.addresses.get(&address).copied();
     // IMDS adds knowledge; it does not move what is known elsewhere.
-    if !verified && pool.addresses().get(&address).is_some_and(|known| known.eni != *id) {
+    if !verified
+        && pool
+            .addresses()
+            .get(&address)
+            .is_some_and(|known| known.eni != *id)
+    {
         return;
     }
     let placed = Placed {
@@ -128,7 +133,10 @@ pub(super) fn adopt_created(
         name_address(pool, &cloud.id, *address, now);
     }
     if !has_room {
-        out.alarm("left-over", format!("{} is ours, attached nowhere, and finds no place", cloud.id));
+        out.alarm(
+            "left-over",
+            format!("{} is ours, attached nowhere, and finds no place", cloud.id),
+        );
         super::lifecycle::doom(pool, &cloud.id, "no place is left for it".to_owned());
     }
 }
@@ -147,7 +155,10 @@ pub(super) fn attached(
     pool.memory.devices_taken.clear();
     let here = |eni: &&CloudEni| {
         eni.attachment.as_ref().is_some_and(|attachment| {
-            let ours = attachment.instance.as_ref().is_none_or(|id| *id == pool.facts().instance);
+            let ours = attachment
+                .instance
+                .as_ref()
+                .is_none_or(|id| *id == pool.facts().instance);
             ours && !attachment.status.starts_with("detach")
         })
     };
@@ -163,7 +174,12 @@ pub(super) fn attached(
         }
     }
     if credible {
-        let others: Vec<EniId> = pool.enis().keys().filter(|id| !listed.contains(*id)).cloned().collect();
+        let others: Vec<EniId> = pool
+            .enis()
+            .keys()
+            .filter(|id| !listed.contains(*id))
+            .cloned()
+            .collect();
         for id in others {
             doubt_eni(pool, &id, asked, now, out);
         }
@@ -206,7 +222,11 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
     let role = role_of(pool, cloud, attachment.card);
     let ready = role == EniRole::Primary;
     if !pool.enis().contains_key(&cloud.id) {
-        let state = if ready { EniState::Ready } else { EniState::Attached };
+        let state = if ready {
+            EniState::Ready
+        } else {
+            EniState::Attached
+        };
         pool.insert_eni(new_eni(pool, cloud, role, state));
     }
     pool.edit_eni(&cloud.id, |eni| {
@@ -243,7 +263,9 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
 
 /// Addresses EC2 does not list on an ENI that it does list.
 fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out: &mut Outbox) {
-    let Some(eni) = pool.enis().get(&cloud.id) else { return };
+    let Some(eni) = pool.enis().get(&cloud.id) else {
+        return;
+    };
     let listed: BTreeSet<Ipv4Addr> = cloud.secondary.iter().copied().collect();
     let missing: Vec<Ipv4Addr> = eni
         .addresses
@@ -274,12 +296,21 @@ fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out
 
 /// Sets a doubt where there is none yet, and raises the alarm when a sandbox is concerned.
 fn suspect(pool: &mut Pool, address: Ipv4Addr, why: Doubt, out: &mut Outbox) {
-    let Some(known) = pool.addresses().get(&address) else { return };
+    let Some(known) = pool.addresses().get(&address) else {
+        return;
+    };
     if known.doubt.is_some() {
         return;
     }
-    let holder = known.holder.as_ref().map(|key| format!(", held by sandbox {key}")).unwrap_or_default();
-    out.alarm("quarantined", format!("{address} on {}{holder}: {why}", known.eni));
+    let holder = known
+        .holder
+        .as_ref()
+        .map(|key| format!(", held by sandbox {key}"))
+        .unwrap_or_default();
+    out.alarm(
+        "quarantined",
+        format!("{address} on {}{holder}: {why}", known.eni),
+    );
     pool.doubt(address, Some(why));
 }
 
@@ -302,7 +333,10 @@ fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outb
     progress.unlisted_since.get_or_insert(now);
     if has_link {
         if first {
-            out.alarm("eni-unlisted", format!("EC2 does not list {id} as attached, but its link is there"));
+            out.alarm(
+                "eni-unlisted",
+                format!("EC2 does not list {id} as attached, but its link is there"),
+            );
         }
         for address in addresses {
             suspect(pool, address, Doubt::NotInEc2, out);
@@ -346,7 +380,9 @@ pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: 
             Some(EniState::Created | EniState::Attaching | EniState::Lost) => {}
             None => {
                 let token = cloud.tags.get(TAG_TOKEN).map(|token| ClientToken(token.clone()));
-                let known = token.as_ref().is_some_and(|token| pool.creations().contains_key(token));
+                let known = token
+                    .as_ref()
+                    .is_some_and(|token| pool.creations().contains_key(token));
                 let ours = cloud.description.starts_with(DESCRIPTION_PREFIX)
                     && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
                 if known || ours {
@@ -436,10 +472,14 @@ pub(super) fn link_gone(pool: &mut Pool, mac: super::ids::Mac) {
 pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
     let changed = pool.memory.imds.as_ref() != Some(&snapshot);
     for seen in &snapshot.enis {
-        pool.edit_eni(&seen.id, |eni| eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr));
+        pool.edit_eni(&seen.id, |eni| {
+            eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr)
+        });
     }
     let news = snapshot.enis.iter().any(|seen| {
-        let Some(eni) = pool.enis().get(&seen.id) else { return true };
+        let Some(eni) = pool.enis().get(&seen.id) else {
+            return true;
+        };
         let known = |address: &Ipv4Addr| eni.addresses.contains_key(address);
         eni.role != EniRole::Unmanaged && !seen.addresses.iter().skip(1).all(known)
     });
@@ -456,7 +496,9 @@ pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
         return;
     }
     let trusted = pool.trusts_imds(now);
-    let Some(snapshot) = pool.memory.imds.clone() else { return };
+    let Some(snapshot) = pool.memory.imds.clone() else {
+        return;
+    };
     for seen in &snapshot.enis {
         if !pool.enis().contains_key(&seen.id) && trusted && seen.card == CardIndex(0) {
             insert_unverified(pool, seen);
@@ -472,7 +514,9 @@ pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
 }
 
 fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
-    let Some(primary) = seen.addresses.first() else { return };
+    let Some(primary) = seen.addresses.first() else {
+        return;
+    };
     // Device 0 of card 0 is the primary ENI, which is known from the start.
     if seen.device == DeviceIndex(0) {
         return;

@@ -107,7 +107,9 @@ impl Pace {
             .saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1).min(20)));
         let base = doubled.min(self.longest);
         let quarter = u64::try_from(base.as_millis() / 4).unwrap_or(0);
-        base.saturating_add(Duration::from_millis(dice.checked_rem(quarter.saturating_add(1)).unwrap_or(0)))
+        base.saturating_add(Duration::from_millis(
+            dice.checked_rem(quarter.saturating_add(1)).unwrap_or(0),
+        ))
     }
 }
 

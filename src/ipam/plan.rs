@@ -133,21 +133,29 @@ fn is_underway(pool: &Pool, eni: &Eni) -> bool {
 /// Counts every address by where it stands and how soon it can be had.
 pub(super) fn census(pool: &Pool, now: Tick) -> Census {
     let mut census = Census::default();
+    let usable = pool.usable_addresses(now);
     for (address, known) in pool.addresses() {
         match known.state(now) {
             AddressState::Assigned(_) => census.assigned += 1,
             AddressState::Quarantined(_) => census.quarantined += 1,
             AddressState::Cooling { .. } => census.cooling += 1,
-            AddressState::Free if pool.is_usable(*address, now) => census.free += 1,
+            AddressState::Free if usable.contains(address) => census.free += 1,
             AddressState::Free => {
-                if pool.placed(*address).is_some_and(|(eni, _)| is_underway(pool, eni)) {
+                if pool
+                    .placed(*address)
+                    .is_some_and(|(eni, _)| is_underway(pool, eni))
+                {
                     census.coming += 1;
                 }
             }
         }
     }
     let asked = pool.enis().values().filter_map(|eni| eni.assigning).sum::<u32>();
-    let created = pool.creations().values().map(|creation| creation.addresses).sum::<u32>();
+    let created = pool
+        .creations()
+        .values()
+        .map(|creation| creation.addresses)
+        .sum::<u32>();
     census.coming = census.coming.saturating_add(asked).saturating_add(created);
     census
 }
@@ -194,7 +202,8 @@ impl Need {
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
     let census = census(pool, now);
-    let waiting: std::collections::BTreeSet<_> = pool.memory.waiters.values().map(|request| &request.key).collect();
+    let waiting: std::collections::BTreeSet<_> =
+        pool.memory.waiters.values().map(|request| &request.key).collect();
     let mut plan = Plan {
         acts: Vec::new(),
         report: Report {

@@ -109,7 +109,10 @@ impl Pool {
         }
         if since == Since::OtherInstance {
             if !records.is_empty() {
-                out.alarm("other-instance", "what is stored belongs to another instance and is dropped".to_owned());
+                out.alarm(
+                    "other-instance",
+                    "what is stored belongs to another instance and is dropped".to_owned(),
+                );
             }
         } else {
             restore(&mut pool, stored, since, &kernel, now, &mut out);
@@ -162,7 +165,10 @@ fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, 
     for loser in doubled {
         out.alarm(
             "allocated-twice",
-            format!("{} is stored for {} too; that claim is dropped", loser.address, loser.key),
+            format!(
+                "{} is stored for {} too; that claim is dropped",
+                loser.address, loser.key
+            ),
         );
         pool.doubt(loser.address, Some(Doubt::AllocatedTwice));
     }

@@ -159,7 +159,12 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let patient = report.has_transient() || is_asking_around(pool);
     let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
     for (deadline, waiter) in queue(pool) {
-        let Some(key) = pool.memory.waiters.get(&waiter).map(|request| request.key.clone()) else {
+        let Some(key) = pool
+            .memory
+            .waiters
+            .get(&waiter)
+            .map(|request| request.key.clone())
+        else {
             continue;
         };
         let refusal = if deadline <= now {
@@ -197,6 +202,7 @@ fn soon(report: &Report, deadline: Tick) -> bool {
 
 /// A batch is durable.
 pub(super) fn committed(pool: &mut Pool, commit: CommitId) {
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     if pool.memory.commits.remove(&commit).is_some() && pool.memory.store_trouble.take().is_some() {
         pool.memory.clear(&Topic::Store);
     }
@@ -207,6 +213,7 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     let Some(tail) = pool.memory.commits.remove(&commit) else {
         return;
     };
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     pool.mark(tail.keys);
     for (waiter, last) in tail.finals {
         match last {
@@ -299,7 +306,10 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                     "detach network interfaces that are not ours, or use a larger instance type",
                 ),
                 FailureClass::Throttled => (RefusalKind::Throttled, "retry later"),
-                _ => (RefusalKind::TryAgain, "retry later; the message names EC2's reason"),
+                _ => (
+                    RefusalKind::TryAgain,
+                    "retry later; the message names EC2's reason",
+                ),
             };
             let wait = until.since(now);
             Refusal {
@@ -307,7 +317,10 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                 retry_after_ms: u64::try_from(wait.as_millis()).ok(),
                 ..refusal(
                     kind,
-                    format!("no address is free and {failure}; next try in {} s", wait.as_secs()),
+                    format!(
+                        "no address is free and {failure}; next try in {} s",
+                        wait.as_secs()
+                    ),
                     next_step,
                 )
             }
@@ -325,7 +338,11 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                     report.assigned,
                     report.cooling,
                     report.quarantined,
-                    if *by_setting { "MAX_ENI" } else { "limit of the instance type" },
+                    if *by_setting {
+                        "MAX_ENI"
+                    } else {
+                        "limit of the instance type"
+                    },
                 ),
                 "run fewer pods on this node (max-pods), or use a larger instance type",
             )

@@ -42,7 +42,11 @@ impl std::fmt::Display for Hindrance {
                 slots,
                 by_setting,
             } => {
-                let by = if *by_setting { "MAX_ENI" } else { "the instance type" };
+                let by = if *by_setting {
+                    "MAX_ENI"
+                } else {
+                    "the instance type"
+                };
                 write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")
             }
             Self::MaxPods { max_pods } => write!(f, "max-pods allows {max_pods} addresses"),
@@ -60,7 +64,8 @@ impl Pool {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }
         Status {
-            serving: self.memory.store_trouble.is_none() && (report.free > 0 || report.coming > 0 || report.cooling > 0),
+            serving: self.memory.store_trouble.is_none()
+                && (report.free > 0 || report.coming > 0 || report.cooling > 0),
             reasons,
             free: report.free,
             assigned: report.assigned,
@@ -74,15 +79,18 @@ impl Pool {
 
     /// Everything, for people and support bundles. Its shape is not an interface.
     pub fn dump(&self, now: Tick) -> Value {
+        let usable = self.usable_addresses(now);
         let addresses: Vec<Value> = self
             .addresses()
             .iter()
             .map(|(address, known)| {
                 let (state, detail) = match known.state(now) {
-                    AddressState::Free if self.is_usable(*address, now) => ("free", Value::Null),
+                    AddressState::Free if usable.contains(address) => ("free", Value::Null),
                     AddressState::Free => ("coming", Value::Null),
                     AddressState::Assigned(key) => ("assigned", json!(key.to_string())),
-                    AddressState::Cooling { until } => ("cooling", json!(until.since(now).as_millis().to_string())),
+                    AddressState::Cooling { until } => {
+                        ("cooling", json!(until.since(now).as_millis().to_string()))
+                    }
                     AddressState::Quarantined(why) => ("quarantined", json!(why.to_string())),
                 };
                 let placed = self.placed(*address).map(|(_, placed)| placed);
@@ -100,7 +108,12 @@ impl Pool {
                     "failure": obstacle.failure})
             })
             .collect();
-        let calls: Vec<String> = self.memory.calls.values().map(|ask| format!("{:?}", ask.purpose)).collect();
+        let calls: Vec<String> = self
+            .memory
+            .calls
+            .values()
+            .map(|ask| format!("{:?}", ask.purpose))
+            .collect();
         json!({
             "status": self.status(now), "node": self.facts(), "limits": self.limits(),
             "plan": plan(self, now),

@@ -33,7 +33,11 @@ fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
     match event {
         Event::Add(request) => serve::add(pool, request, out),
         Event::Del { waiter, key } => serve::del(pool, waiter, &key, now, out),
-        Event::Gc { waiter, network, valid } => serve::collect(pool, waiter, &network, &valid, now, out),
+        Event::Gc {
+            waiter,
+            network,
+            valid,
+        } => serve::collect(pool, waiter, &network, &valid, now, out),
         Event::GiveUp { waiter } => serve::give_up(pool, waiter, now),
         Event::CallEnded { call, result } => answers::ended(pool, call, result, now, out),
         Event::Committed { commit } => serve::committed(pool, commit),
@@ -47,7 +51,11 @@ fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
         }
         Event::LinkGone { mac } => observe::link_gone(pool, mac),
         Event::EniConfigured { eni, result } => configured(pool, &eni, result, now, out),
-        Event::Published { eni, addresses, result } => published(pool, &eni, &addresses, result, now, out),
+        Event::Published {
+            eni,
+            addresses,
+            result,
+        } => published(pool, &eni, &addresses, result, now, out),
         Event::Kernel(facts) => observe::kernel(pool, facts, now),
         Event::Imds(snapshot) => observe::imds(pool, snapshot),
         Event::Reconfigured(policy) => pool.set_policy(*policy),
@@ -75,7 +83,8 @@ fn configured(pool: &mut Pool, id: &EniId, result: Result<(), String>, now: Tick
         }
         Err(why) => {
             out.alarm("eni-configuration", format!("{id} cannot be configured: {why}"));
-            pool.memory.obstruct(Topic::Configure(id.clone()), KERNEL, None, now);
+            pool.memory
+                .obstruct(Topic::Configure(id.clone()), KERNEL, None, now);
         }
     }
 }
@@ -88,7 +97,9 @@ fn published(
     now: Tick,
     out: &mut Outbox,
 ) {
-    let Some(progress) = pool.memory.enis.get_mut(id) else { return };
+    let Some(progress) = pool.memory.enis.get_mut(id) else {
+        return;
+    };
     let expected: Vec<_> = addresses
         .iter()
         .copied()
@@ -104,7 +115,8 @@ fn published(
     });
     if let Err(why) = result {
         out.alarm("publish", format!("addresses of {id} cannot be published: {why}"));
-        pool.memory.obstruct(Topic::Publish(id.clone()), KERNEL, None, now);
+        pool.memory
+            .obstruct(Topic::Publish(id.clone()), KERNEL, None, now);
     } else {
         pool.memory.clear(&Topic::Publish(id.clone()));
     }
@@ -136,7 +148,8 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .values()
         .filter_map(|progress| progress.link_awaited)
         .map(|since| since.after(pool.policy().link_patience));
-    let start = Some(memory.started.after(pool.policy().start_patience)).filter(|_| waiting || memory.imds_pending);
+    let start =
+        Some(memory.started.after(pool.policy().start_patience)).filter(|_| waiting || memory.imds_pending);
     let rests = pool
         .addresses()
         .values()

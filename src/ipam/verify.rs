@@ -46,24 +46,49 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                 };
                 let taken = eni.addresses.len() + eni.prefixes.len();
                 let fits = *count >= 1 && taken + *count as usize <= slots;
-                require!(violations, fits, "{id} has {taken} of {slots} places taken and is asked for {count}");
-                require!(violations, eni.role != EniRole::Unmanaged, "{id} is not ours to grow");
+                require!(
+                    violations,
+                    fits,
+                    "{id} has {taken} of {slots} places taken and is asked for {count}"
+                );
+                require!(
+                    violations,
+                    eni.role != EniRole::Unmanaged,
+                    "{id} is not ours to grow"
+                );
                 require!(violations, eni.assigning.is_none(), "{id} is being asked already");
             }
             Act::Create { addresses, .. } => {
                 created += 1;
                 let fits = *addresses as usize <= slots;
-                require!(violations, fits, "an ENI of {slots} places is to carry {addresses}");
+                require!(
+                    violations,
+                    fits,
+                    "an ENI of {slots} places is to carry {addresses}"
+                );
             }
         }
     }
     let on_card = |card: CardIndex, state: &EniState| {
         card == CardIndex(0) && !matches!(state, EniState::Discarding { .. } | EniState::Lost)
     };
-    let there = pool.enis().values().filter(|eni| on_card(eni.card, &eni.state)).count();
+    let there = pool
+        .enis()
+        .values()
+        .filter(|eni| on_card(eni.card, &eni.state))
+        .count();
     let total = there + pool.creations().len() + created;
-    let most = pool.policy().max_enis.filter(|max| *max >= 1).unwrap_or(u32::MAX).min(limits.enis) as usize;
-    require!(violations, created == 0 || total <= most, "{total} ENIs where {most} may be");
+    let most = pool
+        .policy()
+        .max_enis
+        .filter(|max| *max >= 1)
+        .unwrap_or(u32::MAX)
+        .min(limits.enis) as usize;
+    require!(
+        violations,
+        created == 0 || total <= most,
+        "{total} ENIs where {most} may be"
+    );
     violations
 }
 
@@ -81,12 +106,23 @@ fn one_address_one_sandbox(pool: &Pool, violations: &mut Vec<Violation>) {
     let mut holders: BTreeMap<Ipv4Addr, &SandboxKey> = BTreeMap::new();
     for (key, allocation) in pool.allocations() {
         let address = allocation.address;
-        require!(violations, *key == allocation.key, "{key} is filed under another name");
+        require!(
+            violations,
+            *key == allocation.key,
+            "{key} is filed under another name"
+        );
         if let Some(other) = holders.insert(address, key) {
             violations.push(Violation(format!("{address} is held by {other} and by {key}")));
         }
-        let holder = pool.addresses().get(&address).and_then(|known| known.holder.as_ref());
-        require!(violations, holder == Some(key), "{address} does not name its holder {key}");
+        let holder = pool
+            .addresses()
+            .get(&address)
+            .and_then(|known| known.holder.as_ref());
+        require!(
+            violations,
+            holder == Some(key),
+            "{address} does not name its holder {key}"
+        );
     }
     for (address, known) in pool.addresses() {
         if let Some(key) = &known.holder {
@@ -114,11 +150,26 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
                 violations.push(Violation(format!("{address} is on {other} and on {id}")));
             }
             let named = pool.addresses().get(address).map(|known| &known.eni);
-            require!(violations, named == Some(id), "{address} is on {id} but does not say so");
+            require!(
+                violations,
+                named == Some(id),
+                "{address} is on {id} but does not say so"
+            );
         }
-        let unused = matches!(eni.state, EniState::Discarding { .. } | EniState::Created | EniState::Attaching);
-        let used = pool.allocations().values().any(|allocation| allocation.eni == *id);
-        require!(violations, !(unused && used), "{id} carries a sandbox but is {:?}", eni.state);
+        let unused = matches!(
+            eni.state,
+            EniState::Discarding { .. } | EniState::Created | EniState::Attaching
+        );
+        let used = pool
+            .allocations()
+            .values()
+            .any(|allocation| allocation.eni == *id);
+        require!(
+            violations,
+            !(unused && used),
+            "{id} carries a sandbox but is {:?}",
+            eni.state
+        );
     }
     require!(
         violations,
@@ -139,16 +190,24 @@ fn enis_do_not_collide(pool: &Pool, violations: &mut Vec<Violation>) {
         }
         let Some(device) = eni.device else { continue };
         if let Some(other) = places.insert((eni.card, device), &eni.id) {
-            violations.push(Violation(format!("{other} and {} share device {}", eni.id, device.0)));
+            violations.push(Violation(format!(
+                "{other} and {} share device {}",
+                eni.id, device.0
+            )));
         }
     }
 }
 
 fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) {
     let memory = &pool.memory;
+    let usable = pool.usable_addresses(now);
     for request in memory.waiters.values() {
         let (waiter, key) = (request.waiter, &request.key);
-        require!(violations, request.deadline > now, "waiter {waiter} waits beyond its deadline");
+        require!(
+            violations,
+            request.deadline > now,
+            "waiter {waiter} waits beyond its deadline"
+        );
         require!(
             violations,
             !pool.allocations().contains_key(key) || memory.store_trouble.is_some(),
@@ -156,12 +215,19 @@ fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) 
         );
         let woken = memory.wake.is_some_and(|wake| wake <= request.deadline);
         require!(violations, woken, "nobody wakes waiter {waiter}");
-        let could = pool.addresses().keys().any(|address| pool.is_usable(*address, now));
-        require!(violations, !could, "waiter {waiter} waits although an address is free");
+        require!(
+            violations,
+            usable.is_empty(),
+            "waiter {waiter} waits although an address is free"
+        );
     }
     for (address, known) in pool.addresses() {
         let resting = known.rests_until.is_some_and(|until| until >= now);
         let bad = known.holder.is_some() || known.doubt.is_some() || resting;
-        require!(violations, !(bad && pool.is_usable(*address, now)), "{address} is offered but not free");
+        require!(
+            violations,
+            !(bad && usable.contains(address)),
+            "{address} is offered but not free"
+        );
     }
 }

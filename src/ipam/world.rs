@@ -28,7 +28,7 @@ pub(super) enum Fault {
     LostBefore,
     /// Happened, but the answer was lost.
     LostAfter,
-    /// A Describe leaves out the last ENI.
+    /// A Describe leaves out an ENI, or an address where there is one ENI only.
     Omit,
 }
 
@@ -221,8 +221,8 @@ impl World {
             return false;
         };
         self.write(changes);
-        self.event(Event::Committed { commit });
         self.take(tail);
+        self.event(Event::Committed { commit });
         true
     }
 
@@ -257,20 +257,39 @@ impl World {
                 self.event(Event::CallEnded { call, result });
             }
             Work::Link(mac) => {
-                if self.enis.values().any(|eni| eni.mac == mac && eni.attachment.is_some()) {
+                if self
+                    .enis
+                    .values()
+                    .any(|eni| eni.mac == mac && eni.attachment.is_some())
+                {
                     self.links.insert(mac);
                     let link = self.link(mac);
                     self.event(Event::LinkSeen(link));
                 }
             }
             Work::Configure(eni) => {
-                let has_link = self.enis.get(&eni).is_some_and(|eni| self.links.contains(&eni.mac));
-                let result = if has_link && !self.kernel_fails { Ok(()) } else { Err("no such device".to_owned()) };
+                let has_link = self
+                    .enis
+                    .get(&eni)
+                    .is_some_and(|eni| self.links.contains(&eni.mac));
+                let result = if has_link && !self.kernel_fails {
+                    Ok(())
+                } else {
+                    Err("no such device".to_owned())
+                };
                 self.event(Event::EniConfigured { eni, result });
             }
             Work::Publish(eni, addresses) => {
-                let result = if self.kernel_fails { Err("busy".to_owned()) } else { Ok(()) };
-                self.event(Event::Published { eni, addresses, result });
+                let result = if self.kernel_fails {
+                    Err("busy".to_owned())
+                } else {
+                    Ok(())
+                };
+                self.event(Event::Published {
+                    eni,
+                    addresses,
+                    result,
+                });
             }
         }
         true
@@ -305,7 +324,10 @@ impl World {
     }
 
     pub(super) fn imds_snapshot(&self) -> ImdsSnapshot {
-        let attached = self.enis.values().filter_map(|eni| Some((eni, eni.attachment.as_ref()?)));
+        let attached = self
+            .enis
+            .values()
+            .filter_map(|eni| Some((eni, eni.attachment.as_ref()?)));
         ImdsSnapshot {
             enis: attached
                 .map(|(eni, attachment)| ImdsEni {
@@ -315,7 +337,10 @@ impl World {
                     card: attachment.card,
                     subnet: eni.subnet.clone(),
                     subnet_cidr: Some(self.facts.subnet_cidr),
-                    addresses: [eni.primary].into_iter().chain(eni.secondary.iter().copied()).collect(),
+                    addresses: [eni.primary]
+                        .into_iter()
+                        .chain(eni.secondary.iter().copied())
+                        .collect(),
                     prefixes: vec![],
                 })
                 .collect(),
@@ -333,7 +358,10 @@ impl World {
                 return;
             }
         }
-        panic!("it never settles; the last calls were {:?}", &self.log[self.log.len().saturating_sub(12)..]);
+        panic!(
+            "it never settles; the last calls were {:?}",
+            &self.log[self.log.len().saturating_sub(12)..]
+        );
     }
 
     pub(super) fn advance(&mut self, span: Duration) {
@@ -440,9 +468,16 @@ impl World {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
         self.clients.insert(waiter, Client::default());
-        let valid = valid.iter().map(|n| (key(*n).container, key(*n).ifname)).collect();
+        let valid = valid
+            .iter()
+            .map(|n| (key(*n).container, key(*n).ifname))
+            .collect();
         let network = "aws-cni".into();
-        self.event(Event::Gc { waiter, network, valid });
+        self.event(Event::Gc {
+            waiter,
+            network,
+            valid,
+        });
         if self.eager {
             self.settle();
         }
@@ -450,19 +485,31 @@ impl World {
     }
 
     pub(super) fn give_up(&mut self, waiter: WaiterId) {
-        if let Some(client) = self.clients.get_mut(&waiter).filter(|client| client.last.is_none() && !client.gone) {
+        if let Some(client) = self
+            .clients
+            .get_mut(&waiter)
+            .filter(|client| client.last.is_none() && !client.gone)
+        {
             client.gone = true;
             let (key, grant) = (client.key.clone(), client.grant.clone());
             if let (Some(key), Some(grant)) = (key, grant.filter(|grant| !grant.repeated)) {
-                self.routes.retain(|address, holder| (*address, &*holder) != (grant.address, &key));
+                self.routes
+                    .retain(|address, holder| (*address, &*holder) != (grant.address, &key));
             }
             self.event(Event::GiveUp { waiter });
         }
     }
 
     fn reply(&mut self, waiter: WaiterId, reply: Reply) {
-        let client = self.clients.get_mut(&waiter).expect("a reply for a client that exists");
-        assert!(client.last.is_none(), "{waiter} is told {reply:?} after {:?}", client.last);
+        let client = self
+            .clients
+            .get_mut(&waiter)
+            .expect("a reply for a client that exists");
+        assert!(
+            client.last.is_none(),
+            "{waiter} is told {reply:?} after {:?}",
+            client.last
+        );
         match &reply {
             Reply::Assigned(grant) => {
                 assert!(client.grant.is_none(), "assigned twice");
@@ -479,7 +526,10 @@ impl World {
                     let stored = super::records::RecordKey::Allocation(key.clone()).text();
                     // A DEL of the same sandbox may already be on its way behind it.
                     let superseded = !self.pool.allocations().contains_key(&key);
-                    assert!(self.store.contains_key(&stored) || superseded, "durable before it is stored");
+                    assert!(
+                        self.store.contains_key(&stored) || superseded,
+                        "durable before it is stored"
+                    );
                     if !superseded {
                         self.live.insert(key, grant.address);
                     }
@@ -487,7 +537,8 @@ impl World {
             }
             Reply::Refused(_) => {
                 if let (Some(key), Some(grant)) = (client.key.clone(), client.grant.clone()) {
-                    self.routes.retain(|address, holder| (*address, &*holder) != (grant.address, &key));
+                    self.routes
+                        .retain(|address, holder| (*address, &*holder) != (grant.address, &key));
                 }
             }
             Reply::Released { addresses, .. } | Reply::Collected(addresses) => {
@@ -515,7 +566,11 @@ impl World {
             return;
         }
         if let Some(holder) = self.routes.get(&grant.address) {
-            assert!(holder == key, "{} was given to {key} while the kernel routes it to {holder}", grant.address);
+            assert!(
+                holder == key,
+                "{} was given to {key} while the kernel routes it to {holder}",
+                grant.address
+            );
         }
         if let Some(released) = self.released.get(&grant.address) {
             let rested = self.now.since(*released);
@@ -555,7 +610,9 @@ impl World {
 
     fn answer(&mut self, request: CloudCall, fault: Option<Fault>) -> CloudResult {
         let line = match &request {
-            CloudCall::CreateEni { secondary_addresses, .. } => format!("Create {secondary_addresses}"),
+            CloudCall::CreateEni {
+                secondary_addresses, ..
+            } => format!("Create {secondary_addresses}"),
             CloudCall::AttachEni { eni, device, .. } => format!("Attach {eni} {}", device.0),
             CloudCall::AssignAddresses { eni, count } => format!("Assign {eni} {count}"),
             CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
@@ -591,7 +648,8 @@ impl World {
             CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
             CloudCall::DeleteOnTermination { eni, .. } => {
                 let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
-                let attachment = attachment.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
+                let attachment =
+                    attachment.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
                 attachment.delete_on_termination = true;
                 Ok(CloudAnswer::Done)
             }
@@ -609,9 +667,12 @@ impl World {
                 let wanted = |eni: &&CloudEni| (scope == DescribeScope::Attached) == eni.attachment.is_some();
                 let mut enis: Vec<CloudEni> = self.enis.values().filter(wanted).cloned().collect();
                 if omit {
-                    // The primary sorts last among the ids of this world; a fault hits another one first.
-                    let victim = enis.iter().position(|eni| eni.id != self.facts.primary_eni);
-                    enis.remove(victim.unwrap_or(0).min(enis.len().saturating_sub(1)).min(0));
+                    // The primary ENI sorts last here, so a fault hits another one first, else an address of it.
+                    if enis.len() > 1 {
+                        enis.remove(0);
+                    } else if let Some(eni) = enis.first_mut() {
+                        eni.secondary.pop();
+                    }
                 }
                 Ok(CloudAnswer::Enis(enis))
             }
@@ -636,7 +697,10 @@ impl World {
             return Ok(CloudAnswer::Created(known.clone()));
         }
         if self.subnet_free < count + 1 {
-            return Err(failure(FailureClass::SubnetFull, "InsufficientFreeAddressesInSubnet"));
+            return Err(failure(
+                FailureClass::SubnetFull,
+                "InsufficientFreeAddressesInSubnet",
+            ));
         }
         self.subnet_free -= count + 1;
         self.next += 1;
@@ -661,8 +725,15 @@ impl World {
     }
 
     fn attach(&mut self, id: &EniId, device: DeviceIndex) -> CloudResult {
-        let attached: Vec<DeviceIndex> = self.enis.values().filter_map(|e| Some(e.attachment.as_ref()?.device)).collect();
-        let eni = self.enis.get_mut(id).ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        let attached: Vec<DeviceIndex> = self
+            .enis
+            .values()
+            .filter_map(|e| Some(e.attachment.as_ref()?.device))
+            .collect();
+        let eni = self
+            .enis
+            .get_mut(id)
+            .ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
         if eni.attachment.is_some() || attached.contains(&device) {
             return Err(failure(FailureClass::Conflict, "in use"));
         }
@@ -678,10 +749,16 @@ impl World {
         let there = self.enis.get(id).map(|eni| eni.secondary.len());
         let there = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
         if there + count as usize >= self.limits.ipv4_per_eni as usize {
-            return Err(failure(FailureClass::AddressLimit, "PrivateIpAddressLimitExceeded"));
+            return Err(failure(
+                FailureClass::AddressLimit,
+                "PrivateIpAddressLimitExceeded",
+            ));
         }
         if self.subnet_free < count {
-            return Err(failure(FailureClass::SubnetFull, "InsufficientFreeAddressesInSubnet"));
+            return Err(failure(
+                FailureClass::SubnetFull,
+                "InsufficientFreeAddressesInSubnet",
+            ));
         }
         self.subnet_free -= count;
         let new: Vec<Ipv4Addr> = (0..count).map(|_| self.fresh_address()).collect();
