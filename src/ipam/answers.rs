@@ -84,6 +84,10 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
             eni.state = EniState::Attached;
         }
     });
+    if pool.enis().get(id).is_some_and(|eni| eni.device.is_none()) {
+        // Its device index was thought to be another's meanwhile.
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
     pool.memory.clear(&Topic::Attach(id.clone()));
     // Only now: an ENI that could be created but not attached is no success (Q23).
     pool.memory.clear(&Topic::Create);
@@ -134,10 +138,8 @@ fn failed(
             obstruct(pool, Topic::Termination(id), failure, now);
         }
         Purpose::Assign { eni, count } => assign_failed(pool, &eni, count, failure, now),
-        Purpose::Delete(id) => match failure.class {
-            FailureClass::Gone => pool.forget_eni(&id),
-            _ => obstruct(pool, Topic::Delete(id), failure, now),
-        },
+        // "No such ENI" may be said of one that is only too new: a Describe confirms it, or it is deleted again.
+        Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
         Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
     }

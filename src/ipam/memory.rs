@@ -125,6 +125,8 @@ pub(super) struct Memory {
     pub(super) obstacles: BTreeMap<Topic, Obstacle>,
     pub(super) ec2: Ec2View,
     pub(super) describe: BTreeSet<DescribeScope>,
+    /// When EC2 is asked for everything again; soon after a lost answer, of which a Describe may have shown only half.
+    pub(super) next_look: Option<Tick>,
     pub(super) creations_in_doubt: BTreeMap<ClientToken, CallId>,
     pub(super) enis: BTreeMap<EniId, EniProgress>,
     /// When EC2 named an address, as long as its Describe may lag behind that.
@@ -159,6 +161,7 @@ impl Memory {
             obstacles: BTreeMap::new(),
             ec2: Ec2View::Asking,
             describe: BTreeSet::new(),
+            next_look: None,
             creations_in_doubt: BTreeMap::new(),
             enis: BTreeMap::new(),
             fresh: BTreeMap::new(),
@@ -173,6 +176,11 @@ impl Memory {
             wake: None,
             report: Report::default(),
         }
+    }
+
+    /// EC2 is asked for everything again by this time.
+    pub(super) fn look_by(&mut self, due: Tick) {
+        self.next_look = Some(self.next_look.map_or(due, |next| next.min(due)));
     }
 
     /// What is known of an ENI beyond the store.
