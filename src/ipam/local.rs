@@ -67,7 +67,7 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
     let changed = pool.memory.imds.as_ref() != Some(&snapshot);
     for seen in &snapshot.enis {
         pool.edit_eni(&seen.id, |eni| {
-            eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr)
+            eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr);
         });
     }
     let news = snapshot.enis.iter().any(|seen| {

@@ -62,6 +62,10 @@ pub(super) enum Ec2View {
 }
 
 /// How far an ENI is beyond what is stored of it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts; configured and configuring may both hold during a repair"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EniProgress {
     /// Its link, table and rules stand.

@@ -57,9 +57,9 @@ impl Default for Policy {
             manage_untagged: true,
             provisioning: true,
             start_patience: Duration::from_secs(2),
-            link_patience: Duration::from_secs(60),
-            describe_lag: Duration::from_secs(60),
-            drift_check: Duration::from_secs(3600),
+            link_patience: Duration::from_mins(1),
+            describe_lag: Duration::from_mins(1),
+            drift_check: Duration::from_hours(1),
             kernel_recheck: Duration::from_secs(10),
             seed: 0,
         }

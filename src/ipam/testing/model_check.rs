@@ -251,9 +251,9 @@ fn converges(world: &mut World) {
     replay(world);
 }
 
+/// `PROPTEST_CASES` sets how many.
 fn cases() -> ProptestConfig {
     ProptestConfig {
-        cases: std::env::var("IPAM_CASES").map_or(192, |n| n.parse().unwrap()),
         max_shrink_iters: 4000,
         failure_persistence: None,
         ..ProptestConfig::default()

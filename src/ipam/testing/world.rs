@@ -50,6 +50,7 @@ pub(super) struct Client {
     pub(super) gone: bool,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "switches of a test world")]
 pub(super) struct World {
     pub(super) now: Tick,
     pub(super) policy: Policy,
@@ -275,7 +276,7 @@ impl World {
                     .any(|eni| eni.mac == mac && eni.attachment.is_some())
                 {
                     self.links.insert(mac);
-                    let link = self.link(mac);
+                    let link = Self::link(mac);
                     self.event(Event::LinkSeen(link));
                 }
             }
@@ -307,7 +308,7 @@ impl World {
         true
     }
 
-    fn link(&self, mac: Mac) -> LinkFact {
+    fn link(mac: Mac) -> LinkFact {
         LinkFact {
             mac,
             name: format!("ens{}", mac.0[5]),
@@ -323,7 +324,7 @@ impl World {
 
     fn kernel_facts(&self) -> KernelFacts {
         KernelFacts {
-            links: self.links.iter().map(|mac| self.link(*mac)).collect(),
+            links: self.links.iter().map(|mac| Self::link(*mac)).collect(),
             pod_routes: self
                 .routes
                 .iter()
