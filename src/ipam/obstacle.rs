@@ -91,8 +91,9 @@ impl Pace {
     pub fn of(class: FailureClass) -> Self {
         match class {
             FailureClass::Throttled | FailureClass::NoAnswer | FailureClass::Server => Self::secs(1, 60),
-            // Addresses come back when somebody else gives them up; the Go daemon waits as long.
-            FailureClass::SubnetFull => Self::secs(120, 120),
+            // Addresses come back when somebody else gives them up, often soon in a busy subnet; in the long run the
+            // Go daemon waits as long.
+            FailureClass::SubnetFull => Self::secs(10, 120),
             FailureClass::AttachmentLimit => Self::secs(30, 3600),
             FailureClass::AccountLimit | FailureClass::AddressLimit => Self::secs(60, 3600),
             FailureClass::Denied => Self::secs(60, 1800),
