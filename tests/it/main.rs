@@ -14,5 +14,6 @@ mod cli;
 mod cloud;
 mod fake_daemon;
 mod growth;
+mod limits;
 mod plugin;
 mod scene;

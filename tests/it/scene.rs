@@ -134,6 +134,26 @@ impl Scene {
         }
     }
 
+    /// New pods whose ADDs wait this many seconds, not added yet.
+    pub fn patient_pods(&self, prefix: &str, count: usize, seconds: u64) -> Vec<Pod> {
+        let mut runtime = self.node.runtime();
+        runtime.conflist = runtime.conflist.env("AWS_CNI_ADD_DEADLINE", seconds.to_string());
+        let runtime = Arc::new(runtime);
+        let pod = |index| {
+            let name = format!("{prefix}-{index}");
+            self.node.pod_of(Arc::clone(&runtime), "default", &name).unwrap()
+        };
+        (0..count).map(pod).collect()
+    }
+
+    /// Names of the links in a pod's namespace.
+    pub fn links_in(&self, pod: &Pod) -> Vec<String> {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let table = pod.netns().unwrap().run(read).unwrap();
+        let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
     /// DELs them, this many at a time; every one must succeed.
     pub fn del(&self, pods: &[Pod], at_once: usize) {
         let outcomes = side_by_side(pods, at_once, |pod| pod.del().unwrap());
