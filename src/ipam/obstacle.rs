@@ -96,7 +96,9 @@ impl Pace {
             FailureClass::SubnetFull => Self::secs(10, 120),
             FailureClass::AttachmentLimit => Self::secs(30, 3600),
             FailureClass::AccountLimit | FailureClass::AddressLimit => Self::secs(60, 3600),
-            FailureClass::Denied => Self::secs(60, 1800),
+            // Somebody who repairs a policy or gives the instance a role looks at the node next; and credentials are
+            // missing, too, while the metadata service is away.
+            FailureClass::Denied => Self::secs(10, 300),
             FailureClass::Gone | FailureClass::Conflict | FailureClass::Other => Self::secs(5, 300),
         }
     }

@@ -169,7 +169,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         };
         let refusal = if deadline <= now {
             out_of_time(&report)
-        } else if !counted.insert(key) || patient || soon(&report, deadline) {
+        } else if !counted.insert(key) || patient || soon(&report, deadline) || doubts_end(pool, deadline) {
             continue;
         } else if resting.last().is_some_and(|until| *until < deadline) {
             resting.pop();
@@ -190,6 +190,12 @@ fn is_asking_around(pool: &Pool) -> bool {
     use super::memory::Purpose;
     let describes = |purpose: &Purpose| matches!(purpose, Purpose::Describe(_));
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
+}
+
+/// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
+fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
+    let again = pool.memory.obstacles.get(&Topic::Doubts);
+    again.is_some_and(|obstacle| obstacle.until < deadline)
 }
 
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.
