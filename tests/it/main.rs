@@ -12,6 +12,7 @@
 
 mod cli;
 mod cloud;
+mod cloud_faults;
 mod fake_daemon;
 mod growth;
 mod limits;
