@@ -284,12 +284,22 @@ fn out_of_time(report: &Report) -> Refusal {
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );
-    if let Some(Hindrance::Failed { failure, .. }) = report.cause() {
-        refusal.message = format!("{}; last: {failure}", refusal.message);
-        refusal.aws = Some(failure.clone());
+    match report.cause() {
+        Some(Hindrance::Failed { failure, .. }) => {
+            refusal.message = format!("{}; last: {failure}", refusal.message);
+            refusal.aws = Some(failure.clone());
+        }
+        Some(missing @ Hindrance::NoLink { .. }) => {
+            refusal.message = format!("{}; {missing}", refusal.message);
+            refusal.next_step = NO_LINK.to_owned();
+        }
+        _ => {}
     }
     refusal
 }
+
+const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
+                       retry, it is taken up when it appears";
 
 /// Why no address can come, in words and numbers.
 fn hopeless(report: &Report, now: Tick) -> Refusal {
@@ -357,6 +367,14 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                 RefusalKind::Exhausted,
                 format!("all {max_pods} addresses that max-pods allows are in use"),
                 "find sandboxes without pods with ipamd status, or raise max-pods",
+            )
+        },
+        Some(missing @ Hindrance::NoLink { .. }) => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!("no address is free and {missing}"),
+                NO_LINK,
             )
         },
         Some(Hindrance::ProvisioningOff) => refusal(
