@@ -16,5 +16,6 @@ mod cloud_faults;
 mod fake_daemon;
 mod growth;
 mod limits;
+mod links;
 mod plugin;
 mod scene;

@@ -12,6 +12,7 @@ use aws_cni_lab::faults::Faults;
 use aws_cni_lab::lab::{Customize, Lab, LabBuilder, NodeSpec};
 use aws_cni_lab::node::Node;
 use aws_cni_lab::pod::{CniOutcome, Pod, side_by_side};
+use aws_cni_lab::probe::{Protocol, exchange};
 use aws_cni_lab::process::{Daemon, DaemonSpec};
 use aws_cni_lab::vpc::Eni;
 use serde_json::{Value, json};
@@ -144,6 +145,14 @@ impl Scene {
             self.node.pod_of(Arc::clone(&runtime), "default", &name).unwrap()
         };
         (0..count).map(pod).collect()
+    }
+
+    /// Whether the pod exchanges a message with a host of the VPC's second network, which sees the pod's own address:
+    /// the VPC drops what leaves by the wrong ENI.
+    pub fn reaches_out(&self, pod: &Pod) -> bool {
+        let target = self.lab.second_vpc().address;
+        let seen = exchange(&pod.netns().unwrap(), Protocol::Udp, target, PATIENCE);
+        seen.is_ok_and(|seen| Some(*seen.ip()) == pod.address())
     }
 
     /// Names of the links in a pod's namespace.
