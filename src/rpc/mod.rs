@@ -6,7 +6,6 @@
 
 pub mod client;
 pub mod frame;
-pub mod pending;
 pub mod server;
 pub mod types;
 

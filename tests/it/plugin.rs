@@ -10,11 +10,11 @@ use aws_cni::ipam::ids::{DeviceIndex, TableId};
 use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
 use aws_cni::net::op::{NetOp, Rule};
 use aws_cni::net::rtnl::Rtnl;
-use aws_cni::rpc::pending;
 use aws_cni::rpc::types::{
     Allocation, Assigned, AwsFailure, Collected, DelReason, ErrorKind, Released, ReleasedAddress, Reply,
     Request, ServiceError, Status,
 };
+use aws_cni::store::pending;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
@@ -135,7 +135,9 @@ impl Node {
     }
 
     fn waiting_dels(&self) -> usize {
-        pending::list(&self.folder.path().join("state")).unwrap().len()
+        pending::list(&self.folder.path().join("state").join(pending::DIRECTORY))
+            .unwrap()
+            .len()
     }
 }
 

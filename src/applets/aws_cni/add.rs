@@ -9,8 +9,8 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::result::AddResult;
 use crate::net::pod::{PodIntent, PodSockets, WireFailure, unwire_pod};
 use crate::net::veth;
-use crate::rpc::pending;
 use crate::rpc::types::{Add, Allocation, DelReason};
+use crate::store::pending;
 
 pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     let environment = &session.call.environment;
@@ -66,8 +66,7 @@ fn request(session: &Session<'_>, deadline: std::time::Duration) -> Add {
 
 /// A DEL that still waits for the daemon must not take away what this ADD is about to get.
 fn forget_pending_del(session: &Session<'_>) {
-    let key = session.check_request().key();
-    let path = pending::path_of(&session.state_dir, &key);
+    let path = session.pending_dels().join(session.pending_del().file_name());
     if let Err(error) = pending::remove(&path) {
         tracing::warn!(path = %path.display(), %error, "an old release could not be withdrawn");
     }
@@ -126,12 +125,10 @@ fn undo(session: &Session<'_>, intent: &PodIntent) {
 /// Gives the address back, durably one way or the other.
 fn release(session: &Session<'_>) {
     let request = session.del_request(DelReason::SetupNSFailed);
-    let told = session
-        .connect(PATIENCE)
-        .and_then(|client| client.del(request.clone()));
+    let told = session.connect(PATIENCE).and_then(|client| client.del(request));
     let Err(error) = told else { return };
     tracing::warn!(%error, "the daemon could not be told that the set-up failed");
-    if let Err(error) = pending::write(&session.state_dir, &request) {
+    if let Err(error) = pending::write(&session.pending_dels(), &session.pending_del()) {
         tracing::error!(%error, "nor could it be written down");
     }
 }

@@ -6,20 +6,18 @@ use super::{PATIENCE, Session, kernel};
 use crate::cni::error::{CniError, Code};
 use crate::cni::previous::Notes;
 use crate::rpc::client::ClientError;
-use crate::rpc::pending;
-use crate::rpc::types::{Del, DelReason, ErrorKind, Released};
+use crate::rpc::types::{DelReason, ErrorKind, Released};
+use crate::store::pending;
 
 pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     let notes = notes(session)?;
     let request = session.del_request(DelReason::PodDeleted);
-    let answer = session
-        .connect(PATIENCE)
-        .and_then(|client| client.del(request.clone()));
+    let answer = session.connect(PATIENCE).and_then(|client| client.del(request));
     match answer {
         Ok(released) if released.known => take_away(&released)?,
         // Already released: what a crash between release and cleaning left is cleaned by the record.
         Ok(_) => clean_by_record(session, notes.as_ref()),
-        Err(error) => without_daemon(session, notes.as_ref(), &request, &error)?,
+        Err(error) => without_daemon(session, notes.as_ref(), &error)?,
     }
     Ok(String::new())
 }
@@ -76,12 +74,11 @@ fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
 }
 
 /// Nobody to ask, or nobody who could answer: the kernel now, the release once the daemon is back.
-fn without_daemon(
-    session: &Session<'_>,
-    notes: Option<&Notes>,
-    request: &Del,
-    error: &ClientError,
-) -> Result<(), CniError> {
+fn addresses(notes: &Notes) -> Vec<IpAddr> {
+    notes.addresses.iter().map(|(address, _)| *address).collect()
+}
+
+fn without_daemon(session: &Session<'_>, notes: Option<&Notes>, error: &ClientError) -> Result<(), CniError> {
     let unknown = error
         .service()
         .is_some_and(|error| error.kind == ErrorKind::NotFound);
@@ -90,12 +87,14 @@ fn without_daemon(
     }
     tracing::warn!(%error, "the daemon is away; cleaning the kernel and leaving it a note");
     clean_by_record(session, notes);
-    pending::write(&session.state_dir, request).map_err(|io| {
+    let mut note = session.pending_del();
+    note.addresses = notes.map(addresses).unwrap_or_default();
+    pending::write(&session.pending_dels(), &note).map_err(|io| {
         CniError::new(
             Code::TryAgainLater,
             format!(
                 "del cmd: {error}, and the release cannot be left in {}: {io}; next: see `systemctl status ipamd`",
-                session.state_dir.display()
+                session.pending_dels().display()
             ),
         )
     })?;

@@ -10,7 +10,7 @@ mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{paths, plugin, plugin_log};
 use crate::cni::args;
@@ -22,6 +22,7 @@ use crate::ipam::ids::PodRef;
 use crate::net::veth;
 use crate::rpc::client::{Client, ClientError};
 use crate::rpc::types::{Check, Del, DelReason};
+use crate::store::pending::{self, PendingDel};
 
 /// How long an ADD waits for an address unless told otherwise.
 const ADD_DEADLINE: Duration = Duration::from_secs(30);
@@ -102,6 +103,25 @@ impl<'a> Session<'a> {
             ifname: self.call.environment.ifname.as_str().into(),
             pod: self.pod.clone(),
             reason,
+        }
+    }
+
+    /// Where DELs are left for a daemon that is away.
+    fn pending_dels(&self) -> PathBuf {
+        self.state_dir.join(pending::DIRECTORY)
+    }
+
+    /// What is left there of this sandbox.
+    fn pending_del(&self) -> PendingDel {
+        let environment = &self.call.environment;
+        PendingDel {
+            pod_namespace: self.pod.namespace.clone(),
+            pod_name: self.pod.name.clone(),
+            host_veth: Some(self.host_veth.clone()),
+            at_unix: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            ..PendingDel::new(&self.conf.name, &environment.container_id, &environment.ifname)
         }
     }
 

@@ -33,8 +33,8 @@ fn judge(status: &Status) -> Result<(), CniError> {
         status.reasons.join("; ")
     };
     let counts = format!(
-        "{} free, {} assigned, {} cooling, {} waiting",
-        status.free, status.assigned, status.cooling, status.waiting
+        "{} free, {} assigned, {} cooling, {} on their way, {} pods waiting",
+        status.free, status.assigned, status.cooling, status.coming, status.waiting
     );
     Err(CniError::new(code, format!("plugin not available: {reasons}")).with_details(counts))
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::paths;
 use super::terminal::{USAGE, complain, parse, say, version_text};
 use crate::rpc::client::{Client, ClientError};
-use crate::rpc::pending;
 use crate::rpc::types::Status;
+use crate::store::pending;
 
 /// Shows the state of this node's address daemon, or what is left on disk when it is away.
 #[derive(FromArgs)]
@@ -91,8 +91,14 @@ fn describe(status: &Status, dump: &Value) -> String {
             if status.serving { "serving" } else { "NOT serving" }
         ),
         format!(
-            "addresses: {} free, {} assigned, {} cooling, {} quarantined; {} ENIs; {} pods waiting",
-            status.free, status.assigned, status.cooling, status.quarantined, status.enis, status.waiting
+            "addresses: {} free, {} assigned, {} cooling, {} quarantined, {} on their way; {} ENIs; {} pods waiting",
+            status.free,
+            status.assigned,
+            status.cooling,
+            status.quarantined,
+            status.coming,
+            status.enis,
+            status.waiting
         ),
     ];
     lines.extend(status.reasons.iter().map(|reason| format!("  - {reason}")));
@@ -112,9 +118,9 @@ struct Left {
 
 impl Left {
     fn find(socket: &Path, state_dir: &Path, error: &ClientError) -> Self {
-        let pending = match pending::list(state_dir) {
+        let pending = match pending::list(&state_dir.join(pending::DIRECTORY)) {
             Ok(found) => found.iter().map(describe_pending).collect(),
-            Err(error) => vec![format!("{}: {error}", state_dir.join(pending::FOLDER).display())],
+            Err(error) => vec![error.to_string()],
         };
         Self {
             problem: error.to_string(),
@@ -161,10 +167,13 @@ impl Left {
     }
 }
 
-fn describe_pending(pending: &pending::PendingDel) -> String {
+fn describe_pending(pending: &pending::Listed) -> String {
     let path = pending.path.display();
-    match &pending.del {
-        Ok(del) => format!("{path}: pod {} sandbox {}", del.pod, del.container_id),
+    match &pending.content {
+        Ok(del) => format!(
+            "{path}: pod {}/{} sandbox {}",
+            del.pod_namespace, del.pod_name, del.container_id
+        ),
         Err(error) => format!("{path}: {error}"),
     }
 }

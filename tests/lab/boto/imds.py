@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import unittest
 
 import boto3
@@ -50,6 +51,25 @@ class Imds(unittest.TestCase):
         self.assertNotIn("ipv4-prefix", names)
         self.assertEqual(get(f"{base}/{mac}/ipv4-prefix")[0], 404)
         self.assertEqual(get(f"{base}/{mac}/device-number"), (200, "0"))
+
+    def test_hop_limit(self):
+        host, port = IMDS.removeprefix("http://").rstrip("/").split(":")
+        request = (
+            b"PUT /latest/api/token HTTP/1.1\r\nHost: x\r\nX-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n"
+        )
+        for least_ttl, arrives in ((1, True), (2, False)):
+            with socket.create_connection((host, int(port)), timeout=0.5) as stream:
+                # IP_MINTTL of linux/in.h: the kernel drops what comes with less.
+                stream.setsockopt(socket.IPPROTO_IP, 21, least_ttl)
+                stream.sendall(request)
+                if arrives:
+                    self.assertTrue(stream.recv(4096).startswith(b"HTTP/1.1 200"))
+                    stream.setsockopt(socket.IPPROTO_IP, 21, 64)
+                    stream.sendall(b"GET /latest/ HTTP/1.1\r\nHost: x\r\n\r\n")
+                    self.assertTrue(stream.recv(4096).startswith(b"HTTP/1.1 401"))
+                else:
+                    with self.assertRaises(TimeoutError):
+                        stream.recv(4096)
 
 
 if __name__ == "__main__":

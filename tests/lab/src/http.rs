@@ -19,6 +19,7 @@ use tokio::sync::watch;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_BODY: usize = 4 * 1024 * 1024;
 const DEFAULT_TTL: u32 = 64;
+const BACKLOG: i32 = 1024;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -109,24 +110,22 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Server {
     local: std::net::SocketAddr,
-    state: Option<watch::Sender<Listening>>,
+    /// Counts the changes between listening (even) and refusing (odd).
+    changes: Option<watch::Sender<u64>>,
+    socket: std::net::TcpListener,
     closed: std::sync::Mutex<Receiver<()>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.state.take());
+        drop(self.changes.take());
+        // The clone would keep the address taken.
+        drop(SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both));
         // Nothing is ever sent: the other end goes right after the listener.
         if let Ok(closed) = self.closed.lock() {
-            drop(closed.recv());
+            while closed.recv().is_ok() {}
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Listening {
-    Yes,
-    Refusing,
 }
 
 impl Server {
@@ -138,15 +137,15 @@ impl Server {
     ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        let _inside = runtime.enter();
-        let listener = TcpListener::from_std(listener)?;
-        let (state, listening) = watch::channel(Listening::Yes);
-        let (closing, closed) = channel();
-        runtime.spawn(accept_all(closing, listener, listening, handler));
+        let socket = listener.try_clone()?;
+        let (changes, watched) = watch::channel(0);
+        let (ending, ended) = channel();
+        runtime.spawn(accept_all(ending, listener, watched, handler));
         Ok(Self {
             local,
-            state: Some(state),
-            closed: std::sync::Mutex::new(closed),
+            changes: Some(changes),
+            socket,
+            closed: std::sync::Mutex::new(ended),
         })
     }
 
@@ -157,54 +156,70 @@ impl Server {
 
     /// Makes the kernel refuse connections, as if no server were there; open ones are closed. The listener must
     /// have been bound to an explicit port to get it back.
-    pub fn refuse(&self, refuse: bool) {
-        let wanted = if refuse {
-            Listening::Refusing
-        } else {
-            Listening::Yes
+    ///
+    /// shutdown(2) takes a listening socket out of the listening state, listen(2) puts it back (`inet_shutdown` and
+    /// `inet_listen` in the kernel's `net/ipv4/af_inet.c`).
+    pub fn refuse(&self, refuse: bool) -> io::Result<()> {
+        let Some(changes) = &self.changes else {
+            return Ok(());
         };
-        if let Some(state) = &self.state {
-            state.send_replace(wanted);
+        if is_refusing(*changes.borrow()) == refuse {
+            return Ok(());
         }
+        let socket = SockRef::from(&self.socket);
+        if refuse {
+            socket.shutdown(std::net::Shutdown::Both)?;
+        } else {
+            socket.listen(BACKLOG)?;
+        }
+        changes.send_modify(|count| *count += 1);
+        Ok(())
     }
+}
+
+fn is_refusing(changes: u64) -> bool {
+    changes % 2 == 1
 }
 
 /// `_closing` is the first parameter, so that it is dropped after the listener.
 async fn accept_all(
     _closing: Sender<()>,
-    listener: TcpListener,
-    mut listening: watch::Receiver<Listening>,
+    listener: std::net::TcpListener,
+    mut changed: watch::Receiver<u64>,
     handler: Arc<dyn Handler>,
 ) {
     loop {
-        let now = *listening.borrow_and_update();
-        // shutdown(2) takes a listening socket out of the listening state, listen(2) puts it back (inet_shutdown).
-        let switched = match now {
-            Listening::Refusing => SockRef::from(&listener).shutdown(std::net::Shutdown::Both),
-            Listening::Yes => SockRef::from(&listener).listen(1024),
+        let refusing = is_refusing(*changed.borrow_and_update());
+        // Registered anew after each change: to epoll a socket that was shut down stays hung up.
+        let registered = listener.try_clone().and_then(TcpListener::from_std);
+        let gone = match registered {
+            Ok(registered) if !refusing => accept_until_changed(&registered, &mut changed, &handler).await,
+            _ => changed.changed().await.is_err(),
         };
-        // A socket that is already in the wanted state says so by an error that changes nothing.
-        drop(switched);
-        while *listening.borrow() == now && now == Listening::Yes {
-            let accepted = match race(listener.accept(), listening.changed()).await {
-                Either::Left(accepted) => accepted,
-                Either::Right(Ok(())) => break,
-                Either::Right(Err(_)) => return,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let serve = serve(stream, peer.ip(), Arc::clone(&handler));
-                    let mut closing = listening.clone();
-                    tokio::spawn(async move {
-                        race(serve, closing.changed()).await;
-                    });
-                }
-                // Out of descriptors and the like: nothing tells when that ends.
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-        if now == Listening::Refusing && listening.changed().await.is_err() {
+        if gone {
             return;
+        }
+    }
+}
+
+/// Accepts until the server is switched or dropped; tells whether it was dropped.
+async fn accept_until_changed(
+    listener: &TcpListener,
+    changed: &mut watch::Receiver<u64>,
+    handler: &Arc<dyn Handler>,
+) -> bool {
+    loop {
+        match race(changed.changed(), listener.accept()).await {
+            Either::Left(change) => return change.is_err(),
+            Either::Right(Ok((stream, peer))) => {
+                let serve = serve(stream, peer.ip(), Arc::clone(handler));
+                let mut closing = changed.clone();
+                tokio::spawn(async move {
+                    race(serve, closing.changed()).await;
+                });
+            }
+            // Out of descriptors and the like: nothing tells when that ends.
+            Either::Right(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
@@ -214,7 +229,7 @@ enum Either<A, B> {
     Right(B),
 }
 
-/// Whichever future is ready first; the macro for this is a tokio feature the lab does without.
+/// Whichever future is ready first, `left` if both are; the macro for this is a tokio feature the lab does without.
 async fn race<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> Either<A, B> {
     let (mut left, mut right) = (Box::pin(left), Box::pin(right));
     std::future::poll_fn(move |context| {

@@ -2,6 +2,14 @@
 //!
 //! Needs a Python package index the first time, to fill the environment that `scripts/python-venv.sh` makes.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers, too"
+)]
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -213,7 +221,7 @@ fn faults_look_like_awss_to_boto3() {
     drop(server);
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let server = lab.cloud.serve_ec2(listener).unwrap();
-    server.refuse(true);
+    server.refuse(true).unwrap();
     run("faults.py", &["Down"], &description, &[]);
 }
 
