@@ -12,8 +12,10 @@ use super::outbox::Outbox;
 use super::pool::Pool;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
 
-/// How doubts that stand are looked at again: EC2 is not asked for nothing.
+/// How a deletion without proof is looked at again: EC2 is not asked for nothing.
 const RECHECK: Pace = Pace::secs(30, 600);
+/// How doubts that stand are looked at again. Most are lag, and over within seconds; the others nobody waits for.
+const DOUBTS: Pace = Pace::secs(2, 600);
 
 pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.limits().is_none()
@@ -324,7 +326,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         if pool.memory.obstacles.contains_key(&Topic::Doubts) {
             pool.memory.describe.insert(DescribeScope::Attached);
         }
-        pool.memory.obstruct(Topic::Doubts, RECHECK, None, now);
+        pool.memory.obstruct(Topic::Doubts, DOUBTS, None, now);
     }
 }
 

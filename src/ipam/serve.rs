@@ -183,7 +183,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         };
         let refusal = if deadline <= now {
             out_of_time(&report)
-        } else if !counted.insert(key) || patient || soon(&report, deadline) {
+        } else if !counted.insert(key) || patient || soon(&report, deadline) || doubts_end(pool, deadline) {
             continue;
         } else if resting.last().is_some_and(|until| *until < deadline) {
             resting.pop();
@@ -204,6 +204,12 @@ fn is_asking_around(pool: &Pool) -> bool {
     use super::memory::Purpose;
     let describes = |purpose: &Purpose| matches!(purpose, Purpose::Describe(_));
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
+}
+
+/// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
+fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
+    let again = pool.memory.obstacles.get(&Topic::Doubts);
+    again.is_some_and(|obstacle| obstacle.until < deadline)
 }
 
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.
@@ -294,12 +300,22 @@ fn out_of_time(report: &Report) -> Refusal {
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );
-    if let Some(Hindrance::Failed { failure, .. }) = report.cause() {
-        refusal.message = format!("{}; last: {failure}", refusal.message);
-        refusal.aws = Some(failure.clone());
+    match report.cause() {
+        Some(Hindrance::Failed { failure, .. }) => {
+            refusal.message = format!("{}; last: {failure}", refusal.message);
+            refusal.aws = Some(failure.clone());
+        }
+        Some(missing @ Hindrance::NoLink { .. }) => {
+            refusal.message = format!("{}; {missing}", refusal.message);
+            refusal.next_step = NO_LINK.to_owned();
+        }
+        _ => {}
     }
     refusal
 }
+
+const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
+                       retry, it is taken up when it appears";
 
 /// Why no address can come, in words and numbers.
 fn hopeless(report: &Report, now: Tick) -> Refusal {
@@ -367,6 +383,14 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                 RefusalKind::Exhausted,
                 format!("all {max_pods} addresses that max-pods allows are in use"),
                 "find sandboxes without pods with ipamd status, or raise max-pods",
+            )
+        },
+        Some(missing @ Hindrance::NoLink { .. }) => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!("no address is free and {missing}"),
+                NO_LINK,
             )
         },
         Some(Hindrance::ProvisioningOff) => refusal(

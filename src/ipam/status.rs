@@ -50,6 +50,10 @@ impl std::fmt::Display for Hindrance {
                 write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")
             }
             Self::MaxPods { max_pods } => write!(f, "max-pods allows {max_pods} addresses"),
+            Self::NoLink { eni, seconds } => write!(
+                f,
+                "{eni} is attached, but the kernel has shown no link with its hardware address for {seconds} s"
+            ),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }
     }

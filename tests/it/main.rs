@@ -13,7 +13,10 @@
 mod arch;
 mod cli;
 mod cloud;
+mod cloud_faults;
 mod fake_daemon;
 mod growth;
+mod limits;
+mod links;
 mod plugin;
 mod scene;
