@@ -276,7 +276,7 @@ fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     }
 }
 
-/// A lost ENI is forgotten with the last sandbox on it.
+/// A lost ENI is forgotten with the last sandbox on it; if it still exists, detached, it is taken up as left over.
 fn bury(pool: &mut Pool, id: &EniId) {
     if !pool
         .allocations()
@@ -284,6 +284,7 @@ fn bury(pool: &mut Pool, id: &EniId) {
         .any(|allocation| allocation.eni == *id)
     {
         pool.forget_eni(id);
+        pool.memory.describe.insert(DescribeScope::OursUnattached);
     }
 }
 
@@ -300,6 +301,13 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         pool.memory.obstruct(Topic::Kernel, every, None, now);
         out.now(Effect::ReadKernel);
     }
+    let drift_check = now.after(pool.policy().drift_check);
+    if *pool.memory.next_look.get_or_insert(drift_check) <= now {
+        pool.memory.next_look = Some(drift_check);
+        pool.memory
+            .describe
+            .extend([DescribeScope::Attached, DescribeScope::OursUnattached]);
+    }
     let doubtful = pool
         .addresses()
         .iter()
@@ -312,7 +320,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
                     .enis
                     .get(&eni.id)
                     .is_some_and(|p| p.unlisted_since.is_some())
-                    || (eni.role == EniRole::Secondary && eni.attachment.is_none()))
+                    || (eni.role == EniRole::Secondary && (eni.attachment.is_none() || eni.device.is_none())))
         });
     if !doubtful {
         pool.memory.clear(&Topic::Doubts);

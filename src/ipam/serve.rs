@@ -122,6 +122,7 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
+            rewrite_if_under_way(pool, &request.key);
         } else if deadline < now || !assign_next(pool, &request, now) {
             continue;
         }
@@ -134,6 +135,19 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             reply: Reply::Assigned(grant),
         });
         out.durable(waiter, request.key);
+    }
+}
+
+/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
+fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
+    let record = RecordKey::Allocation(key.clone());
+    if pool
+        .memory
+        .commits
+        .values()
+        .any(|tail| tail.keys.contains(&record))
+    {
+        pool.mark([record]);
     }
 }
 
@@ -202,6 +216,7 @@ fn soon(report: &Report, deadline: Tick) -> bool {
 
 /// A batch is durable.
 pub(super) fn committed(pool: &mut Pool, commit: CommitId) {
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     if pool.memory.commits.remove(&commit).is_some() && pool.memory.store_trouble.take().is_some() {
         pool.memory.clear(&Topic::Store);
     }
@@ -212,6 +227,7 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     let Some(tail) = pool.memory.commits.remove(&commit) else {
         return;
     };
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     pool.mark(tail.keys);
     for (waiter, last) in tail.finals {
         match last {

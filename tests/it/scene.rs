@@ -14,7 +14,7 @@ use aws_cni_lab::process::{Daemon, DaemonSpec};
 use serde_json::{Value, json};
 
 /// Nothing here takes this long unless it is broken; a test machine may be slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One node, its daemon and the listening socket, which is the node's as systemd would hold it.
 pub struct Scene {
@@ -187,8 +187,7 @@ impl Scene {
                 .enis()
                 .values()
                 .filter(|eni| eni.attachment.as_ref().is_some_and(|at| at.instance == instance));
-            mine.flat_map(|eni| eni.secondary.iter().copied().collect::<Vec<_>>())
-                .collect()
+            mine.flat_map(|eni| eni.secondary.clone()).collect()
         })
     }
 

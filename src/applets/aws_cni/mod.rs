@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{paths, plugin, plugin_log};
+use super::{paths, plugin};
 use crate::cni::args;
 use crate::cni::conf::{ConfError, NetConf, seconds_text};
 use crate::cni::environment::Verb;
@@ -85,7 +85,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(call: &'a Call) -> Result<Self, CniError> {
         let conf = load_conf(call)?;
-        plugin_log::start("aws-cni", conf.log_file.as_deref(), &conf.log_level);
+        plugin::start_log("aws-cni", conf.log_file.as_deref(), &conf.log_level);
         let pod = args::parse(&call.environment.args).map_err(|error| bad_args(call.verb, &error))?;
         let (namespace, name) = identity(&pod, &call.environment.container_id);
         Ok(Self {

@@ -32,11 +32,11 @@ pub(super) fn too_long(add: &Add) -> Option<ServiceError> {
 }
 
 /// What is said on the socket for a reply of the pool.
-pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, ServiceError> {
+pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, Box<ServiceError>> {
     Ok(match reply {
         Reply::Assigned(grant) => Answer::Assigned(assigned(grant, layout)),
         Reply::Durable => Answer::Durable,
-        Reply::Refused(refusal) => return Err(refused(refusal)),
+        Reply::Refused(refusal) => return Err(Box::new(refused(refusal))),
         Reply::Released { addresses, known } => Answer::Released(Released {
             addresses: addresses.into_iter().map(|held| released(held, layout)).collect(),
             known,
