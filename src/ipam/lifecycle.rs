@@ -17,6 +17,9 @@ const RECHECK: Pace = Pace::secs(30, 600);
 /// How doubts that stand are looked at again. Most are lag, and over within seconds; the others nobody waits for.
 const DOUBTS: Pace = Pace::secs(2, 600);
 
+/// How much of the reason for giving an ENI up is kept, in characters.
+pub(super) const LONGEST_REASON: usize = 200;
+
 pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.limits().is_none()
         && pool.memory.is_clear(&Topic::Limits, now)
@@ -226,6 +229,8 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 
 /// An ENI is not to be had: it is deleted again, once EC2 has confirmed in a later Describe that nobody has it.
 pub(super) fn doom(pool: &mut Pool, id: &EniId, why: String) {
+    // EC2's own words may be long, and are stored.
+    let why: String = why.chars().take(LONGEST_REASON).collect();
     pool.edit_eni(id, |eni| {
         eni.device = None;
         eni.state = EniState::Discarding { why };

@@ -21,7 +21,8 @@ use crate::cni::request::Call;
 use crate::ipam::ids::PodRef;
 use crate::net::veth;
 use crate::rpc::client::{Client, ClientError};
-use crate::rpc::types::{Check, Del, DelReason};
+use crate::rpc::retry::Retry;
+use crate::rpc::types::{Check, Del, DelReason, Released};
 use crate::store::pending::{self, PendingDel};
 
 /// How long an ADD waits for an address unless told otherwise.
@@ -32,6 +33,12 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long everything but an ADD waits; a DEL is then queued on disk instead.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an ADD waits while nobody listens: a restart without socket activation takes a fraction of it.
+const ADD_ABSENCE: Duration = Duration::from_secs(5);
+
+/// How long a release waits while nobody listens; it can be left on disk as well.
+const DEL_ABSENCE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &[String]) -> ExitCode {
     plugin::run("aws-cni", "AWS CNI", args, serve)
@@ -94,6 +101,12 @@ impl<'a> Session<'a> {
 
     fn connect(&self, patience: Duration) -> Result<Client, ClientError> {
         Client::connect(&self.socket, patience)
+    }
+
+    /// Asks the daemon to release what this sandbox holds.
+    fn release(&self, reason: DelReason) -> Result<Released, ClientError> {
+        Retry::new(PATIENCE, DEL_ABSENCE)
+            .ask(|patience| self.connect(patience)?.del(self.del_request(reason)))
     }
 
     fn del_request(&self, reason: DelReason) -> Del {

@@ -144,6 +144,10 @@ impl Actor {
         let waiter = WaiterId(call.id);
         match call.request {
             Request::Add(add) => {
+                if let Some(refusal) = answers::too_long(&add) {
+                    say(&call.replies, Err(refusal));
+                    return;
+                }
                 let patience = call.deadline.saturating_duration_since(Instant::now());
                 let request = AddRequest {
                     waiter,
