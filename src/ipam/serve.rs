@@ -122,7 +122,6 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
-            rewrite_if_under_way(pool, &request.key);
         } else if deadline < now || !assign_next(pool, &request, now) {
             continue;
         }
@@ -135,19 +134,6 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             reply: Reply::Assigned(grant),
         });
         out.durable(waiter, request.key);
-    }
-}
-
-/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
-fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
-    let record = RecordKey::Allocation(key.clone());
-    if pool
-        .memory
-        .commits
-        .values()
-        .any(|tail| tail.keys.contains(&record))
-    {
-        pool.mark([record]);
     }
 }
 
