@@ -144,6 +144,9 @@ fn assign_next(pool: &mut Pool, request: &AddRequest, now: Tick) -> bool {
 
 /// Tells those whose time is over, and those for whom nothing can come.
 pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.waiters.is_empty() {
+        return;
+    }
     let report = pool.memory.report.clone();
     let mut resting: Vec<Tick> = pool
         .addresses()
