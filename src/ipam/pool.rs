@@ -124,12 +124,27 @@ impl Pool {
             })
             .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
             .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
-            .filter(move |(_, known, _, _)| known.is_free(now))
-            .filter(|(address, known, _, _)| {
-                !known.has_past()
-                    || (!self.memory.unwritten.contains_key(address)
-                        && !self.dirty.contains(&RecordKey::Address(*address)))
+            .filter(move |(address, known, _, _)| known.is_free(now) && self.is_written(*address, known))
+    }
+
+    fn is_written(&self, address: Ipv4Addr, known: &Address) -> bool {
+        !known.has_past()
+            || (!self.memory.unwritten.contains_key(&address)
+                && !self.dirty.contains(&RecordKey::Address(address)))
+    }
+
+    /// Whether a sandbox may have this one now.
+    pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
+        let fits = |known: &Address| known.is_free(now) && self.is_written(address, known);
+        self.addresses.get(&address).is_some_and(fits)
+            && self.placed(address).is_some_and(|(eni, placed)| {
+                self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
             })
+    }
+
+    /// How many a sandbox may have now.
+    pub(super) fn count_usable(&self, now: Tick) -> usize {
+        self.usable(now).count()
     }
 
     /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
@@ -303,10 +318,10 @@ impl Pool {
 
     /// Gives an address to a sandbox. Refuses, changing nothing, when it is not to be had or the sandbox has one.
     pub(super) fn assign(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
-        if self.allocations.contains_key(&request.key) {
+        if self.allocations.contains_key(&request.key) || !self.is_usable(address, now) {
             return false;
         }
-        let Some((_, _, eni, _)) = self.usable(now).find(|(usable, ..)| *usable == address) else {
+        let Some((eni, _)) = self.placed(address) else {
             return false;
         };
         let allocation = Allocation {

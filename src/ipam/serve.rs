@@ -122,7 +122,6 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
-            rewrite_if_under_way(pool, &request.key);
         } else if deadline < now || !assign_next(pool, &request, now) {
             continue;
         }
@@ -138,19 +137,6 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
 }
 
-/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
-fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
-    let record = RecordKey::Allocation(key.clone());
-    if pool
-        .memory
-        .commits
-        .values()
-        .any(|tail| tail.keys.contains(&record))
-    {
-        pool.mark([record]);
-    }
-}
-
 fn assign_next(pool: &mut Pool, request: &AddRequest, now: Tick) -> bool {
     pool.next_free(now)
         .is_some_and(|address| pool.assign(request, address, now))
@@ -158,6 +144,9 @@ fn assign_next(pool: &mut Pool, request: &AddRequest, now: Tick) -> bool {
 
 /// Tells those whose time is over, and those for whom nothing can come.
 pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.waiters.is_empty() {
+        return;
+    }
     let report = pool.memory.report.clone();
     let mut resting: Vec<Tick> = pool
         .addresses()
