@@ -122,21 +122,26 @@ impl Pool {
                 .is_some_and(|(_, placed)| placed.verified || self.trusts_imds(now))
     }
 
-    /// The next address to hand out: confirmed before unconfirmed, never used before used, least recently used first.
-    pub fn next_free(&self, now: Tick) -> Option<Ipv4Addr> {
-        self.addresses
+    /// What can be handed out, in the order it should be: confirmed before unconfirmed, never used before used, least
+    /// recently used first.
+    pub fn free_in_order(&self, now: Tick) -> Vec<Ipv4Addr> {
+        let usable = self
+            .addresses
             .iter()
-            .filter(|(address, _)| self.is_usable(**address, now))
-            .min_by_key(|(address, known)| {
-                let placed = self.placed(**address);
+            .filter(|(address, _)| self.is_usable(**address, now));
+        let mut free: Vec<_> = usable
+            .map(|(address, known)| {
+                let placed = self.placed(*address);
                 (
                     placed.is_none_or(|(_, placed)| !placed.verified),
                     known.last_used,
                     placed.and_then(|(eni, _)| eni.device),
-                    **address,
+                    *address,
                 )
             })
-            .map(|(address, _)| *address)
+            .collect();
+        free.sort_unstable();
+        free.into_iter().map(|(.., address)| address).collect()
     }
 
     /// The ENI with this hardware address.
