@@ -326,7 +326,11 @@ async fn discovery_sees_a_second_eni() {
     let lab = lab("m5.large");
     let eni = lab.created("t1", 2).await;
     lab.ec2.execute(&lab.attach(&eni, 1)).await.unwrap();
-    let node = discover(&lab).await;
+    let mut node = discover(&lab).await;
+    // IMDS shows an ENI as soon as the instance has its link, a few milliseconds after EC2's answer.
+    while node.enis.len() < 2 {
+        node = discover(&lab).await;
+    }
     let seen = node.enis.iter().find(|seen| seen.id == eni.id).unwrap();
     assert_eq!(
         (seen.device, seen.card, seen.addresses.len()),

@@ -154,11 +154,10 @@ fn detached_by_outside_hands(mut scene: Scene, restart: bool) {
     scene.wait_for("the free addresses to be quarantined", |status| {
         status["quarantined"] == lost.len() - stranded.len()
     });
-    assert!(
-        scene.log().contains("eni-lost") || scene.log().contains("is gone"),
-        "{}",
-        scene.log()
-    );
+    scene
+        .daemon()
+        .wait_log("is gone, by EC2 and by the kernel", PATIENCE)
+        .unwrap();
     // New pods get others, and those who had an address keep their record.
     let more = scene.pods("more", 6);
     scene.add(&more, 6);
