@@ -141,12 +141,13 @@ fn is_underway(pool: &Pool, eni: &Eni) -> bool {
 /// Counts every address by where it stands and how soon it can be had.
 pub(super) fn census(pool: &Pool, now: Tick) -> Census {
     let mut census = Census::default();
+    let usable = pool.usable_addresses(now);
     for (address, known) in pool.addresses() {
         match known.state(now) {
             AddressState::Assigned(_) => census.assigned += 1,
             AddressState::Quarantined(_) => census.quarantined += 1,
             AddressState::Cooling { .. } => census.cooling += 1,
-            AddressState::Free if pool.is_usable(*address, now) => census.free += 1,
+            AddressState::Free if usable.contains(address) => census.free += 1,
             AddressState::Free => {
                 if pool
                     .placed(*address)

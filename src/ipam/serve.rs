@@ -129,6 +129,7 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
+            rewrite_if_under_way(pool, &request.key);
         } else if deadline < now || !assign_next(pool, &request, &mut free, now) {
             continue;
         }
@@ -141,6 +142,19 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             reply: Reply::Assigned(grant),
         });
         out.durable(waiter, request.key);
+    }
+}
+
+/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
+fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
+    let record = RecordKey::Allocation(key.clone());
+    if pool
+        .memory
+        .commits
+        .values()
+        .any(|tail| tail.keys.contains(&record))
+    {
+        pool.mark([record]);
     }
 }
 
@@ -220,6 +234,7 @@ fn soon(report: &Report, deadline: Tick) -> bool {
 
 /// A batch is durable.
 pub(super) fn committed(pool: &mut Pool, commit: CommitId) {
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     if pool.memory.commits.remove(&commit).is_some() && pool.memory.store_trouble.take().is_some() {
         pool.memory.clear(&Topic::Store);
     }
@@ -230,6 +245,7 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     let Some(tail) = pool.memory.commits.remove(&commit) else {
         return;
     };
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     pool.mark(tail.keys);
     for (waiter, last) in tail.finals {
         match last {
@@ -303,7 +319,7 @@ fn out_of_time(report: &Report) -> Refusal {
         }
         Some(missing @ Hindrance::NoLink { .. }) => {
             refusal.message = format!("{}; {missing}", refusal.message);
-            refusal.next_step = NO_LINK.to_owned();
+            NO_LINK.clone_into(&mut refusal.next_step);
         }
         _ => {}
     }
