@@ -158,13 +158,15 @@ impl Pool {
         self.usable(now).map(|(address, ..)| address).collect()
     }
 
-    /// The next address to hand out: confirmed before unconfirmed, never used before used, least recently used first.
-    pub fn next_free(&self, now: Tick) -> Option<Ipv4Addr> {
-        self.usable(now)
-            .min_by_key(|(address, known, eni, placed)| {
-                (!placed.verified, known.last_used, eni.device, *address)
-            })
-            .map(|(address, ..)| address)
+    /// What can be handed out, in the order it should be: confirmed before unconfirmed, never used before used, least
+    /// recently used first.
+    pub fn free_in_order(&self, now: Tick) -> Vec<Ipv4Addr> {
+        let mut free: Vec<_> = self
+            .usable(now)
+            .map(|(address, known, eni, placed)| (!placed.verified, known.last_used, eni.device, address))
+            .collect();
+        free.sort_unstable();
+        free.into_iter().map(|(.., address)| address).collect()
     }
 
     /// The ENI with this hardware address.
