@@ -53,8 +53,7 @@ impl Stage {
     /// A large node that owns 700 addresses from the start, so that every ADD finds one.
     pub(super) fn warm(options: &BenchOptions) -> Result<Self, BenchError> {
         let environment = vec![
-            ("MINIMUM_IP_TARGET", "700"),
-            ("WARM_IP_TARGET", "1"),
+            ("WARM_ENI_TARGET", "15"),
             ("IP_COOLDOWN_PERIOD", "5"),
         ];
         let stage = Self::new(Lab::builder(), "m5.24xlarge", environment, options)?;
