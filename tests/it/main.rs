@@ -12,6 +12,7 @@
 
 mod cli;
 mod cloud;
+mod demo;
 mod fake_daemon;
 mod growth;
 mod plugin;
