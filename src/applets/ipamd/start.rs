@@ -151,7 +151,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         clock::now(),
     );
     let (kernel, kernel_thread) = kernel::start(host::setup(&config, &pool, &kernel_facts), mail.clone())?;
-    links::watch(config.network.veth_prefix.clone(), mail.clone())?;
+    links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
     let region = found.as_ref().map_or(region, |found| found.region.clone());
     let ec2 = Ec2::new(Ec2Settings::of_node(&config.aws, Some(&region)));
     let hands = Hands::new(ec2, Arc::clone(&imds), primary, kernel.clone(), mail.clone());
