@@ -12,8 +12,11 @@
 
 mod cli;
 mod cloud;
+mod dataplane;
 mod demo;
 mod fake_daemon;
 mod growth;
+mod pair;
 mod plugin;
 mod scene;
+mod verbs;

@@ -42,7 +42,12 @@ impl Scene {
 
     /// Everything but the daemon, so that faults can be arranged first.
     pub fn stage(builder: LabBuilder, instance_type: &str, environment: &[(&str, &str)]) -> Self {
-        let lab = builder.node("a", instance_type).build().unwrap();
+        Self::stage_node(builder.node("a", instance_type), environment)
+    }
+
+    /// The same where the builder has node `a` already.
+    pub fn stage_node(builder: LabBuilder, environment: &[(&str, &str)]) -> Self {
+        let lab = builder.build().unwrap();
         let node = lab.node("a").unwrap();
         node.install(Path::new(env!("CARGO_BIN_EXE_aws-cni"))).unwrap();
         let listener = UnixListener::bind(node.dirs().socket()).unwrap();

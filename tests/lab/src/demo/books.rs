@@ -183,10 +183,10 @@ fn pod_routes(node: &Node) -> Result<BTreeSet<Ipv4Addr>, DemoError> {
 pub(super) fn kernel_is_empty(worker: &Worker, lab: &Lab) -> Result<(), DemoError> {
     let name = worker.node.name();
     let until = Instant::now() + DEFERRED_WORK;
-    let mut left = leftovers(&worker.node)?;
+    let mut left = worker.node.pod_objects()?;
     while !left.is_empty() && Instant::now() < until {
         std::thread::sleep(LOOK);
-        left = leftovers(&worker.node)?;
+        left = worker.node.pod_objects()?;
     }
     let troubles = lab.troubles();
     if left.is_empty() && troubles.is_empty() {
@@ -196,31 +196,4 @@ pub(super) fn kernel_is_empty(worker: &Worker, lab: &Lab) -> Result<(), DemoErro
     Err(DemoError::Wrong(format!(
         "node {name} still has {left:?}; lab: {troubles:?}"
     )))
-}
-
-/// Pod links by their prefix, routes over them or in the table of pod routes, rules for single pods.
-fn leftovers(node: &Node) -> Result<Vec<String>, DemoError> {
-    let text = |value: &Value, name: &str| {
-        value
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let links = node.links()?.into_iter().map(|link| link.name);
-    let mut left: Vec<String> = links.filter(|name| name.starts_with("eni")).collect();
-    let routes = node.ip_json(&["route", "show", "table", "all"])?;
-    let routes = routes.as_array().into_iter().flatten();
-    let of_pods =
-        routes.filter(|route| text(route, "dev").starts_with("eni") || text(route, "table") == "512");
-    left.extend(of_pods.map(ToString::to_string));
-    let rules = node.ip_json(&["rule", "show"])?;
-    let rules = rules.as_array().into_iter().flatten();
-    let of_pods = rules.filter(|rule| match rule.get("priority").and_then(Value::as_u64) {
-        Some(512) => rule.get("dst").is_some(),
-        Some(1536) => text(rule, "src") != "all",
-        _ => false,
-    });
-    left.extend(of_pods.map(ToString::to_string));
-    Ok(left)
 }
