@@ -358,8 +358,8 @@ fn pods_start_while_ec2_is_down_if_addresses_are_there() {
     };
     assert!(!verified(&scene), "only IMDS has named them so far");
     scene.faults().outage(Service::Ec2, Scope::All, None);
+    scene.wait_for("EC2 to confirm the addresses", |_| verified(&scene));
     scene.settle_at(18);
-    assert!(verified(&scene));
     scene.check(&pods);
 }
 
