@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{plugin, plugin_log};
+use super::plugin;
 use crate::cni::environment::Verb;
 use crate::cni::error::{CniError, Code, pretty};
 use crate::cni::previous::PreviousResult;
@@ -35,9 +35,9 @@ pub(super) fn run(args: &[String]) -> ExitCode {
 
 fn serve(call: &Call) -> Result<String, CniError> {
     let conf = load(call)?;
-    plugin_log::start(
+    plugin::start_log(
         "egress-cni",
-        conf.log_file.as_deref().filter(|file| !file.is_empty()),
+        conf.log_file.as_deref(),
         conf.log_level.as_deref().unwrap_or_default(),
     );
     match call.verb {

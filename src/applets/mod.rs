@@ -9,7 +9,6 @@ mod ipamd;
 mod multicall;
 mod paths;
 mod plugin;
-mod plugin_log;
 mod support;
 mod terminal;
 

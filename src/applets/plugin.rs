@@ -12,6 +12,7 @@ use crate::cni::environment::Environment;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{self, Call, MAX_STDIN, Request};
 use crate::cni::version;
+use crate::observe::{self, LogDestination, LogLevel, Stdout};
 
 /// A CNI plugin, run by the container runtime with `CNI_COMMAND` in its environment
 /// (<https://github.com/containernetworking/cni/blob/main/SPEC.md>).
@@ -67,6 +68,15 @@ fn read_stdin() -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::stdin().lock().take(MAX_STDIN).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Starts logging where the conflist says. A place that can't be written to costs the log, never the pod.
+pub(super) fn start_log(applet: &str, file: Option<&str>, level: &str) {
+    let destination = LogDestination::of_plugin(file);
+    let level = level.parse().unwrap_or(LogLevel::Info);
+    if let Err(error) = observe::init(applet, level, &destination, Stdout::Protocol) {
+        tracing::warn!("{error}");
+    }
 }
 
 /// Writes an answer whole.

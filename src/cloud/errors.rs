@@ -14,10 +14,11 @@ pub(super) fn classify(action: &str, code: Option<&str>, status: u16) -> Failure
 fn by_action(action: &str, code: &str) -> Option<FailureClass> {
     match (action, code) {
         // "Instance already has an interface attached at device index N", "Some of [addresses] are not assigned to
-        // interface": our view is behind.
-        ("AttachNetworkInterface" | "UnassignPrivateIpAddresses", "InvalidParameterValue") => {
-            Some(FailureClass::Conflict)
-        }
+        // interface", "Network interface is currently in use": our view is behind, or the detach not through.
+        (
+            "AttachNetworkInterface" | "DeleteNetworkInterface" | "UnassignPrivateIpAddresses",
+            "InvalidParameterValue",
+        ) => Some(FailureClass::Conflict),
         _ => None,
     }
 }
@@ -114,7 +115,7 @@ pub fn next_step(failure: &CloudFailure) -> Option<String> {
         }
         (FailureClass::NoAnswer, _) => {
             "check the route from this node to the EC2 endpoint: NAT gateway or VPC endpoint, security groups, proxy, \
-             DNS"
+             DNS, AWS_CA_BUNDLE"
                 .to_owned()
         }
         _ => return None,

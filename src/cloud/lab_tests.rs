@@ -86,7 +86,15 @@ async fn an_eni_is_emptied_detached_and_deleted() {
         .await
         .unwrap_err();
     assert_eq!(again.class, FailureClass::Gone, "{again}");
-    assert_eq!(ec2::delete(client, &eni.id).await, Ok(CloudAnswer::Done));
+    // Detaching is asynchronous: until it is through, deleting is a conflict.
+    let deleting = async {
+        while let Err(failure) = ec2::delete(client, &eni.id).await {
+            assert_eq!(failure.class, FailureClass::Conflict, "{failure}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), deleting)
+        .await
+        .unwrap();
     assert_eq!(
         ec2::delete(client, &eni.id).await.unwrap_err().class,
         FailureClass::Gone

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::cloud::{CloudAnswer, CloudEni, CloudFailure, CloudResult, DescribeScope, FailureClass};
+use super::cloud::{CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
 use super::ids::{AttachmentId, CallId, ClientToken, EniId, Tick};
 use super::lifecycle::doom;
 use super::memory::{Ec2View, Purpose};
@@ -20,7 +20,9 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
         return;
     };
     match (ask.purpose, result) {
-        (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => created(pool, &token, &eni, now, out),
+        (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
+            observe::adopt_created(pool, Some(&token), &eni, now, out);
+        }
         (Purpose::Attach(id), Ok(CloudAnswer::Attached(attachment))) => attached(pool, &id, attachment, now),
         (Purpose::Termination(id), Ok(CloudAnswer::Done)) => {
             pool.edit_eni(&id, |eni| eni.delete_on_termination = true);
@@ -72,11 +74,6 @@ pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbo
     }
 }
 
-fn created(pool: &mut Pool, token: &ClientToken, eni: &CloudEni, now: Tick, out: &mut Outbox) {
-    pool.memory.clear(&Topic::Create);
-    observe::adopt_created(pool, Some(token), eni, now, out);
-}
-
 fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     pool.edit_eni(id, |eni| {
         eni.attachment = Some(attachment);
@@ -87,7 +84,12 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
             eni.state = EniState::Attached;
         }
     });
+    if pool.enis().get(id).is_some_and(|eni| eni.device.is_none()) {
+        // Its device index was thought to be another's meanwhile.
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
     pool.memory.clear(&Topic::Attach(id.clone()));
+    // Only now: an ENI that could be created but not attached is no success (Q23).
     pool.memory.clear(&Topic::Create);
     let progress = pool.memory.progress(id);
     progress.attached_at = Some(now);
@@ -136,10 +138,8 @@ fn failed(
             obstruct(pool, Topic::Termination(id), failure, now);
         }
         Purpose::Assign { eni, count } => assign_failed(pool, &eni, count, failure, now),
-        Purpose::Delete(id) => match failure.class {
-            FailureClass::Gone => pool.forget_eni(&id),
-            _ => obstruct(pool, Topic::Delete(id), failure, now),
-        },
+        // "No such ENI" may be said of one that is only too new: a Describe confirms it, or it is deleted again.
+        Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
         Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
     }

@@ -102,6 +102,10 @@ pub enum DescribeScope {
 }
 
 /// A successful answer to a [`CloudCall`].
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one answer at a time, moved a few times: a box would cost more than it saves"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloudAnswer {
     /// To [`CloudCall::CreateEni`].

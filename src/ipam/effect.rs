@@ -16,7 +16,8 @@ use super::ids::{
 pub enum Effect {
     /// Make these changes durable, atomically and after all earlier commits, then say
     /// [`super::event::Event::Committed`] or [`super::event::Event::CommitFailed`]. At most one in a step. May be
-    /// empty: then it is a barrier, durable once everything before it is.
+    /// empty: then it is a barrier, durable once everything before it is. When one fails, all that were handed over
+    /// behind it must fail too: a later batch may rest on an earlier one.
     Commit {
         /// Names the batch in the event.
         commit: CommitId,

@@ -61,7 +61,8 @@ pub enum Event {
         /// How.
         result: CloudResult,
     },
-    /// An [`super::effect::Effect::Commit`] is durable. Sent before the effects behind it are executed.
+    /// An [`super::effect::Effect::Commit`] is durable. Sent after the effects behind it were executed, so that what a
+    /// batch releases is told before it is given to another.
     Committed {
         /// Which.
         commit: CommitId,

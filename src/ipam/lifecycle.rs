@@ -12,8 +12,13 @@ use super::outbox::Outbox;
 use super::pool::Pool;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
 
-/// How doubts that stand are looked at again: EC2 is not asked for nothing.
+/// How a deletion without proof is looked at again: EC2 is not asked for nothing.
 const RECHECK: Pace = Pace::secs(30, 600);
+/// How doubts that stand are looked at again. Most are lag, and over within seconds; the others nobody waits for.
+const DOUBTS: Pace = Pace::secs(2, 600);
+
+/// How much of the reason for giving an ENI up is kept, in characters.
+pub(super) const LONGEST_REASON: usize = 200;
 
 pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.limits().is_none()
@@ -224,6 +229,8 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 
 /// An ENI is not to be had: it is deleted again, once EC2 has confirmed in a later Describe that nobody has it.
 pub(super) fn doom(pool: &mut Pool, id: &EniId, why: String) {
+    // EC2's own words may be long, and are stored.
+    let why: String = why.chars().take(LONGEST_REASON).collect();
     pool.edit_eni(id, |eni| {
         eni.device = None;
         eni.state = EniState::Discarding { why };
@@ -271,7 +278,7 @@ fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     }
 }
 
-/// A lost ENI is forgotten with the last sandbox on it.
+/// A lost ENI is forgotten with the last sandbox on it; if it still exists, detached, it is taken up as left over.
 fn bury(pool: &mut Pool, id: &EniId) {
     if !pool
         .allocations()
@@ -279,6 +286,7 @@ fn bury(pool: &mut Pool, id: &EniId) {
         .any(|allocation| allocation.eni == *id)
     {
         pool.forget_eni(id);
+        pool.memory.describe.insert(DescribeScope::OursUnattached);
     }
 }
 
@@ -295,6 +303,13 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         pool.memory.obstruct(Topic::Kernel, every, None, now);
         out.now(Effect::ReadKernel);
     }
+    let drift_check = now.after(pool.policy().drift_check);
+    if *pool.memory.next_look.get_or_insert(drift_check) <= now {
+        pool.memory.next_look = Some(drift_check);
+        pool.memory
+            .describe
+            .extend([DescribeScope::Attached, DescribeScope::OursUnattached]);
+    }
     let doubtful = pool
         .addresses()
         .iter()
@@ -307,7 +322,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
                     .enis
                     .get(&eni.id)
                     .is_some_and(|p| p.unlisted_since.is_some())
-                    || (eni.role == EniRole::Secondary && eni.attachment.is_none()))
+                    || (eni.role == EniRole::Secondary && (eni.attachment.is_none() || eni.device.is_none())))
         });
     if !doubtful {
         pool.memory.clear(&Topic::Doubts);
@@ -316,7 +331,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         if pool.memory.obstacles.contains_key(&Topic::Doubts) {
             pool.memory.describe.insert(DescribeScope::Attached);
         }
-        pool.memory.obstruct(Topic::Doubts, RECHECK, None, now);
+        pool.memory.obstruct(Topic::Doubts, DOUBTS, None, now);
     }
 }
 

@@ -62,6 +62,10 @@ pub(super) enum Ec2View {
 }
 
 /// How far an ENI is beyond what is stored of it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts; configured and configuring may both hold during a repair"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EniProgress {
     /// Its link, table and rules stand.
@@ -119,10 +123,14 @@ pub(super) struct Memory {
     pub(super) dice: u64,
     pub(super) calls: BTreeMap<CallId, Ask>,
     pub(super) commits: BTreeMap<CommitId, Tail>,
+    /// Addresses whose past is being written, and by which commit: nobody gets them until it is durable.
+    pub(super) unwritten: BTreeMap<Ipv4Addr, CommitId>,
     pub(super) waiters: BTreeMap<WaiterId, AddRequest>,
     pub(super) obstacles: BTreeMap<Topic, Obstacle>,
     pub(super) ec2: Ec2View,
     pub(super) describe: BTreeSet<DescribeScope>,
+    /// When EC2 is asked for everything again; soon after a lost answer, of which a Describe may have shown only half.
+    pub(super) next_look: Option<Tick>,
     pub(super) creations_in_doubt: BTreeMap<ClientToken, CallId>,
     pub(super) enis: BTreeMap<EniId, EniProgress>,
     /// When EC2 named an address, as long as its Describe may lag behind that.
@@ -152,10 +160,12 @@ impl Memory {
             dice: seed,
             calls: BTreeMap::new(),
             commits: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
             waiters: BTreeMap::new(),
             obstacles: BTreeMap::new(),
             ec2: Ec2View::Asking,
             describe: BTreeSet::new(),
+            next_look: None,
             creations_in_doubt: BTreeMap::new(),
             enis: BTreeMap::new(),
             fresh: BTreeMap::new(),
@@ -170,6 +180,11 @@ impl Memory {
             wake: None,
             report: Report::default(),
         }
+    }
+
+    /// EC2 is asked for everything again by this time.
+    pub(super) fn look_by(&mut self, due: Tick) {
+        self.next_look = Some(self.next_look.map_or(due, |next| next.min(due)));
     }
 
     /// What is known of an ENI beyond the store.
@@ -203,10 +218,10 @@ impl Memory {
     /// Something failed (again): not before its pace allows.
     pub(super) fn obstruct(&mut self, topic: Topic, pace: Pace, failure: Option<CloudFailure>, now: Tick) {
         self.dice = self.dice.wrapping_add(1);
-        let attempt = self
-            .obstacles
-            .get(&topic)
-            .map_or(1, |obstacle| obstacle.attempt.saturating_add(1));
+        // Calls that were under way together and fail together are one attempt.
+        let attempt = self.obstacles.get(&topic).map_or(1, |obstacle| {
+            obstacle.attempt.saturating_add(u32::from(obstacle.until <= now))
+        });
         let asked = failure.as_ref().and_then(|failure| failure.retry_after);
         let wait = pace
             .wait(attempt, spread(self.dice))

@@ -12,6 +12,7 @@ mod growth;
 pub mod ids;
 mod lifecycle;
 pub mod limits;
+mod local;
 mod memory;
 pub mod model;
 pub mod node;
@@ -31,8 +32,4 @@ pub mod verify;
 pub mod witness;
 
 #[cfg(test)]
-mod model_check;
-#[cfg(test)]
-mod scenario;
-#[cfg(test)]
-mod world;
+mod testing;

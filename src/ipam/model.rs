@@ -97,13 +97,41 @@ impl Eni {
     }
 }
 
-/// What is known of an address as part of its ENI.
+/// What is known of an address as part of its ENI. Stored as `vp`, `v`, `p` or nothing: the largest ENI has 49 of
+/// them in one record, and a record is at most 3 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "&'static str", try_from = "String")]
 pub struct Placed {
     /// EC2 itself named it, not only IMDS.
     pub verified: bool,
     /// The kernel's map holds it (on this boot), or need not: then a pod's packets find their way back.
     pub published: bool,
+}
+
+impl From<Placed> for &'static str {
+    fn from(placed: Placed) -> Self {
+        match (placed.verified, placed.published) {
+            (true, true) => "vp",
+            (true, false) => "v",
+            (false, true) => "p",
+            (false, false) => "",
+        }
+    }
+}
+
+impl TryFrom<String> for Placed {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (verified, published) = match text.as_str() {
+            "vp" => (true, true),
+            "v" => (true, false),
+            "p" => (false, true),
+            "" => (false, false),
+            other => return Err(format!("{other:?} says nothing of an address")),
+        };
+        Ok(Self { verified, published })
+    }
 }
 
 /// Where an address stands at a given time.

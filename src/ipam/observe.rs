@@ -1,17 +1,17 @@
-//! What the witnesses say, merged into what we know. IMDS only adds; an omission by EC2 is a doubt first.
+//! What EC2's lists say, merged into what we know. An omission is a doubt first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
 use super::effect::Effect;
-use super::ids::{CallId, CardIndex, ClientToken, DeviceIndex, EniId, Tick};
+use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
 use super::memory::Ec2View;
 use super::model::{Eni, EniRole, EniState, Placed};
 use super::outbox::Outbox;
 use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
-use super::witness::{Doubt, Ec2Says, ImdsEni, ImdsSnapshot, KernelFacts};
+use super::witness::{Doubt, Ec2Says};
 
 /// The Go daemon's tags, so that either daemon recognises the other's ENIs.
 pub(super) const TAG_INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
@@ -55,7 +55,7 @@ pub(super) fn name_address(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: 
     }
 }
 
-fn place(pool: &mut Pool, id: &EniId, address: Ipv4Addr, verified: bool, now: Tick) {
+pub(super) fn place(pool: &mut Pool, id: &EniId, address: Ipv4Addr, verified: bool, now: Tick) {
     let Some(eni) = pool.enis().get(id) else { return };
     let known = eni.addresses.get(&address).copied();
     // IMDS adds knowledge; it does not move what is known elsewhere.
@@ -79,7 +79,7 @@ fn place(pool: &mut Pool, id: &EniId, address: Ipv4Addr, verified: bool, now: Ti
 }
 
 /// The kernel routes an address nobody holds: somebody may be using it.
-fn suspect_route(pool: &mut Pool, address: Ipv4Addr) {
+pub(super) fn suspect_route(pool: &mut Pool, address: Ipv4Addr) {
     let idle = |known: &super::model::Address| known.holder.is_none() && known.doubt.is_none();
     if let Some(device) = pool.memory.pod_routes.get(&address).cloned()
         && pool.addresses().get(&address).is_some_and(idle)
@@ -194,6 +194,10 @@ pub(super) fn attached(
     }
     let lag = pool.policy().describe_lag;
     pool.memory.fresh.retain(|_, since| since.after(lag) > asked);
+    let settles = |doubt: Option<CallId>| doubt.is_some_and(|since| since <= call);
+    if pool.memory.enis.values().any(|progress| settles(progress.doubt)) {
+        pool.memory.look_by(now.after(lag));
+    }
     resolve(pool, DescribeScope::Attached, call);
 }
 
@@ -245,6 +249,7 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
         }
     });
     pool.memory.progress(&cloud.id).unlisted_since = None;
+    yield_device(pool, cloud, attachment);
     if role == EniRole::Unmanaged {
         let addresses: Vec<Ipv4Addr> = pool
             .enis()
@@ -258,6 +263,23 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
     }
     for address in &cloud.secondary {
         name_address(pool, &cloud.id, *address, now);
+    }
+}
+
+/// EC2 says who has a device index: whoever else we thought has it, or is to get it, has not.
+fn yield_device(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment) {
+    let others: Vec<EniId> = pool
+        .enis()
+        .values()
+        .filter(|eni| {
+            eni.id != cloud.id && eni.card == attachment.card && eni.device == Some(attachment.device)
+        })
+        .map(|eni| eni.id.clone())
+        .collect();
+    for id in others {
+        pool.memory.progress(&id).configured = false;
+        pool.memory.progress(&id).configuring = false;
+        pool.edit_eni(&id, |eni| eni.device = None);
     }
 }
 
@@ -386,12 +408,23 @@ pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: 
                 let ours = cloud.description.starts_with(DESCRIPTION_PREFIX)
                     && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
                 if known || ours {
+                    let soon = now.after(pool.policy().describe_lag);
+                    pool.memory.look_by(soon);
                     adopt_created(pool, token.as_ref(), cloud, now, out);
                 }
             }
         }
     }
     forget_deleted(pool, &listed, call, now);
+    if pool
+        .memory
+        .creations_in_doubt
+        .values()
+        .any(|since| *since <= call)
+    {
+        let soon = now.after(pool.policy().describe_lag);
+        pool.memory.look_by(soon);
+    }
     resolve(pool, DescribeScope::OursUnattached, call);
 }
 
@@ -415,126 +448,4 @@ fn forget_deleted(pool: &mut Pool, listed: &BTreeSet<EniId>, call: CallId, now: 
             pool.forget_eni(&id);
         }
     }
-}
-
-/// Everything the kernel has.
-pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
-    let before = std::mem::take(&mut pool.memory.links);
-    for link in facts.links {
-        pool.memory.links.insert(link.mac, link);
-    }
-    for mac in before.into_keys() {
-        if !pool.memory.links.contains_key(&mac) {
-            link_gone(pool, mac);
-        }
-    }
-    pool.memory.pod_routes = facts
-        .pod_routes
-        .into_iter()
-        .map(|route| (route.address, route.device))
-        .collect();
-    let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
-    for address in addresses {
-        let was_routed = pool
-            .addresses()
-            .get(&address)
-            .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
-        if pool.memory.pod_routes.contains_key(&address) {
-            suspect_route(pool, address);
-        } else if was_routed {
-            pool.doubt(address, None);
-            pool.rest(address, now);
-        }
-    }
-}
-
-/// An ENI's link is gone: pods there cannot be reached, and EC2 is asked why. Nothing is freed.
-pub(super) fn link_gone(pool: &mut Pool, mac: super::ids::Mac) {
-    pool.memory.links.remove(&mac);
-    let Some(id) = pool.eni_by_mac(mac).map(|eni| eni.id.clone()) else {
-        return;
-    };
-    let progress = pool.memory.progress(&id);
-    progress.configured = false;
-    progress.configuring = false;
-    progress.publishing.clear();
-    pool.memory.describe.insert(DescribeScope::Attached);
-    pool.edit_eni(&id, |eni| {
-        if eni.role == EniRole::Secondary {
-            for placed in eni.addresses.values_mut() {
-                placed.published = false;
-            }
-        }
-    });
-}
-
-/// Everything IMDS lists, kept until EC2 has spoken or cannot.
-pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
-    let changed = pool.memory.imds.as_ref() != Some(&snapshot);
-    for seen in &snapshot.enis {
-        pool.edit_eni(&seen.id, |eni| {
-            eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr)
-        });
-    }
-    let news = snapshot.enis.iter().any(|seen| {
-        let Some(eni) = pool.enis().get(&seen.id) else {
-            return true;
-        };
-        let known = |address: &Ipv4Addr| eni.addresses.contains_key(address);
-        eni.role != EniRole::Unmanaged && !seen.addresses.iter().skip(1).all(known)
-    });
-    if news && changed && pool.memory.ec2 == Ec2View::Answered {
-        pool.memory.describe.insert(DescribeScope::Attached);
-    }
-    pool.memory.imds_pending = pool.memory.ec2 != Ec2View::Answered;
-    pool.memory.imds = Some(snapshot);
-}
-
-/// Takes up what IMDS lists: the primary ENI's addresses at once, other ENIs when EC2 could not be asked.
-pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
-    if !pool.memory.imds_pending {
-        return;
-    }
-    let trusted = pool.trusts_imds(now);
-    let Some(snapshot) = pool.memory.imds.clone() else {
-        return;
-    };
-    for seen in &snapshot.enis {
-        if !pool.enis().contains_key(&seen.id) && trusted && seen.card == CardIndex(0) {
-            insert_unverified(pool, seen);
-        }
-        let managed = |eni: &Eni| eni.role != EniRole::Unmanaged;
-        if pool.enis().get(&seen.id).is_some_and(managed) {
-            for address in seen.addresses.iter().skip(1) {
-                place(pool, &seen.id, *address, false, now);
-            }
-        }
-    }
-    pool.memory.imds_pending = !trusted;
-}
-
-fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
-    let Some(primary) = seen.addresses.first() else {
-        return;
-    };
-    // Device 0 of card 0 is the primary ENI, which is known from the start.
-    if seen.device == DeviceIndex(0) {
-        return;
-    }
-    pool.insert_eni(Eni {
-        id: seen.id.clone(),
-        mac: seen.mac,
-        role: EniRole::Secondary,
-        state: EniState::Attached,
-        device: Some(seen.device),
-        card: seen.card,
-        attachment: None,
-        delete_on_termination: false,
-        subnet: seen.subnet.clone(),
-        subnet_cidr: seen.subnet_cidr,
-        primary: *primary,
-        prefixes: seen.prefixes.clone(),
-        assigning: None,
-        addresses: BTreeMap::new(),
-    });
 }

@@ -91,11 +91,14 @@ impl Pace {
     pub fn of(class: FailureClass) -> Self {
         match class {
             FailureClass::Throttled | FailureClass::NoAnswer | FailureClass::Server => Self::secs(1, 60),
-            // Addresses come back when somebody else gives them up; the Go daemon waits as long.
-            FailureClass::SubnetFull => Self::secs(120, 120),
+            // Addresses come back when somebody else gives them up, often soon in a busy subnet; in the long run the
+            // Go daemon waits as long.
+            FailureClass::SubnetFull => Self::secs(10, 120),
             FailureClass::AttachmentLimit => Self::secs(30, 3600),
             FailureClass::AccountLimit | FailureClass::AddressLimit => Self::secs(60, 3600),
-            FailureClass::Denied => Self::secs(60, 1800),
+            // Somebody who repairs a policy or gives the instance a role looks at the node next; and credentials are
+            // missing, too, while the metadata service is away.
+            FailureClass::Denied => Self::secs(10, 300),
             FailureClass::Gone | FailureClass::Conflict | FailureClass::Other => Self::secs(5, 300),
         }
     }
@@ -130,7 +133,7 @@ mod tests {
         let pace = Pace::secs(1, 60);
         assert_eq!(pace.wait(1, 0), Duration::from_secs(1));
         assert_eq!(pace.wait(4, 0), Duration::from_secs(8));
-        assert_eq!(pace.wait(u32::MAX, 0), Duration::from_secs(60));
+        assert_eq!(pace.wait(u32::MAX, 0), pace.longest);
         for dice in [0, 1, 999_999, u64::MAX] {
             let wait = pace.wait(3, dice);
             assert!(wait >= Duration::from_secs(4) && wait <= Duration::from_secs(5));

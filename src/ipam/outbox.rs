@@ -7,6 +7,7 @@ use super::ids::{CallId, CommitId, SandboxKey, Tick, WaiterId};
 use super::memory::{Ask, Final, Purpose, Tail};
 use super::obstacle::Topic;
 use super::pool::Pool;
+use super::records::RecordKey;
 
 /// The effects of a step in the making.
 #[derive(Debug, Default)]
@@ -68,6 +69,11 @@ impl Outbox {
             let commit = pool.memory.next_commit;
             pool.memory.next_commit = CommitId(commit.0.saturating_add(1));
             let (keys, changes) = pool.take_changes();
+            let addresses = keys.iter().filter_map(|key| match key {
+                RecordKey::Address(address) => Some((*address, commit)),
+                _ => None,
+            });
+            pool.memory.unwritten.extend(addresses);
             let tail = Tail {
                 keys,
                 calls: self.calls.iter().map(|(call, _)| *call).collect(),

@@ -37,6 +37,8 @@ pub struct Policy {
     pub link_patience: Duration,
     /// How long EC2's Describe may lag behind EC2's own answers before an omission means anything.
     pub describe_lag: Duration,
+    /// How often EC2 is asked whether anything has drifted although nothing happened here.
+    pub drift_check: Duration,
     /// How often the kernel is asked again about addresses only it knows.
     pub kernel_recheck: Duration,
     /// Seed of the jitter of back-offs; the daemon draws it, so that nodes do not retry in step.
@@ -55,8 +57,9 @@ impl Default for Policy {
             manage_untagged: true,
             provisioning: true,
             start_patience: Duration::from_secs(2),
-            link_patience: Duration::from_secs(60),
-            describe_lag: Duration::from_secs(60),
+            link_patience: Duration::from_mins(1),
+            describe_lag: Duration::from_mins(1),
+            drift_check: Duration::from_hours(1),
             kernel_recheck: Duration::from_secs(10),
             seed: 0,
         }

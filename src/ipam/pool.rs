@@ -100,43 +100,56 @@ impl Pool {
         }
     }
 
-    /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
-    pub fn is_wired(&self, address: Ipv4Addr) -> bool {
-        self.placed(address).is_some_and(|(eni, placed)| match eni.role {
+    /// Whether a pod on this ENI would be reachable, once its address is published.
+    fn stands(&self, eni: &Eni) -> bool {
+        match eni.role {
             EniRole::Primary => true,
-            EniRole::Secondary => {
-                eni.state == EniState::Ready && self.memory.is_configured(&eni.id) && placed.published
-            }
+            EniRole::Secondary => eni.state == EniState::Ready && self.memory.is_configured(&eni.id),
             EniRole::Unmanaged => false,
-        })
+        }
     }
 
-    /// Whether a sandbox may have it now.
-    pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
-        self.addresses
-            .get(&address)
-            .is_some_and(|known| known.is_free(now))
-            && self.is_wired(address)
-            && self
-                .placed(address)
-                .is_some_and(|(_, placed)| placed.verified || self.trusts_imds(now))
+    /// Every address on an ENI of ours that nobody has, that has rested, and that a pod could be reached on.
+    ///
+    /// What is being written about an address must be durable before anybody gets it (design invariant 3).
+    fn usable(&self, now: Tick) -> impl Iterator<Item = (Ipv4Addr, &Address, &Eni, Placed)> {
+        let trusting = self.trusts_imds(now);
+        self.enis
+            .values()
+            .filter(|eni| self.stands(eni))
+            .flat_map(|eni| {
+                eni.addresses
+                    .iter()
+                    .map(move |(address, placed)| (*address, eni, *placed))
+            })
+            .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
+            .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
+            .filter(move |(_, known, _, _)| known.is_free(now))
+            .filter(|(address, known, _, _)| {
+                !known.has_past()
+                    || (!self.memory.unwritten.contains_key(address)
+                        && !self.dirty.contains(&RecordKey::Address(*address)))
+            })
+    }
+
+    /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
+    pub fn is_wired(&self, address: Ipv4Addr) -> bool {
+        self.placed(address)
+            .is_some_and(|(eni, placed)| self.stands(eni) && placed.published)
+    }
+
+    /// Every address a sandbox may have now.
+    pub fn usable_addresses(&self, now: Tick) -> BTreeSet<Ipv4Addr> {
+        self.usable(now).map(|(address, ..)| address).collect()
     }
 
     /// The next address to hand out: confirmed before unconfirmed, never used before used, least recently used first.
     pub fn next_free(&self, now: Tick) -> Option<Ipv4Addr> {
-        self.addresses
-            .iter()
-            .filter(|(address, _)| self.is_usable(**address, now))
-            .min_by_key(|(address, known)| {
-                let placed = self.placed(**address);
-                (
-                    placed.is_none_or(|(_, placed)| !placed.verified),
-                    known.last_used,
-                    placed.and_then(|(eni, _)| eni.device),
-                    **address,
-                )
+        self.usable(now)
+            .min_by_key(|(address, known, eni, placed)| {
+                (!placed.verified, known.last_used, eni.device, *address)
             })
-            .map(|(address, _)| *address)
+            .map(|(address, ..)| address)
     }
 
     /// The ENI with this hardware address.
@@ -288,12 +301,12 @@ impl Pool {
         }
     }
 
-    /// Gives an address to a sandbox. Refuses, changing nothing, when either already has another.
+    /// Gives an address to a sandbox. Refuses, changing nothing, when it is not to be had or the sandbox has one.
     pub(super) fn assign(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
-        if self.allocations.contains_key(&request.key) || !self.is_usable(address, now) {
+        if self.allocations.contains_key(&request.key) {
             return false;
         }
-        let Some((eni, _)) = self.placed(address) else {
+        let Some((_, _, eni, _)) = self.usable(now).find(|(usable, ..)| *usable == address) else {
             return false;
         };
         let allocation = Allocation {

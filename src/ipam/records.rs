@@ -244,6 +244,42 @@ mod tests {
         );
     }
 
+    /// u-*.metal types carry 50 addresses an ENI, its own among them; prefixes take the same places, but an ENI that
+    /// changed its mode may have lists of both.
+    #[test]
+    fn the_largest_eni_fits_into_a_record_of_the_store() {
+        use super::super::ids::{CardIndex, DeviceIndex};
+        use super::super::model::{EniRole, EniState, Placed};
+        let longest = |last: u8| Ipv4Addr::new(255, 255, 255, 200 + last);
+        let placed = Placed {
+            verified: true,
+            published: true,
+        };
+        let eni = Eni {
+            id: "eni-0123456789abcdef0".into(),
+            mac: "02:ff:ff:ff:ff:ff".parse().unwrap(),
+            role: EniRole::Unmanaged,
+            state: EniState::Discarding {
+                why: "\u{10FFFF}".repeat(super::super::lifecycle::LONGEST_REASON),
+            },
+            device: Some(DeviceIndex(u32::MAX)),
+            card: CardIndex(u32::MAX),
+            attachment: Some("eni-attach-0123456789abcdef0".into()),
+            delete_on_termination: false,
+            subnet: "subnet-0123456789abcdef0".into(),
+            subnet_cidr: Some("255.255.255.255/32".parse().unwrap()),
+            primary: longest(0),
+            prefixes: vec!["255.255.255.240/28".parse().unwrap(); 16],
+            assigning: Some(u32::MAX),
+            addresses: (1..=49).map(|last| (longest(last), placed)).collect(),
+        };
+        let record = Record::Eni(Box::new(eni));
+        let value = record.value();
+        // `store::MAX_VALUE_BYTES`, which this module must not know.
+        assert!(value.len() <= 3 * 1024, "{} bytes", value.len());
+        assert_eq!(decode(&record.key().text(), &value), Ok(record));
+    }
+
     proptest! {
         #[test]
         fn decoding_is_total(key in ".{0,40}", value in prop::collection::vec(any::<u8>(), 0..80)) {

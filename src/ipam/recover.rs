@@ -7,9 +7,9 @@ use super::cloud::DescribeScope;
 use super::effect::{Effect, EniIntent};
 use super::ids::{BootId, CallId, CardIndex, DeviceIndex, EniId, SandboxKey, Tick};
 use super::limits::InstanceLimits;
+use super::local;
 use super::model::{Address, Allocation, Eni, EniRole, EniState};
 use super::node::NodeFacts;
-use super::observe;
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::pool::Pool;
@@ -118,7 +118,8 @@ impl Pool {
             restore(&mut pool, stored, since, &kernel, now, &mut out);
         }
         ensure_primary(&mut pool);
-        observe::kernel(&mut pool, kernel, now);
+        separate_devices(&mut pool);
+        local::kernel(&mut pool, kernel, now);
         resume(&mut pool, &mut out);
         mark_differences(&mut pool, &records);
         pool.memory
@@ -258,6 +259,24 @@ fn ensure_primary(pool: &mut Pool) {
         eni.role = EniRole::Primary;
         eni.state = EniState::Ready;
     });
+}
+
+/// Damaged records may give one device index to two ENIs: neither has it until EC2 says who does.
+fn separate_devices(pool: &mut Pool) {
+    let mut seen = BTreeMap::new();
+    let enis: Vec<Eni> = pool
+        .enis()
+        .values()
+        .filter(|eni| eni.takes_place())
+        .cloned()
+        .collect();
+    for eni in enis.iter().filter(|eni| eni.role != EniRole::Primary) {
+        let Some(device) = eni.device else { continue };
+        if let Some(other) = seen.insert(device, eni.id.clone()) {
+            pool.edit_eni(&other, |eni| eni.device = None);
+            pool.edit_eni(&eni.id, |eni| eni.device = None);
+        }
+    }
 }
 
 /// Takes up every intent where it was left: what has no answer is in doubt until EC2 is asked.

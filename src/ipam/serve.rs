@@ -122,6 +122,7 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
+            rewrite_if_under_way(pool, &request.key);
         } else if deadline < now || !assign_next(pool, &request, now) {
             continue;
         }
@@ -134,6 +135,19 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             reply: Reply::Assigned(grant),
         });
         out.durable(waiter, request.key);
+    }
+}
+
+/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
+fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
+    let record = RecordKey::Allocation(key.clone());
+    if pool
+        .memory
+        .commits
+        .values()
+        .any(|tail| tail.keys.contains(&record))
+    {
+        pool.mark([record]);
     }
 }
 
@@ -169,7 +183,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         };
         let refusal = if deadline <= now {
             out_of_time(&report)
-        } else if !counted.insert(key) || patient || soon(&report, deadline) {
+        } else if !counted.insert(key) || patient || soon(&report, deadline) || doubts_end(pool, deadline) {
             continue;
         } else if resting.last().is_some_and(|until| *until < deadline) {
             resting.pop();
@@ -192,6 +206,12 @@ fn is_asking_around(pool: &Pool) -> bool {
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
 }
 
+/// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
+fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
+    let again = pool.memory.obstacles.get(&Topic::Doubts);
+    again.is_some_and(|obstacle| obstacle.until < deadline)
+}
+
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.
 fn soon(report: &Report, deadline: Tick) -> bool {
     report.hindrances.iter().any(|hindrance| {
@@ -202,6 +222,7 @@ fn soon(report: &Report, deadline: Tick) -> bool {
 
 /// A batch is durable.
 pub(super) fn committed(pool: &mut Pool, commit: CommitId) {
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     if pool.memory.commits.remove(&commit).is_some() && pool.memory.store_trouble.take().is_some() {
         pool.memory.clear(&Topic::Store);
     }
@@ -212,6 +233,7 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     let Some(tail) = pool.memory.commits.remove(&commit) else {
         return;
     };
+    pool.memory.unwritten.retain(|_, by| *by != commit);
     pool.mark(tail.keys);
     for (waiter, last) in tail.finals {
         match last {
@@ -278,12 +300,22 @@ fn out_of_time(report: &Report) -> Refusal {
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );
-    if let Some(Hindrance::Failed { failure, .. }) = report.cause() {
-        refusal.message = format!("{}; last: {failure}", refusal.message);
-        refusal.aws = Some(failure.clone());
+    match report.cause() {
+        Some(Hindrance::Failed { failure, .. }) => {
+            refusal.message = format!("{}; last: {failure}", refusal.message);
+            refusal.aws = Some(failure.clone());
+        }
+        Some(missing @ Hindrance::NoLink { .. }) => {
+            refusal.message = format!("{}; {missing}", refusal.message);
+            refusal.next_step = NO_LINK.to_owned();
+        }
+        _ => {}
     }
     refusal
 }
+
+const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
+                       retry, it is taken up when it appears";
 
 /// Why no address can come, in words and numbers.
 fn hopeless(report: &Report, now: Tick) -> Refusal {
@@ -351,6 +383,14 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                 RefusalKind::Exhausted,
                 format!("all {max_pods} addresses that max-pods allows are in use"),
                 "find sandboxes without pods with ipamd status, or raise max-pods",
+            )
+        },
+        Some(missing @ Hindrance::NoLink { .. }) => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!("no address is free and {missing}"),
+                NO_LINK,
             )
         },
         Some(Hindrance::ProvisioningOff) => refusal(

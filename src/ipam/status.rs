@@ -50,6 +50,10 @@ impl std::fmt::Display for Hindrance {
                 write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")
             }
             Self::MaxPods { max_pods } => write!(f, "max-pods allows {max_pods} addresses"),
+            Self::NoLink { eni, seconds } => write!(
+                f,
+                "{eni} is attached, but the kernel has shown no link with its hardware address for {seconds} s"
+            ),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }
     }
@@ -79,12 +83,13 @@ impl Pool {
 
     /// Everything, for people and support bundles. Its shape is not an interface.
     pub fn dump(&self, now: Tick) -> Value {
+        let usable = self.usable_addresses(now);
         let addresses: Vec<Value> = self
             .addresses()
             .iter()
             .map(|(address, known)| {
                 let (state, detail) = match known.state(now) {
-                    AddressState::Free if self.is_usable(*address, now) => ("free", Value::Null),
+                    AddressState::Free if usable.contains(address) => ("free", Value::Null),
                     AddressState::Free => ("coming", Value::Null),
                     AddressState::Assigned(key) => ("assigned", json!(key.to_string())),
                     AddressState::Cooling { until } => {

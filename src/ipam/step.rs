@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, growth, lifecycle, observe, serve};
+use super::{answers, growth, lifecycle, local, serve};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -45,19 +45,19 @@ fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
         Event::LinkSeen(link) => {
             let other = |known: &super::witness::LinkFact| known.ifindex != link.ifindex;
             if pool.memory.links.get(&link.mac).is_some_and(other) {
-                observe::link_gone(pool, link.mac);
+                local::link_gone(pool, link.mac);
             }
             pool.memory.links.insert(link.mac, link);
         }
-        Event::LinkGone { mac } => observe::link_gone(pool, mac),
+        Event::LinkGone { mac } => local::link_gone(pool, mac),
         Event::EniConfigured { eni, result } => configured(pool, &eni, result, now, out),
         Event::Published {
             eni,
             addresses,
             result,
         } => published(pool, &eni, &addresses, result, now, out),
-        Event::Kernel(facts) => observe::kernel(pool, facts, now),
-        Event::Imds(snapshot) => observe::imds(pool, snapshot),
+        Event::Kernel(facts) => local::kernel(pool, facts, now),
+        Event::Imds(snapshot) => local::imds(pool, snapshot),
         Event::Reconfigured(policy) => pool.set_policy(*policy),
         Event::Timer => pool.memory.wake = None,
     }
@@ -124,7 +124,7 @@ fn published(
 
 /// Draws every conclusion from what is now known.
 pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
-    observe::absorb_imds(pool, now);
+    local::absorb_imds(pool, now);
     let can_write = pool.memory.store_trouble.is_none();
     if can_write {
         lifecycle::advance(pool, now, out);
@@ -163,6 +163,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(links)
         .chain(start)
         .chain(rests)
+        .chain(memory.next_look)
         .filter(|due| *due > now)
         .min();
     let Some(next) = next else { return };

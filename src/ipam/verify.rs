@@ -200,6 +200,7 @@ fn enis_do_not_collide(pool: &Pool, violations: &mut Vec<Violation>) {
 
 fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) {
     let memory = &pool.memory;
+    let usable = pool.usable_addresses(now);
     for request in memory.waiters.values() {
         let (waiter, key) = (request.waiter, &request.key);
         require!(
@@ -214,13 +215,9 @@ fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) 
         );
         let woken = memory.wake.is_some_and(|wake| wake <= request.deadline);
         require!(violations, woken, "nobody wakes waiter {waiter}");
-        let could = pool
-            .addresses()
-            .keys()
-            .any(|address| pool.is_usable(*address, now));
         require!(
             violations,
-            !could,
+            usable.is_empty(),
             "waiter {waiter} waits although an address is free"
         );
     }
@@ -229,7 +226,7 @@ fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) 
         let bad = known.holder.is_some() || known.doubt.is_some() || resting;
         require!(
             violations,
-            !(bad && pool.is_usable(*address, now)),
+            !(bad && usable.contains(address)),
             "{address} is offered but not free"
         );
     }

@@ -1,7 +1,7 @@
 //! Switching logging on, once for each process.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use tracing::level_filters::LevelFilter;
@@ -9,9 +9,11 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 
 use super::file::LogFile;
-use super::journal::{self, Journal};
 use super::layer::{Output, Sink};
 use super::level::{LogDestination, LogLevel};
+
+/// `journalctl AWS_CNI_POD=…` finds what concerns a pod.
+const FIELD_PREFIX: &str = "AWS_CNI";
 
 /// What stdout is for in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +51,9 @@ pub fn init(
     destination: &LogDestination,
     stdout: Stdout,
 ) -> Result<(), LogError> {
-    let (sink, problem) = match destination {
+    let (place, problem) = match destination {
         LogDestination::File(path) => match LogFile::open(path) {
-            Ok(file) => (Sink::File(Mutex::new(file)), None),
+            Ok(file) => (lines(Sink::File(Mutex::new(file))), None),
             Err(source) => (
                 auto(applet),
                 Some(LogError::File {
@@ -60,13 +62,28 @@ pub fn init(
                 }),
             ),
         },
-        LogDestination::Stdout if stdout == Stdout::Free => (Sink::Stdout, None),
+        LogDestination::Stdout if stdout == Stdout::Free => (lines(Sink::Stdout), None),
         LogDestination::Stdout | LogDestination::Stderr => (stderr(), None),
         LogDestination::Auto => (auto(applet), None),
     };
-    let subscriber = tracing_subscriber::registry().with(Output { sink }.with_filter(filter(level)));
+    let subscriber = tracing_subscriber::registry()
+        .with(place.journal.map(|journal| journal.with_filter(filter(level))))
+        .with(place.lines.map(|lines| lines.with_filter(filter(level))));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyOn)?;
     problem.map_or(Ok(()), Err)
+}
+
+/// One of the two.
+struct Place {
+    journal: Option<tracing_journald::Layer>,
+    lines: Option<Output>,
+}
+
+fn lines(sink: Sink) -> Place {
+    Place {
+        journal: None,
+        lines: Some(Output { sink }),
+    }
 }
 
 fn filter(level: LogLevel) -> Targets {
@@ -76,16 +93,26 @@ fn filter(level: LogLevel) -> Targets {
         .with_target("aws_cni", level.filter())
 }
 
-fn stderr() -> Sink {
+fn stderr() -> Place {
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    Sink::Stderr { colours }
+    lines(Sink::Stderr { colours })
 }
 
-fn auto(applet: &str) -> Sink {
+fn auto(applet: &str) -> Place {
     if io::stderr().is_terminal() {
         return stderr();
     }
-    Journal::connect(Path::new(journal::SOCKET), applet).map_or_else(|_| stderr(), Sink::Journal)
+    match tracing_journald::layer() {
+        Ok(journal) => Place {
+            journal: Some(
+                journal
+                    .with_syslog_identifier(applet.to_owned())
+                    .with_field_prefix(Some(FIELD_PREFIX.to_owned())),
+            ),
+            lines: None,
+        },
+        Err(_) => stderr(),
+    }
 }
 
 #[cfg(test)]

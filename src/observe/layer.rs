@@ -10,13 +10,11 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::file::LogFile;
-use super::journal::Journal;
 use super::record::{Fields, Record};
 
 /// Where records end up.
 #[derive(Debug)]
 pub(super) enum Sink {
-    Journal(Journal),
     Stderr {
         colours: bool,
     },
@@ -31,7 +29,6 @@ impl Sink {
     fn write(&self, record: &Record) {
         let now = SystemTime::now();
         match self {
-            Self::Journal(journal) => journal.write(record),
             Self::Stderr { colours } => {
                 std::io::stderr()
                     .write_all(record.line(now, *colours).as_bytes())

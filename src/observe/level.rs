@@ -91,6 +91,18 @@ pub enum LogDestination {
     File(PathBuf),
 }
 
+impl LogDestination {
+    /// What a plugin's `pluginLogFile` means; without one journald is asked.
+    pub fn of_plugin(file: Option<&str>) -> Self {
+        match file {
+            None | Some("") => Self::Auto,
+            Some(word) if word.eq_ignore_ascii_case("stderr") => Self::Stderr,
+            Some(word) if word.eq_ignore_ascii_case("stdout") => Self::Stdout,
+            Some(path) => Self::File(path.into()),
+        }
+    }
+}
+
 impl fmt::Display for LogDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,6 @@
 
 mod file;
 mod init;
-mod journal;
 mod layer;
 pub mod level;
 mod record;

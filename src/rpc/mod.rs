@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod frame;
+pub mod retry;
 pub mod server;
 pub mod types;
 

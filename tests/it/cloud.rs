@@ -326,8 +326,22 @@ async fn discovery_sees_a_second_eni() {
     let lab = lab("m5.large");
     let eni = lab.created("t1", 2).await;
     lab.ec2.execute(&lab.attach(&eni, 1)).await.unwrap();
-    let node = discover(&lab).await;
-    let seen = node.enis.iter().find(|seen| seen.id == eni.id).unwrap();
+    // EC2's attach is asynchronous and metadata lags behind it, so the client is asked until it shows.
+    let waiting = async {
+        loop {
+            if let Some(seen) = discover(&lab)
+                .await
+                .enis
+                .into_iter()
+                .find(|seen| seen.id == eni.id)
+            {
+                break seen;
+            }
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(30), waiting)
+        .await
+        .unwrap();
     assert_eq!(
         (seen.device, seen.card, seen.addresses.len()),
         (DeviceIndex(1), CardIndex(0), 3)

@@ -1,4 +1,4 @@
-//! Tests of the built binary, run as root against the real kernel.
+//! Tests of the built binary, run as root against the real kernel, and of the tree's own order.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -10,12 +10,16 @@
     reason = "a test's way to fail is to panic"
 )]
 
+mod arch;
 mod cli;
 mod cloud;
+mod cloud_faults;
 mod dataplane;
 mod demo;
 mod fake_daemon;
 mod growth;
+mod limits;
+mod links;
 mod pair;
 mod plugin;
 mod scene;

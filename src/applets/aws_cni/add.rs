@@ -1,15 +1,18 @@
 //! ADD: an address from the daemon, the kernel meanwhile, the answer only once the allocation is on the disk.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::failure::{self, NO_ADDRESS};
-use super::{ANSWER_MARGIN, PATIENCE, Session, kernel};
+use super::{ADD_ABSENCE, ANSWER_MARGIN, Session, kernel};
 use crate::applets::plugin;
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::AddResult;
 use crate::net::pod::{PodIntent, PodSockets, WireFailure, unwire_pod};
 use crate::net::veth;
-use crate::rpc::types::{Add, Allocation, DelReason};
+use crate::rpc::client::ClientError;
+use crate::rpc::retry::Retry;
+use crate::rpc::types::{Add, Allocation, Assigned, DelReason};
 use crate::store::pending;
 
 pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
@@ -18,24 +21,8 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
         return Err(own_netns());
     }
     forget_pending_del(session);
-    let deadline = session.add_deadline();
-    let sent = session
-        .connect(deadline + ANSWER_MARGIN)
-        .and_then(|client| client.send_add(request(session, deadline)))
-        .map_err(|error| failure::of_add(&error))?;
-    // Entering the sandbox takes a tenth of a millisecond, which the wait for the daemon hides; and a sandbox that is
-    // gone is not worth waiting for. Hanging up undoes the request, the release says why.
-    let sockets = PodSockets::open(environment.netns.as_ref()).map_err(|failure| {
-        release(session);
-        wiring_failed(&failure, &failure.to_string())
-    })?;
-    let (assigned, pending) = sent.assigned().map_err(|error| failure::of_add(&error))?;
+    let (intent, assigned) = obtain(session)?;
     let allocation = assigned.allocation;
-    let intent = wire(session, &allocation, sockets).inspect_err(|_| release(session))?;
-    if let Err(error) = pending.durable() {
-        undo(session, &intent);
-        return Err(failure::of_add(&error));
-    }
     tracing::info!(
         pod = %session.pod,
         container = session.call.environment.container_id,
@@ -51,7 +38,85 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     Ok(String::new())
 }
 
-fn request(session: &Session<'_>, deadline: std::time::Duration) -> Add {
+/// Why one attempt did not end with a pod.
+enum Failure {
+    /// The daemon gave no (whole) answer, or refused.
+    Client(ClientError),
+    /// The pod could not be wired; nothing of it is left in the kernel.
+    Wiring(CniError),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// A wired pod whose allocation is on the disk. What a daemon that ends leaves unanswered is asked of the next one;
+/// that one knows the address if it was durable, and gives another one if not.
+fn obtain(session: &Session<'_>) -> Result<(PodIntent, Assigned), CniError> {
+    let deadline = session.add_deadline();
+    let mut retry = Retry::new(deadline + ANSWER_MARGIN, ADD_ABSENCE);
+    let mut wired = None;
+    loop {
+        match attempt(session, retry.remaining(), &mut wired) {
+            Ok(obtained) => return Ok(obtained),
+            Err(Failure::Client(error)) if retry.again(&error) => {}
+            Err(failure) => {
+                let used = wired.is_some() || retry.was_lost();
+                if let Some(intent) = wired {
+                    unwire(session, &intent);
+                }
+                return Err(match failure {
+                    Failure::Wiring(error) => {
+                        release(session);
+                        error
+                    }
+                    Failure::Client(error) => {
+                        if used {
+                            release(session);
+                        }
+                        failure::of_add(&error)
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Asks once and wires what is answered, unless an earlier attempt has done so already.
+fn attempt(
+    session: &Session<'_>,
+    patience: Duration,
+    wired: &mut Option<PodIntent>,
+) -> Result<(PodIntent, Assigned), Failure> {
+    let deadline = patience.saturating_sub(ANSWER_MARGIN);
+    let sent = session.connect(patience)?.send_add(request(session, deadline))?;
+    // Entering the sandbox takes a tenth of a millisecond, which the wait for the daemon hides; and a sandbox that is
+    // gone is not worth waiting for. Hanging up undoes the request, the release says why.
+    let sockets = open_sandbox(session)?;
+    let (assigned, pending) = sent.assigned()?;
+    let allocation = &assigned.allocation;
+    if let Some(earlier) = wired.take_if(|earlier| !kernel::is_for(earlier, allocation)) {
+        tracing::info!(address = %earlier.address, "the restarted daemon gave another address");
+        unwire(session, &earlier);
+    }
+    let intent = match wired {
+        Some(earlier) => earlier.clone(),
+        None => wired
+            .insert(wire(session, allocation, sockets).map_err(Failure::Wiring)?)
+            .clone(),
+    };
+    pending.durable()?;
+    Ok((intent, assigned))
+}
+
+fn open_sandbox(session: &Session<'_>) -> Result<PodSockets, Failure> {
+    PodSockets::open(session.call.environment.netns.as_ref())
+        .map_err(|failure| Failure::Wiring(wiring_failed(&failure, &failure.to_string())))
+}
+
+fn request(session: &Session<'_>, deadline: Duration) -> Add {
     let environment = &session.call.environment;
     Add {
         network: session.conf.name.as_str().into(),
@@ -116,17 +181,21 @@ fn own_netns() -> CniError {
 }
 
 fn undo(session: &Session<'_>, intent: &PodIntent) {
+    unwire(session, intent);
+    release(session);
+}
+
+fn unwire(session: &Session<'_>, intent: &PodIntent) {
     if let Err(error) = unwire_pod(&kernel::undoing(intent)) {
         tracing::error!(host_veth = session.host_veth, %error, "undoing left something behind");
     }
-    release(session);
 }
 
 /// Gives the address back, durably one way or the other.
 fn release(session: &Session<'_>) {
-    let request = session.del_request(DelReason::SetupNSFailed);
-    let told = session.connect(PATIENCE).and_then(|client| client.del(request));
-    let Err(error) = told else { return };
+    let Err(error) = session.release(DelReason::SetupNSFailed) else {
+        return;
+    };
     tracing::warn!(%error, "the daemon could not be told that the set-up failed");
     if let Err(error) = pending::write(&session.pending_dels(), &session.pending_del()) {
         tracing::error!(%error, "nor could it be written down");

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{PATIENCE, Session, kernel};
+use super::{Session, kernel};
 use crate::cni::error::{CniError, Code};
 use crate::cni::previous::Notes;
 use crate::rpc::client::ClientError;
@@ -11,9 +11,7 @@ use crate::store::pending;
 
 pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     let notes = notes(session)?;
-    let request = session.del_request(DelReason::PodDeleted);
-    let answer = session.connect(PATIENCE).and_then(|client| client.del(request));
-    match answer {
+    match session.release(DelReason::PodDeleted) {
         Ok(released) if released.known => take_away(&released)?,
         // Already released: what a crash between release and cleaning left is cleaned by the record.
         Ok(_) => clean_by_record(session, notes.as_ref()),
@@ -73,11 +71,11 @@ fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
     }
 }
 
-/// Nobody to ask, or nobody who could answer: the kernel now, the release once the daemon is back.
 fn addresses(notes: &Notes) -> Vec<IpAddr> {
     notes.addresses.iter().map(|(address, _)| *address).collect()
 }
 
+/// Nobody to ask, or nobody who could answer: the kernel now, the release once the daemon is back.
 fn without_daemon(session: &Session<'_>, notes: Option<&Notes>, error: &ClientError) -> Result<(), CniError> {
     let unknown = error
         .service()

@@ -45,6 +45,13 @@ fn ipv4(address: IpAddr) -> Result<Ipv4Addr, CniError> {
     }
 }
 
+/// Whether the pod as it was wired is what this allocation means, too.
+pub(super) fn is_for(intent: &PodIntent, allocation: &Allocation) -> bool {
+    IpAddr::V4(intent.address) == allocation.address
+        && intent.eni_table == allocation.eni_table
+        && intent.layout == allocation.layout
+}
+
 /// What undoes [`intent`] while the pod is not the runtime's yet.
 pub(super) fn undoing(intent: &PodIntent) -> PodRemoval {
     PodRemoval {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{paths, plugin, plugin_log};
+use super::{paths, plugin};
 use crate::cni::args;
 use crate::cni::conf::{ConfError, NetConf, seconds_text};
 use crate::cni::environment::Verb;
@@ -21,7 +21,8 @@ use crate::cni::request::Call;
 use crate::ipam::ids::PodRef;
 use crate::net::veth;
 use crate::rpc::client::{Client, ClientError};
-use crate::rpc::types::{Check, Del, DelReason};
+use crate::rpc::retry::Retry;
+use crate::rpc::types::{Check, Del, DelReason, Released};
 use crate::store::pending::{self, PendingDel};
 
 /// How long an ADD waits for an address unless told otherwise.
@@ -32,6 +33,12 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long everything but an ADD waits; a DEL is then queued on disk instead.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an ADD waits while nobody listens: a restart without socket activation takes a fraction of it.
+const ADD_ABSENCE: Duration = Duration::from_secs(5);
+
+/// How long a release waits while nobody listens; it can be left on disk as well.
+const DEL_ABSENCE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &[String]) -> ExitCode {
     plugin::run("aws-cni", "AWS CNI", args, serve)
@@ -78,7 +85,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(call: &'a Call) -> Result<Self, CniError> {
         let conf = load_conf(call)?;
-        plugin_log::start("aws-cni", conf.log_file.as_deref(), &conf.log_level);
+        plugin::start_log("aws-cni", conf.log_file.as_deref(), &conf.log_level);
         let pod = args::parse(&call.environment.args).map_err(|error| bad_args(call.verb, &error))?;
         let (namespace, name) = identity(&pod, &call.environment.container_id);
         Ok(Self {
@@ -94,6 +101,12 @@ impl<'a> Session<'a> {
 
     fn connect(&self, patience: Duration) -> Result<Client, ClientError> {
         Client::connect(&self.socket, patience)
+    }
+
+    /// Asks the daemon to release what this sandbox holds.
+    fn release(&self, reason: DelReason) -> Result<Released, ClientError> {
+        Retry::new(PATIENCE, DEL_ABSENCE)
+            .ask(|patience| self.connect(patience)?.del(self.del_request(reason)))
     }
 
     fn del_request(&self, reason: DelReason) -> Del {

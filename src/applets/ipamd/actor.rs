@@ -12,7 +12,7 @@ use super::answers;
 use super::clock;
 use super::deferred::Deferred;
 use super::hands::Hands;
-use crate::ipam::effect::{Change, Effect, Reply};
+use crate::ipam::effect::{Change, Effect, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::{CommitId, TableId, Tick, WaiterId};
 use crate::ipam::model::Allocation as Held;
@@ -155,6 +155,10 @@ impl Actor {
         let waiter = WaiterId(call.id);
         match call.request {
             Request::Add(add) => {
+                if let Some(refusal) = answers::too_long(&add) {
+                    say(&call.replies, Err(Box::new(refusal)));
+                    return;
+                }
                 let patience = call.deadline.saturating_duration_since(Instant::now());
                 let request = AddRequest {
                     waiter,
@@ -207,7 +211,7 @@ impl Actor {
         );
     }
 
-    fn check(&self, check: &types::Check) -> Result<Answer, ServiceError> {
+    fn check(&self, check: &types::Check) -> Result<Answer, Box<ServiceError>> {
         let key = check.key();
         let held = self.pool.allocations().get(&key).and_then(|held| {
             let eni = self.pool.enis().get(&held.eni)?;
@@ -222,8 +226,8 @@ impl Actor {
             })
         });
         held.map(Answer::Checked).ok_or_else(|| {
-            ServiceError::new(ErrorKind::NotFound, format!("no address is allocated to {key}"))
-                .with_next_step("delete the pod's sandbox; the runtime then makes a new one")
+            let error = ServiceError::new(ErrorKind::NotFound, format!("no address is allocated to {key}"));
+            Box::new(error.with_next_step("delete the pod's sandbox; the runtime then makes a new one"))
         })
     }
 
@@ -291,18 +295,18 @@ impl Actor {
         let last = !matches!(reply, Reply::Assigned(_));
         let answer = answers::answer(reply, self.layout);
         let replies = if last { self.waiting.remove(&waiter) } else { None };
-        match replies.as_ref().or_else(|| self.waiting.get(&waiter)) {
-            Some(replies) => say(replies, answer),
-            None => debug!(?waiter, "nobody waits for this answer any more"),
+        // Nobody waits any more when the client has left.
+        if let Some(replies) = replies.as_ref().or_else(|| self.waiting.get(&waiter)) {
+            say(replies, answer);
         }
     }
 }
 
 /// A client that left is told of by `HungUp`, so nothing is lost when it cannot be answered.
-fn say(replies: &Replies, answer: Result<Answer, ServiceError>) {
+fn say(replies: &Replies, answer: Result<Answer, Box<ServiceError>>) {
     let heard = match answer {
         Ok(answer) => replies.send(answer),
-        Err(error) => replies.fail(error),
+        Err(error) => replies.fail(*error),
     };
     if !heard {
         debug!("the client left before its answer");
@@ -326,22 +330,33 @@ fn write(change: Change) -> Write {
     }
 }
 
+/// The message says what the fields say: journalctl shows only the message.
 fn log(reply: &Reply) {
     match reply {
         Reply::Assigned(grant) => {
-            info!(address = %grant.address, eni = %grant.eni, repeated = grant.repeated, "assigned")
+            let again = if grant.repeated { " again" } else { "" };
+            info!(address = %grant.address, eni = %grant.eni, "assigned {}{again} on {}", grant.address, grant.eni);
         }
         Reply::Refused(refusal) => {
-            warn!(kind = ?refusal.kind, next_step = refusal.next_step, "refused: {}", refusal.message)
+            let request_id = refusal.aws.as_ref().and_then(|aws| aws.request_id.as_deref());
+            warn!(kind = ?refusal.kind, request_id, "refused: {}; {}", refusal.message, refusal.next_step);
         }
-        Reply::Released { addresses, .. } => {
-            for held in addresses {
-                info!(address = %held.address, namespace = held.pod.namespace, pod = held.pod.name, container = %held.key.container, "released");
-            }
-        }
-        Reply::Collected(held) => info!(released = held.len(), "collected what the runtime no longer has"),
+        Reply::Released { addresses, .. } => addresses.iter().for_each(log_release),
+        Reply::Collected(held) => held.iter().for_each(log_release),
         Reply::Durable => {}
     }
+}
+
+fn log_release(held: &ReleasedAddress) {
+    info!(
+        address = %held.address,
+        namespace = held.pod.namespace,
+        pod = held.pod.name,
+        container = %held.key.container,
+        "released {} of pod {}",
+        held.address,
+        held.pod
+    );
 }
 
 /// Runs the actor until `stop` resolves and nothing is open any more.

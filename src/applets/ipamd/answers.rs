@@ -2,21 +2,42 @@
 
 use std::net::IpAddr;
 
+use crate::cloud::next_step;
 use crate::ipam::cloud::CloudFailure;
 use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
+use crate::ipam::records::RecordKey;
 use crate::ipam::status::Status as PoolStatus;
 use crate::net::layout::RuleLayout;
 use crate::rpc::types::{
-    Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer,
+    Add, Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer,
     ServiceError, Status,
 };
+use crate::store::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+
+/// What an allocation's record has besides the words of its request.
+const RECORD_FRAME: usize = 512;
+
+/// Why an ADD's words cannot be stored, when they are longer than any runtime's.
+pub(super) fn too_long(add: &Add) -> Option<ServiceError> {
+    let key = RecordKey::Allocation(add.key()).text().len();
+    let words = serde_json::to_vec(add).map_or(usize::MAX, |words| words.len());
+    let most = MAX_VALUE_BYTES - RECORD_FRAME;
+    let message = if key > MAX_KEY_BYTES {
+        format!("network, container id and interface name take {key} bytes, more than {MAX_KEY_BYTES}")
+    } else if words > most {
+        format!("the request takes {words} bytes, more than the {most} that an allocation may have")
+    } else {
+        return None;
+    };
+    Some(ServiceError::new(ErrorKind::BadRequest, message).with_next_step("use shorter names"))
+}
 
 /// What is said on the socket for a reply of the pool.
-pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, ServiceError> {
+pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, Box<ServiceError>> {
     Ok(match reply {
         Reply::Assigned(grant) => Answer::Assigned(assigned(grant, layout)),
         Reply::Durable => Answer::Durable,
-        Reply::Refused(refusal) => return Err(refused(refusal)),
+        Reply::Refused(refusal) => return Err(Box::new(refused(refusal))),
         Reply::Released { addresses, known } => Answer::Released(Released {
             addresses: addresses.into_iter().map(|held| released(held, layout)).collect(),
             known,
@@ -68,7 +89,10 @@ fn refused(refusal: Refusal) -> ServiceError {
         RefusalKind::DiskFull => ErrorKind::DiskFull,
         RefusalKind::Deadline => ErrorKind::Deadline,
     };
-    let mut error = ServiceError::new(kind, refusal.message).with_next_step(refusal.next_step);
+    // What to do about EC2's error depends on its code, which the pool does not look at.
+    let by_code = refusal.aws.as_ref().and_then(next_step);
+    let next_step = by_code.unwrap_or(refusal.next_step);
+    let mut error = ServiceError::new(kind, refusal.message).with_next_step(next_step);
     error.aws = refusal.aws.map(aws);
     error.limit = refusal.limit.map(|limit| limit.to_string());
     error.retry_after_ms = refusal.retry_after_ms;

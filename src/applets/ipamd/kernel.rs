@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -132,25 +131,21 @@ pub(super) enum SetupError {
 ///
 /// # Errors
 /// What kept the host from being set up; nothing can be served then.
-pub(super) fn start(
-    setup: Setup,
-    mail: UnboundedSender<Mail>,
-) -> Result<(Kernel, JoinHandle<()>), SetupError> {
+pub(super) fn start(setup: Setup, mail: UnboundedSender<Mail>) -> Result<Kernel, SetupError> {
     let (jobs, queue) = channel();
     let (ready, is_ready) = channel();
-    let thread =
-        std::thread::Builder::new()
-            .name("kernel".into())
-            .spawn(move || match Worker::open(setup, mail) {
-                Ok(worker) => {
-                    drop(ready.send(Ok(())));
-                    worker.run(&queue);
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            })?;
+    std::thread::Builder::new()
+        .name("kernel".into())
+        .spawn(move || match Worker::open(setup, mail) {
+            Ok(worker) => {
+                drop(ready.send(Ok(())));
+                worker.run(&queue);
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        })?;
     // The thread answers before it does anything else; it cannot go without an answer.
     is_ready.recv().unwrap_or(Ok(()))?;
-    Ok((Kernel { jobs }, thread))
+    Ok(Kernel { jobs })
 }
 
 struct Worker {

@@ -46,6 +46,21 @@ pub(super) fn facts(found: &NodeDiscovery, boot: BootId) -> Result<NodeFacts, No
     })
 }
 
+/// The region of an availability zone or local zone: `us-east-1a`, `us-west-2-lax-1a`
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-regions-availability-zones.html>).
+pub(super) fn region_of(zone: &str) -> String {
+    let mut region = Vec::new();
+    for part in zone.split('-') {
+        let digits = part.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+        if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            region.push(digits);
+            break;
+        }
+        region.push(part);
+    }
+    region.join("-")
+}
+
 /// The ENIs IMDS describes, as the pool takes them.
 pub(super) fn snapshot(enis: Vec<DiscoveredEni>) -> ImdsSnapshot {
     ImdsSnapshot {
@@ -62,5 +77,23 @@ pub(super) fn snapshot(enis: Vec<DiscoveredEni>) -> ImdsSnapshot {
                 prefixes: eni.prefixes,
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_of_every_kind_name_their_region() {
+        for (zone, region) in [
+            ("us-east-1a", "us-east-1"),
+            ("us-gov-west-1b", "us-gov-west-1"),
+            ("us-west-2-lax-1a", "us-west-2"),
+            ("us-east-1-wl1-bos-wlz-1", "us-east-1"),
+            ("ap-southeast-12c", "ap-southeast-12"),
+        ] {
+            assert_eq!(region_of(zone), region);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! From nothing to serving, and back.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -17,7 +18,7 @@ use super::hands::Hands;
 use super::kernel::{self, Job, Kernel, SetupError};
 use super::node::NodeError;
 use super::{clock, host, links, node, settings};
-use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
+use crate::cloud::{DiscoveredEni, Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
 use crate::config::Config;
 use crate::ipam::event::Event;
 use crate::ipam::ids::{BootId, Mac};
@@ -38,7 +39,7 @@ const CALL_QUEUE: usize = 2048;
 /// IMDS answers within a millisecond when it answers at all; a node that boots waits for its link.
 const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
 /// VPC networks come rarely; one request a minute is what an idle node may cost IMDS.
-const VPC_REFRESH: Duration = Duration::from_secs(60);
+const VPC_REFRESH: Duration = Duration::from_mins(1);
 /// Deferred DELs are left only while the daemon is away or overwhelmed.
 const DEFERRED_REFRESH: Duration = Duration::from_secs(30);
 
@@ -108,71 +109,32 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut stop = Stop::watch().map_err(StartError::Process)?;
     let listener = listen(&config.daemon.socket)?;
     let (calls_in, mut calls) = channel(CALL_QUEUE);
-    let server_stop = stop.signal();
-    let server = tokio::spawn(async move {
-        server::serve(listener, Limits::default(), calls_in, server_stop).await;
-    });
+    let server = tokio::spawn(server::serve(
+        listener,
+        Limits::default(),
+        calls_in,
+        stop.signal(),
+    ));
 
     let boot = clock::boot_id().map_err(StartError::Process)?;
-    let (store, loaded) = Store::open(&config.daemon.state_dir.join("ipam"), store_options())?;
+    let (store, mut loaded) = Store::open(&config.daemon.state_dir.join("ipam"), store_options())?;
     tell(&loaded);
-    let imds = Arc::new(Imds::new(
-        config.aws.metadata_endpoint.as_deref(),
-        ImdsLimits::default(),
-    )?);
+    let endpoint = config.aws.metadata_endpoint.as_deref();
+    let imds = Arc::new(Imds::new(endpoint, ImdsLimits::default())?);
     let mut early = Vec::new();
-    let (facts, found) = match remembered(&loaded, &boot) {
-        Some(facts) => (facts, None),
-        None => match discover(&imds, &mut calls, &mut early, &mut stop).await {
-            Some(found) => (node::facts(&found, boot)?, Some(found)),
-            None => {
-                store.close();
-                return Ok(());
-            }
-        },
+    let identity = if let Some(facts) = remembered(&loaded, &boot) {
+        Identity { facts, enis: None }
+    } else {
+        let Some(found) = discover(&imds, &mut calls, &mut early, &mut stop).await else {
+            store.close();
+            return Ok(());
+        };
+        Identity::found(found, boot)?
     };
-
-    let (mail, letters) = unbounded_channel();
-    let kernel_facts = kernel::read(&config.network.veth_prefix)?;
-    let primary = facts.primary_mac;
-    let region = facts
-        .zone
-        .trim_end_matches(|c: char| c.is_ascii_lowercase())
-        .to_owned();
-    info!(instance = %facts.instance, instance_type = %facts.instance_type, eni = %facts.primary_eni, "node");
-    let (pool, effects) = Pool::recover(
-        Start {
-            policy: settings::policy(&config, seed()),
-            limits: limits::lookup(&facts.instance_type),
-            facts,
-            records: loaded.entries,
-            kernel: kernel_facts.clone(),
-        },
-        clock::now(),
-    );
-    let (kernel, kernel_thread) = kernel::start(host::setup(&config, &pool, &kernel_facts), mail.clone())?;
-    links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
-    let region = found.as_ref().map_or(region, |found| found.region.clone());
-    let ec2 = Ec2::new(Ec2Settings::of_node(&config.aws, Some(&region)));
-    let hands = Hands::new(ec2, Arc::clone(&imds), primary, kernel.clone(), mail.clone());
-    let deferred = Deferred::new(&config.daemon.state_dir);
-    let mut actor = Actor::new(
-        pool,
-        store,
-        hands,
-        mail.clone(),
-        config.network.rule_layout,
-        deferred,
-    );
-    actor.execute(effects);
-    if let Some(found) = found {
-        actor.step(Event::Imds(node::snapshot(found.enis)));
-    }
-    actor.work_off_deferred();
-    refresh_vpc(imds, primary, kernel);
-    refresh_deferred(&mail);
+    let records = std::mem::take(&mut loaded.entries);
+    let (mut actor, letters) = assemble(&config, identity, records, store, imds)?;
     notified(systemd.ready("serving"));
-    info!(socket = %config.daemon.socket.display(), "serving");
+    info!(socket = %config.daemon.socket.display(), "serving on {}", config.daemon.socket.display());
     for incoming in early {
         actor.hear(incoming);
     }
@@ -182,16 +144,72 @@ async fn serve(config: Config) -> Result<(), StartError> {
     if let Err(error) = server.await {
         error!("the socket's task failed: {error}");
     }
-    finish(actor, kernel_thread);
+    // What was begun at EC2 is not waited for: it is an intent in the store, and goes on after the next start.
+    actor.into_store().close();
+    info!("stopped; ENIs, addresses and pods stay as they are");
     Ok(())
 }
 
-/// What was begun at EC2 is not waited for: it is an intent in the store, and goes on after the next start.
-fn finish(actor: Actor, kernel_thread: std::thread::JoinHandle<()>) {
-    actor.into_store().close();
-    // The thread ends when the last handle to it is dropped; refresh tasks hold one until the runtime goes.
-    drop(kernel_thread);
-    info!("stopped; ENIs, addresses and pods stay as they are");
+/// Which node this is, and what IMDS listed if it had to be asked.
+struct Identity {
+    facts: NodeFacts,
+    enis: Option<Vec<DiscoveredEni>>,
+}
+
+impl Identity {
+    fn found(found: NodeDiscovery, boot: BootId) -> Result<Self, NodeError> {
+        Ok(Self {
+            facts: node::facts(&found, boot)?,
+            enis: Some(found.enis),
+        })
+    }
+}
+
+/// The pool from what is known, the host set up for it, and everything that feeds them started.
+fn assemble(
+    config: &Config,
+    identity: Identity,
+    records: BTreeMap<String, Vec<u8>>,
+    store: Store,
+    imds: Arc<Imds>,
+) -> Result<(Actor, UnboundedReceiver<Mail>), StartError> {
+    let (mail, letters) = unbounded_channel();
+    let facts = identity.facts;
+    info!(
+        instance = %facts.instance,
+        eni = %facts.primary_eni,
+        "this is {}, a {} in {}",
+        facts.instance,
+        facts.instance_type,
+        facts.zone
+    );
+    let primary = facts.primary_mac;
+    let ec2 = Ec2::new(Ec2Settings::of_node(
+        &config.aws,
+        Some(&node::region_of(&facts.zone)),
+    ));
+    let kernel_facts = kernel::read(&config.network.veth_prefix)?;
+    let start = Start {
+        policy: settings::policy(config, seed()),
+        limits: limits::lookup(&facts.instance_type),
+        facts,
+        records,
+        kernel: kernel_facts.clone(),
+    };
+    let (pool, effects) = Pool::recover(start, clock::now());
+    let kernel = kernel::start(host::setup(config, &pool, &kernel_facts), mail.clone())?;
+    links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
+    refresh_vpc(Arc::clone(&imds), primary, kernel.clone());
+    refresh_deferred(&mail);
+    let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
+    let deferred = Deferred::new(&config.daemon.state_dir);
+    let mut actor = Actor::new(pool, store, hands, mail, config.network.rule_layout, deferred);
+    actor.execute(effects);
+    if let Some(enis) = identity.enis {
+        actor.step(Event::Imds(node::snapshot(enis)));
+    }
+    actor.work_off_deferred();
+    Ok((actor, letters))
 }
 
 fn notified(result: Result<(), NotifyError>) {
@@ -330,7 +348,7 @@ fn refresh_vpc(imds: Arc<Imds>, primary: Mac, kernel: Kernel) {
             tokio::time::sleep(VPC_REFRESH).await;
             match imds.vpc_cidrs(primary).await {
                 Ok(cidrs) if cidrs.is_empty() => {
-                    warn!("IMDS lists no network of the VPC; nothing is changed")
+                    warn!("IMDS lists no network of the VPC; nothing is changed");
                 }
                 Ok(mut cidrs) => {
                     cidrs.sort_unstable();

@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::cloud::*;
-use super::effect::{Alarm, Change, Effect, Grant, Refusal, Reply};
-use super::event::{AddRequest, Event};
-use super::ids::*;
-use super::limits::InstanceLimits;
-use super::node::NodeFacts;
-use super::policy::Policy;
-use super::pool::Pool;
-use super::recover::Start;
-use super::verify;
-use super::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
+use crate::ipam::cloud::*;
+use crate::ipam::effect::{Alarm, Change, Effect, Grant, Refusal, Reply};
+use crate::ipam::event::{AddRequest, Event};
+use crate::ipam::ids::*;
+use crate::ipam::limits::InstanceLimits;
+use crate::ipam::node::NodeFacts;
+use crate::ipam::policy::Policy;
+use crate::ipam::pool::Pool;
+use crate::ipam::recover::Start;
+use crate::ipam::verify;
+use crate::ipam::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
 
 /// What happens to one EC2 call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) enum Fault {
     LostBefore,
     /// Happened, but the answer was lost.
     LostAfter,
-    /// A Describe leaves out the last ENI.
+    /// A Describe leaves out an ENI, or an address where there is one ENI only.
     Omit,
 }
 
@@ -50,6 +50,7 @@ pub(super) struct Client {
     pub(super) gone: bool,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "switches of a test world")]
 pub(super) struct World {
     pub(super) now: Tick,
     pub(super) policy: Policy,
@@ -60,9 +61,9 @@ pub(super) struct World {
     pub(super) commits: VecDeque<(CommitId, Vec<Change>, Vec<Effect>)>,
     pub(super) work: VecDeque<Work>,
     pub(super) enis: BTreeMap<EniId, CloudEni>,
-    tokens: BTreeMap<ClientToken, EniId>,
+    pub(super) tokens: BTreeMap<ClientToken, EniId>,
     pub(super) subnet_free: u32,
-    next: u32,
+    pub(super) next: u32,
     pub(super) faults: VecDeque<Fault>,
     pub(super) outage: Option<FailureClass>,
     pub(super) log: Vec<String>,
@@ -71,7 +72,7 @@ pub(super) struct World {
     pub(super) clients: BTreeMap<WaiterId, Client>,
     next_waiter: u64,
     pub(super) live: BTreeMap<SandboxKey, Ipv4Addr>,
-    released: BTreeMap<Ipv4Addr, Tick>,
+    pub(super) released: BTreeMap<Ipv4Addr, Tick>,
     pub(super) alarms: Vec<Alarm>,
     pub(super) kernel_asked: bool,
     pub(super) imds_asked: bool,
@@ -80,7 +81,7 @@ pub(super) struct World {
     pub(super) eager: bool,
 }
 
-fn attachment(id: &EniId, instance: &InstanceId, device: DeviceIndex) -> CloudAttachment {
+pub(super) fn attachment(id: &EniId, instance: &InstanceId, device: DeviceIndex) -> CloudAttachment {
     CloudAttachment {
         id: AttachmentId(format!("attach-{id}")),
         instance: Some(instance.clone()),
@@ -221,8 +222,8 @@ impl World {
             return false;
         };
         self.write(changes);
-        self.event(Event::Committed { commit });
         self.take(tail);
+        self.event(Event::Committed { commit });
         true
     }
 
@@ -235,7 +236,19 @@ impl World {
         }
     }
 
+    /// The disk is full: everything on its way to it fails, in order.
     pub(super) fn fail_flush(&mut self) {
+        let last = self.commits.back().map(|(commit, ..)| *commit);
+        while self
+            .commits
+            .front()
+            .is_some_and(|(commit, ..)| Some(*commit) <= last)
+        {
+            self.fail_one();
+        }
+    }
+
+    fn fail_one(&mut self) {
         if let Some((commit, _, _)) = self.commits.pop_front() {
             let reason = "no space left".to_owned();
             self.event(Event::CommitFailed { commit, reason });
@@ -263,7 +276,7 @@ impl World {
                     .any(|eni| eni.mac == mac && eni.attachment.is_some())
                 {
                     self.links.insert(mac);
-                    let link = self.link(mac);
+                    let link = Self::link(mac);
                     self.event(Event::LinkSeen(link));
                 }
             }
@@ -295,7 +308,7 @@ impl World {
         true
     }
 
-    fn link(&self, mac: Mac) -> LinkFact {
+    fn link(mac: Mac) -> LinkFact {
         LinkFact {
             mac,
             name: format!("ens{}", mac.0[5]),
@@ -311,7 +324,7 @@ impl World {
 
     fn kernel_facts(&self) -> KernelFacts {
         KernelFacts {
-            links: self.links.iter().map(|mac| self.link(*mac)).collect(),
+            links: self.links.iter().map(|mac| Self::link(*mac)).collect(),
             pod_routes: self
                 .routes
                 .iter()
@@ -500,95 +513,6 @@ impl World {
         }
     }
 
-    fn reply(&mut self, waiter: WaiterId, reply: Reply) {
-        let client = self
-            .clients
-            .get_mut(&waiter)
-            .expect("a reply for a client that exists");
-        assert!(
-            client.last.is_none(),
-            "{waiter} is told {reply:?} after {:?}",
-            client.last
-        );
-        match &reply {
-            Reply::Assigned(grant) => {
-                assert!(client.grant.is_none(), "assigned twice");
-                let key = client.key.clone().expect("only an ADD is assigned to");
-                client.grant = Some(grant.clone());
-                self.judge_grant(&key, grant);
-                self.routes.insert(grant.address, key);
-                return;
-            }
-            Reply::Durable => {
-                let grant = client.grant.clone().expect("durable without assigned");
-                let key = client.key.clone().expect("only an ADD is durable");
-                if !client.gone {
-                    let stored = super::records::RecordKey::Allocation(key.clone()).text();
-                    // A DEL of the same sandbox may already be on its way behind it.
-                    let superseded = !self.pool.allocations().contains_key(&key);
-                    assert!(
-                        self.store.contains_key(&stored) || superseded,
-                        "durable before it is stored"
-                    );
-                    if !superseded {
-                        self.live.insert(key, grant.address);
-                    }
-                }
-            }
-            Reply::Refused(_) => {
-                if let (Some(key), Some(grant)) = (client.key.clone(), client.grant.clone()) {
-                    self.routes
-                        .retain(|address, holder| (*address, &*holder) != (grant.address, &key));
-                }
-            }
-            Reply::Released { addresses, .. } | Reply::Collected(addresses) => {
-                let addresses = addresses.clone();
-                for released in addresses {
-                    self.live.remove(&released.key);
-                    self.routes.retain(|_, holder| *holder != released.key);
-                }
-            }
-        }
-        if let Some(client) = self.clients.get_mut(&waiter) {
-            client.last = Some(reply);
-        }
-    }
-
-    /// Design invariant 1 as the world sees it.
-    fn judge_grant(&self, key: &SandboxKey, grant: &Grant) {
-        for (other, address) in &self.live {
-            assert!(
-                *address != grant.address || other == key,
-                "{address} was given to {key} while {other} lives on it"
-            );
-        }
-        if grant.repeated {
-            return;
-        }
-        if let Some(holder) = self.routes.get(&grant.address) {
-            assert!(
-                holder == key,
-                "{} was given to {key} while the kernel routes it to {holder}",
-                grant.address
-            );
-        }
-        if let Some(released) = self.released.get(&grant.address) {
-            let rested = self.now.since(*released);
-            assert!(
-                rested > self.policy.cooldown || self.policy.cooldown.is_zero(),
-                "{} was reused after {rested:?}",
-                grant.address
-            );
-        }
-        let carrier = self.enis.get(&grant.eni);
-        assert!(
-            carrier.is_some_and(|eni| eni.attachment.is_some()),
-            "{} was given on {}, which is attached nowhere",
-            grant.address,
-            grant.eni
-        );
-    }
-
     pub(super) fn granted(&self, waiter: WaiterId) -> Option<Ipv4Addr> {
         let client = self.clients.get(&waiter)?;
         (client.last == Some(Reply::Durable)).then_some(client.grant.as_ref()?.address)
@@ -604,176 +528,6 @@ impl World {
     /// Calls whose action starts so.
     pub(super) fn calls(&self, action: &str) -> usize {
         self.log.iter().filter(|line| line.starts_with(action)).count()
-    }
-
-    // ---- EC2 ----
-
-    fn answer(&mut self, request: CloudCall, fault: Option<Fault>) -> CloudResult {
-        let line = match &request {
-            CloudCall::CreateEni {
-                secondary_addresses, ..
-            } => format!("Create {secondary_addresses}"),
-            CloudCall::AttachEni { eni, device, .. } => format!("Attach {eni} {}", device.0),
-            CloudCall::AssignAddresses { eni, count } => format!("Assign {eni} {count}"),
-            CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
-            CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
-            CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
-            other => format!("{other:?}"),
-        };
-        self.log.push(line);
-        if let Some(class) = self.outage {
-            return Err(failure(class, "outage"));
-        }
-        match fault {
-            Some(Fault::Refuse(class)) => Err(failure(class, "refused")),
-            Some(Fault::LostBefore) => Err(failure(FailureClass::NoAnswer, "lost on the way")),
-            Some(Fault::LostAfter) => {
-                let _effect = self.execute(request, false);
-                Err(failure(FailureClass::NoAnswer, "lost on the way back"))
-            }
-            Some(Fault::Omit) => self.execute(request, true),
-            None => self.execute(request, false),
-        }
-    }
-
-    fn execute(&mut self, request: CloudCall, omit: bool) -> CloudResult {
-        match request {
-            CloudCall::CreateEni {
-                token,
-                secondary_addresses,
-                description,
-                tags,
-                ..
-            } => self.create(token, secondary_addresses, description, tags),
-            CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
-            CloudCall::DeleteOnTermination { eni, .. } => {
-                let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
-                let attachment =
-                    attachment.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
-                attachment.delete_on_termination = true;
-                Ok(CloudAnswer::Done)
-            }
-            CloudCall::AssignAddresses { eni, count } => self.assign(&eni, count),
-            CloudCall::DeleteEni { proof } => match self.enis.get(proof.subject()) {
-                None => Err(failure(FailureClass::Gone, "no such ENI")),
-                Some(eni) if eni.attachment.is_some() => panic!("an attached ENI was to be deleted"),
-                Some(_) => {
-                    self.subnet_free += 1;
-                    self.enis.remove(proof.subject());
-                    Ok(CloudAnswer::Done)
-                }
-            },
-            CloudCall::DescribeEnis { scope, .. } => {
-                let wanted = |eni: &&CloudEni| (scope == DescribeScope::Attached) == eni.attachment.is_some();
-                let mut enis: Vec<CloudEni> = self.enis.values().filter(wanted).cloned().collect();
-                if omit {
-                    // The primary sorts last among the ids of this world; a fault hits another one first.
-                    let victim = enis.iter().position(|eni| eni.id != self.facts.primary_eni);
-                    enis.remove(victim.unwrap_or(0).min(enis.len().saturating_sub(1)).min(0));
-                }
-                Ok(CloudAnswer::Enis(enis))
-            }
-            other => panic!("{other:?} is not asked in this issue"),
-        }
-    }
-
-    fn fresh_address(&mut self) -> Ipv4Addr {
-        self.next += 1;
-        Ipv4Addr::from_bits(0x0a00_1000 + self.next)
-    }
-
-    fn create(
-        &mut self,
-        token: ClientToken,
-        count: u32,
-        description: String,
-        tags: BTreeMap<String, String>,
-    ) -> CloudResult {
-        if let Some(known) = self.tokens.get(&token).and_then(|id| self.enis.get(id)) {
-            assert_eq!(known.tags, tags, "the same token with other parameters");
-            return Ok(CloudAnswer::Created(known.clone()));
-        }
-        if self.subnet_free < count + 1 {
-            return Err(failure(
-                FailureClass::SubnetFull,
-                "InsufficientFreeAddressesInSubnet",
-            ));
-        }
-        self.subnet_free -= count + 1;
-        self.next += 1;
-        let id = EniId(format!("eni-{:04}", self.next));
-        let [_, _, high, low] = self.next.to_be_bytes();
-        let eni = CloudEni {
-            id: id.clone(),
-            mac: Mac([2, 0, 0, 0, high.wrapping_add(1), low]),
-            subnet: self.facts.subnet.clone(),
-            subnet_cidr: None,
-            primary: self.fresh_address(),
-            secondary: (0..count).map(|_| self.fresh_address()).collect(),
-            prefixes: vec![],
-            interface_type: "interface".to_owned(),
-            attachment: None,
-            description,
-            tags,
-        };
-        self.tokens.insert(token, id.clone());
-        self.enis.insert(id, eni.clone());
-        Ok(CloudAnswer::Created(eni))
-    }
-
-    fn attach(&mut self, id: &EniId, device: DeviceIndex) -> CloudResult {
-        let attached: Vec<DeviceIndex> = self
-            .enis
-            .values()
-            .filter_map(|e| Some(e.attachment.as_ref()?.device))
-            .collect();
-        let eni = self
-            .enis
-            .get_mut(id)
-            .ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
-        if eni.attachment.is_some() || attached.contains(&device) {
-            return Err(failure(FailureClass::Conflict, "in use"));
-        }
-        if attached.len() >= self.limits.enis as usize {
-            return Err(failure(FailureClass::AttachmentLimit, "AttachmentLimitExceeded"));
-        }
-        eni.attachment = Some(attachment(id, &self.facts.instance, device));
-        self.work.push_back(Work::Link(eni.mac));
-        Ok(CloudAnswer::Attached(AttachmentId(format!("attach-{id}"))))
-    }
-
-    fn assign(&mut self, id: &EniId, count: u32) -> CloudResult {
-        let there = self.enis.get(id).map(|eni| eni.secondary.len());
-        let there = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
-        if there + count as usize >= self.limits.ipv4_per_eni as usize {
-            return Err(failure(
-                FailureClass::AddressLimit,
-                "PrivateIpAddressLimitExceeded",
-            ));
-        }
-        if self.subnet_free < count {
-            return Err(failure(
-                FailureClass::SubnetFull,
-                "InsufficientFreeAddressesInSubnet",
-            ));
-        }
-        self.subnet_free -= count;
-        let new: Vec<Ipv4Addr> = (0..count).map(|_| self.fresh_address()).collect();
-        if let Some(eni) = self.enis.get_mut(id) {
-            eni.secondary.extend(&new);
-        }
-        Ok(CloudAnswer::Assigned(new))
-    }
-
-    /// Somebody else detaches an ENI.
-    pub(super) fn detach_from_outside(&mut self, id: &EniId) {
-        if let Some(eni) = self.enis.get_mut(id) {
-            eni.attachment = None;
-            let mac = eni.mac;
-            if self.links.remove(&mac) {
-                self.event(Event::LinkGone { mac });
-            }
-        }
     }
 }
 

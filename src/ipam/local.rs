@@ -1,0 +1,136 @@
+//! What the kernel and IMDS say, merged into what we know. IMDS only adds; neither frees anything.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::cloud::DescribeScope;
+use super::ids::{CardIndex, DeviceIndex, Mac, Tick};
+use super::memory::Ec2View;
+use super::model::{Eni, EniRole, EniState};
+use super::observe::{place, suspect_route};
+use super::pool::Pool;
+use super::witness::{Doubt, ImdsEni, ImdsSnapshot, KernelFacts};
+
+/// Everything the kernel has.
+pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
+    let before = std::mem::take(&mut pool.memory.links);
+    for link in facts.links {
+        pool.memory.links.insert(link.mac, link);
+    }
+    for mac in before.into_keys() {
+        if !pool.memory.links.contains_key(&mac) {
+            link_gone(pool, mac);
+        }
+    }
+    pool.memory.pod_routes = facts
+        .pod_routes
+        .into_iter()
+        .map(|route| (route.address, route.device))
+        .collect();
+    let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
+    for address in addresses {
+        let was_routed = pool
+            .addresses()
+            .get(&address)
+            .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
+        if pool.memory.pod_routes.contains_key(&address) {
+            suspect_route(pool, address);
+        } else if was_routed {
+            pool.doubt(address, None);
+            pool.rest(address, now);
+        }
+    }
+}
+
+/// An ENI's link is gone: pods there cannot be reached, and EC2 is asked why. Nothing is freed.
+pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
+    pool.memory.links.remove(&mac);
+    let Some(id) = pool.eni_by_mac(mac).map(|eni| eni.id.clone()) else {
+        return;
+    };
+    let progress = pool.memory.progress(&id);
+    progress.configured = false;
+    progress.configuring = false;
+    progress.publishing.clear();
+    // It was here: when EC2 does not list it now, that is no lag behind its attaching.
+    progress.attached_at = None;
+    pool.memory.describe.insert(DescribeScope::Attached);
+    pool.edit_eni(&id, |eni| {
+        if eni.role == EniRole::Secondary {
+            for placed in eni.addresses.values_mut() {
+                placed.published = false;
+            }
+        }
+    });
+}
+
+/// Everything IMDS lists, kept until EC2 has spoken or cannot.
+pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
+    let changed = pool.memory.imds.as_ref() != Some(&snapshot);
+    for seen in &snapshot.enis {
+        pool.edit_eni(&seen.id, |eni| {
+            eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr);
+        });
+    }
+    let news = snapshot.enis.iter().any(|seen| {
+        let Some(eni) = pool.enis().get(&seen.id) else {
+            return true;
+        };
+        let known = |address: &Ipv4Addr| eni.addresses.contains_key(address);
+        eni.role != EniRole::Unmanaged && !seen.addresses.iter().skip(1).all(known)
+    });
+    if news && changed && pool.memory.ec2 == Ec2View::Answered {
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
+    pool.memory.imds_pending = pool.memory.ec2 != Ec2View::Answered;
+    pool.memory.imds = Some(snapshot);
+}
+
+/// Takes up what IMDS lists: the primary ENI's addresses at once, other ENIs when EC2 could not be asked.
+pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
+    if !pool.memory.imds_pending {
+        return;
+    }
+    let trusted = pool.trusts_imds(now);
+    let Some(snapshot) = pool.memory.imds.clone() else {
+        return;
+    };
+    for seen in &snapshot.enis {
+        if !pool.enis().contains_key(&seen.id) && trusted && seen.card == CardIndex(0) {
+            insert_unverified(pool, seen);
+        }
+        let managed = |eni: &Eni| eni.role != EniRole::Unmanaged;
+        if pool.enis().get(&seen.id).is_some_and(managed) {
+            for address in seen.addresses.iter().skip(1) {
+                place(pool, &seen.id, *address, false, now);
+            }
+        }
+    }
+    pool.memory.imds_pending = !trusted;
+}
+
+fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
+    let Some(primary) = seen.addresses.first() else {
+        return;
+    };
+    // Device 0 of card 0 is the primary ENI, which is known from the start.
+    if seen.device == DeviceIndex(0) {
+        return;
+    }
+    pool.insert_eni(Eni {
+        id: seen.id.clone(),
+        mac: seen.mac,
+        role: EniRole::Secondary,
+        state: EniState::Attached,
+        device: Some(seen.device),
+        card: seen.card,
+        attachment: None,
+        delete_on_termination: false,
+        subnet: seen.subnet.clone(),
+        subnet_cidr: seen.subnet_cidr,
+        primary: *primary,
+        prefixes: seen.prefixes.clone(),
+        assigning: None,
+        addresses: BTreeMap::new(),
+    });
+}

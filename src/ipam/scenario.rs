@@ -1,1 +1,0 @@
-//! Scenarios and tables from the reference, by number.

@@ -1,0 +1,183 @@
+//! The world's EC2: limits, idempotency tokens, and whatever fault the next call is to meet.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::ipam::cloud::*;
+use crate::ipam::event::Event;
+use crate::ipam::ids::*;
+
+use super::world::{Fault, Work, World, attachment, failure};
+
+impl World {
+    pub(super) fn answer(&mut self, request: CloudCall, fault: Option<Fault>) -> CloudResult {
+        let line = match &request {
+            CloudCall::CreateEni {
+                secondary_addresses, ..
+            } => format!("Create {secondary_addresses}"),
+            CloudCall::AttachEni { eni, device, .. } => format!("Attach {eni} {}", device.0),
+            CloudCall::AssignAddresses { eni, count } => format!("Assign {eni} {count}"),
+            CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
+            CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
+            CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
+            other => format!("{other:?}"),
+        };
+        self.log.push(line);
+        if let Some(class) = self.outage {
+            return Err(failure(class, "outage"));
+        }
+        match fault {
+            Some(Fault::Refuse(class)) => Err(failure(class, "refused")),
+            Some(Fault::LostBefore) => Err(failure(FailureClass::NoAnswer, "lost on the way")),
+            Some(Fault::LostAfter) => {
+                let _effect = self.execute(request, false);
+                Err(failure(FailureClass::NoAnswer, "lost on the way back"))
+            }
+            Some(Fault::Omit) => self.execute(request, true),
+            None => self.execute(request, false),
+        }
+    }
+
+    fn execute(&mut self, request: CloudCall, omit: bool) -> CloudResult {
+        match request {
+            CloudCall::CreateEni {
+                token,
+                secondary_addresses,
+                description,
+                tags,
+                ..
+            } => self.create(token, secondary_addresses, description, tags),
+            CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
+            CloudCall::DeleteOnTermination { eni, .. } => {
+                let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
+                let attachment =
+                    attachment.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
+                attachment.delete_on_termination = true;
+                Ok(CloudAnswer::Done)
+            }
+            CloudCall::AssignAddresses { eni, count } => self.assign(&eni, count),
+            CloudCall::DeleteEni { proof } => match self.enis.get(proof.subject()) {
+                None => Err(failure(FailureClass::Gone, "no such ENI")),
+                Some(eni) if eni.attachment.is_some() => panic!("an attached ENI was to be deleted"),
+                Some(_) => {
+                    self.subnet_free += 1;
+                    self.enis.remove(proof.subject());
+                    Ok(CloudAnswer::Done)
+                }
+            },
+            CloudCall::DescribeEnis { scope, .. } => {
+                let wanted = |eni: &&CloudEni| (scope == DescribeScope::Attached) == eni.attachment.is_some();
+                let mut enis: Vec<CloudEni> = self.enis.values().filter(wanted).cloned().collect();
+                if omit {
+                    // The primary ENI sorts last here, so a fault hits another one first, else an address of it.
+                    if enis.len() > 1 {
+                        enis.remove(0);
+                    } else if let Some(eni) = enis.first_mut() {
+                        eni.secondary.pop();
+                    }
+                }
+                Ok(CloudAnswer::Enis(enis))
+            }
+            other => panic!("{other:?} is not asked in this issue"),
+        }
+    }
+
+    fn fresh_address(&mut self) -> Ipv4Addr {
+        self.next += 1;
+        Ipv4Addr::from_bits(0x0a00_1000 + self.next)
+    }
+
+    fn create(
+        &mut self,
+        token: ClientToken,
+        count: u32,
+        description: String,
+        tags: BTreeMap<String, String>,
+    ) -> CloudResult {
+        if let Some(known) = self.tokens.get(&token).and_then(|id| self.enis.get(id)) {
+            assert_eq!(known.tags, tags, "the same token with other parameters");
+            return Ok(CloudAnswer::Created(known.clone()));
+        }
+        if self.subnet_free < count + 1 {
+            return Err(failure(
+                FailureClass::SubnetFull,
+                "InsufficientFreeAddressesInSubnet",
+            ));
+        }
+        self.subnet_free -= count + 1;
+        self.next += 1;
+        let id = EniId(format!("eni-{:04}", self.next));
+        let [_, _, high, low] = self.next.to_be_bytes();
+        let eni = CloudEni {
+            id: id.clone(),
+            mac: Mac([2, 0, 0, 0, high.wrapping_add(1), low]),
+            subnet: self.facts.subnet.clone(),
+            subnet_cidr: None,
+            primary: self.fresh_address(),
+            secondary: (0..count).map(|_| self.fresh_address()).collect(),
+            prefixes: vec![],
+            interface_type: "interface".to_owned(),
+            attachment: None,
+            description,
+            tags,
+        };
+        self.tokens.insert(token, id.clone());
+        self.enis.insert(id, eni.clone());
+        Ok(CloudAnswer::Created(eni))
+    }
+
+    fn attach(&mut self, id: &EniId, device: DeviceIndex) -> CloudResult {
+        let attached: Vec<DeviceIndex> = self
+            .enis
+            .values()
+            .filter_map(|e| Some(e.attachment.as_ref()?.device))
+            .collect();
+        let eni = self
+            .enis
+            .get_mut(id)
+            .ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        if eni.attachment.is_some() || attached.contains(&device) {
+            return Err(failure(FailureClass::Conflict, "in use"));
+        }
+        if attached.len() >= self.limits.enis as usize {
+            return Err(failure(FailureClass::AttachmentLimit, "AttachmentLimitExceeded"));
+        }
+        eni.attachment = Some(attachment(id, &self.facts.instance, device));
+        self.work.push_back(Work::Link(eni.mac));
+        Ok(CloudAnswer::Attached(AttachmentId(format!("attach-{id}"))))
+    }
+
+    fn assign(&mut self, id: &EniId, count: u32) -> CloudResult {
+        let there = self.enis.get(id).map(|eni| eni.secondary.len());
+        let there = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        if there + count as usize >= self.limits.ipv4_per_eni as usize {
+            return Err(failure(
+                FailureClass::AddressLimit,
+                "PrivateIpAddressLimitExceeded",
+            ));
+        }
+        if self.subnet_free < count {
+            return Err(failure(
+                FailureClass::SubnetFull,
+                "InsufficientFreeAddressesInSubnet",
+            ));
+        }
+        self.subnet_free -= count;
+        let new: Vec<Ipv4Addr> = (0..count).map(|_| self.fresh_address()).collect();
+        if let Some(eni) = self.enis.get_mut(id) {
+            eni.secondary.extend(&new);
+        }
+        Ok(CloudAnswer::Assigned(new))
+    }
+
+    /// Somebody else detaches an ENI.
+    pub(super) fn detach_from_outside(&mut self, id: &EniId) {
+        if let Some(eni) = self.enis.get_mut(id) {
+            eni.attachment = None;
+            let mac = eni.mac;
+            if self.links.remove(&mac) {
+                self.event(Event::LinkGone { mac });
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the whole: a small world around the pool, scenarios in it, and random interleavings.
+#![allow(
+    clippy::duration_suboptimal_units,
+    reason = "seconds throughout, so that spans of time compare at a glance"
+)]
+
+mod ec2;
+mod growth;
+mod model_check;
+mod oracle;
+mod survival;
+mod world;

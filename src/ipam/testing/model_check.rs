@@ -1,0 +1,305 @@
+//! Random interleavings of everything that can happen, judged after every event.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::world::{Fault, Work, World};
+use crate::ipam::cloud::FailureClass;
+use crate::ipam::event::Event;
+use crate::ipam::ids::{CallId, CommitId, EniId, Mac, Tick, WaiterId};
+use crate::ipam::policy::{Policy, WarmTarget};
+use crate::ipam::pool::Pool;
+use crate::ipam::recover::Start;
+use crate::ipam::verify;
+use crate::ipam::witness::{ImdsSnapshot, KernelFacts};
+
+#[derive(Debug, Clone)]
+enum Action {
+    Add(u32, u64),
+    Del(u32),
+    Gc(Vec<u32>),
+    GiveUp(usize),
+    Flush,
+    FailFlush,
+    Deliver(usize),
+    Fault(Fault),
+    KernelFails(bool),
+    Advance(u64),
+    Crash { calls_happen: bool },
+    Reboot,
+    Imds(usize),
+    Kernel,
+    Detach(usize),
+    Noise(u64),
+}
+
+fn classes() -> impl Strategy<Value = FailureClass> {
+    prop::sample::select(vec![
+        FailureClass::Throttled,
+        FailureClass::SubnetFull,
+        FailureClass::AddressLimit,
+        FailureClass::AttachmentLimit,
+        FailureClass::AccountLimit,
+        FailureClass::Denied,
+        FailureClass::Gone,
+        FailureClass::Conflict,
+        FailureClass::NoAnswer,
+        FailureClass::Server,
+        FailureClass::Other,
+    ])
+}
+
+fn actions() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        8 => (0..14_u32, 100..40_000_u64).prop_map(|(n, patience)| Action::Add(n, patience)),
+        6 => (0..14_u32).prop_map(Action::Del),
+        1 => prop::collection::vec(0..14_u32, 0..14).prop_map(Action::Gc),
+        2 => any::<prop::sample::Index>().prop_map(|n| Action::GiveUp(n.index(1000))),
+        10 => Just(Action::Flush),
+        1 => Just(Action::FailFlush),
+        14 => (0..8_usize).prop_map(Action::Deliver),
+        2 => classes().prop_map(|class| Action::Fault(Fault::Refuse(class))),
+        2 => prop::sample::select(vec![Fault::LostBefore, Fault::LostAfter, Fault::Omit]).prop_map(Action::Fault),
+        1 => any::<bool>().prop_map(Action::KernelFails),
+        5 => prop_oneof![1..500_u64, 1_000..40_000_u64, 60_000..400_000_u64].prop_map(Action::Advance),
+        2 => any::<bool>().prop_map(|calls_happen| Action::Crash { calls_happen }),
+        1 => Just(Action::Reboot),
+        1 => (0..5_usize).prop_map(Action::Imds),
+        2 => Just(Action::Kernel),
+        1 => (0..4_usize).prop_map(Action::Detach),
+        1 => any::<u64>().prop_map(Action::Noise),
+    ]
+}
+
+/// Events no healthy daemon sends: they must be taken all the same.
+fn noise(world: &mut World, n: u64) {
+    let (eni, mac) = (EniId(format!("eni-{n}")), Mac([9; 6]));
+    world.event(match n % 7 {
+        0 => Event::Committed { commit: CommitId(n) },
+        1 => Event::CallEnded {
+            call: CallId(n),
+            result: Ok(crate::ipam::cloud::CloudAnswer::Done),
+        },
+        2 => Event::LinkGone { mac },
+        3 => Event::EniConfigured { eni, result: Ok(()) },
+        4 => Event::Published {
+            eni,
+            addresses: vec![],
+            result: Err(String::new()),
+        },
+        5 => Event::GiveUp {
+            waiter: WaiterId(n | 1 << 40),
+        },
+        _ => Event::Timer,
+    });
+}
+
+fn perform(world: &mut World, action: Action, boots: &mut u32) {
+    match action {
+        Action::Add(n, patience) => {
+            world.add(n, Duration::from_millis(patience));
+        }
+        Action::Del(n) => {
+            world.del(n);
+        }
+        Action::Gc(valid) => {
+            // The runtime's list is true: it lists at least what lives.
+            let mut valid = valid;
+            valid.extend((0..14).filter(|n| world.live.contains_key(&super::world::key(*n))));
+            world.gc(&valid);
+        }
+        Action::GiveUp(nth) => {
+            let waiting: Vec<WaiterId> = world
+                .clients
+                .iter()
+                .filter(|(_, client)| client.key.is_some() && client.last.is_none() && !client.gone)
+                .map(|(waiter, _)| *waiter)
+                .collect();
+            if let Some(waiter) = waiting.get(nth % waiting.len().max(1)) {
+                world.give_up(*waiter);
+            }
+        }
+        Action::Flush => {
+            world.flush();
+        }
+        Action::FailFlush => world.fail_flush(),
+        Action::Deliver(nth) => {
+            world.deliver(nth);
+        }
+        Action::Fault(fault) => world.faults.push_back(fault),
+        Action::KernelFails(fails) => world.kernel_fails = fails,
+        Action::Advance(ms) => world.advance(Duration::from_millis(ms)),
+        Action::Crash { calls_happen } => world.crash(None, calls_happen),
+        Action::Reboot => {
+            *boots += 1;
+            world.crash(Some(&format!("b00{boots}")), true);
+        }
+        Action::Imds(omitted) => {
+            let mut snapshot = world.imds_snapshot();
+            if omitted < snapshot.enis.len() {
+                snapshot.enis.remove(omitted);
+            } else if omitted == 4 {
+                snapshot = ImdsSnapshot::default();
+            }
+            world.event(Event::Imds(snapshot));
+        }
+        Action::Kernel => world.kernel(),
+        Action::Detach(nth) => {
+            let secondary = |id: &&EniId| **id != world.facts.primary_eni;
+            let ids: Vec<EniId> = world.enis.keys().filter(secondary).cloned().collect();
+            // Only idle ENIs: a detached one takes its pods' life with it, which the oracles would have to follow.
+            if let Some(id) = ids.get(nth)
+                && !world
+                    .pool
+                    .allocations()
+                    .values()
+                    .any(|allocation| allocation.eni == *id)
+                && world.commits.is_empty()
+            {
+                world.detach_from_outside(id);
+            }
+        }
+        Action::Noise(n) => noise(world, n),
+    }
+}
+
+/// What is stored is what is known, and starting from it gives the same pool.
+fn replay(world: &World) {
+    assert_eq!(world.pool.records(), world.store);
+    let kernel = KernelFacts {
+        links: world.pool.memory.links.values().cloned().collect(),
+        pod_routes: world
+            .pool
+            .memory
+            .pod_routes
+            .iter()
+            .map(|(address, device)| crate::ipam::witness::PodRoute {
+                address: *address,
+                device: device.clone(),
+            })
+            .collect(),
+    };
+    let start = Start {
+        policy: world.policy.clone(),
+        limits: Some(world.limits),
+        facts: world.facts.clone(),
+        records: world.store.clone(),
+        kernel,
+    };
+    let (pool, _) = Pool::recover(start, world.now);
+    assert_eq!(pool.records(), world.store);
+    assert_eq!(pool.addresses(), world.pool.addresses());
+    assert_eq!(verify::pool(&pool, world.now), []);
+}
+
+/// The cloud is healthy again: everybody is answered, and everything is as it should be.
+fn converges(world: &mut World) {
+    world.faults.clear();
+    world.kernel_fails = false;
+    world.eager = true;
+    world.settle();
+    world.kernel();
+    for _ in 0..40 {
+        world.advance(Duration::from_secs(300));
+    }
+    for (waiter, client) in &world.clients {
+        assert!(
+            client.gone || client.last.is_some(),
+            "{waiter} was forgotten: {client:?}"
+        );
+    }
+    replay(world);
+    for n in 0..14 {
+        world.del(n);
+    }
+    world.kernel();
+    for _ in 0..40 {
+        world.advance(Duration::from_secs(300));
+    }
+    assert!(world.pool.allocations().is_empty());
+    assert!(world.pool.creations().is_empty(), "{:?}", world.pool.creations());
+    for known in world.pool.addresses().values() {
+        assert_eq!(known.doubt, None);
+    }
+    let theirs: Vec<&EniId> = world.enis.keys().collect();
+    let ours: Vec<&EniId> = world.pool.enis().keys().collect();
+    assert_eq!(
+        ours, theirs,
+        "EC2 and the pool know the same ENIs: {:?}",
+        world.log
+    );
+    for eni in world.enis.values() {
+        let known: Vec<_> = world.pool.enis()[&eni.id].addresses.keys().copied().collect();
+        let mut there = eni.secondary.clone();
+        there.sort_unstable();
+        assert_eq!(known, there, "{}", eni.id);
+    }
+    world.log.clear();
+    world.advance(Duration::from_secs(36_000));
+    assert!(
+        world.log.len() <= 22 && world.calls("Describe") == world.log.len(),
+        "idle, it looks for drift and no more: {:?}",
+        world.log
+    );
+    let waiter = world.add(99, Duration::from_secs(60));
+    assert!(
+        world.granted(waiter).is_some(),
+        "a healthy node serves: {:?}",
+        world.pool.status(world.now)
+    );
+    replay(world);
+}
+
+/// `PROPTEST_CASES` sets how many.
+fn cases() -> ProptestConfig {
+    ProptestConfig {
+        max_shrink_iters: 4000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn any_interleaving_keeps_every_invariant(
+        seed in any::<u64>(),
+        warm in 0..3_u32,
+        cooldown in prop::sample::select(vec![0_u64, 5, 30]),
+        script in prop::collection::vec(actions(), 1..120),
+    ) {
+        let policy = Policy {
+            warm: WarmTarget::Enis(warm),
+            cooldown: Duration::from_secs(cooldown),
+            seed,
+            ..Policy::default()
+        };
+        let mut world = World::new(3, 4, policy);
+        world.eager = false;
+        let mut boots = 0;
+        for action in script {
+            perform(&mut world, action, &mut boots);
+            if world.commits.is_empty() && world.pool.memory.store_trouble.is_none() && !world.pool.is_dirty() {
+                prop_assert_eq!(world.pool.records(), world.store.clone());
+            }
+        }
+        converges(&mut world);
+    }
+
+    #[test]
+    fn the_same_events_give_the_same_effects(seed in any::<u64>(), script in prop::collection::vec(actions(), 1..60)) {
+        let run = || {
+            let mut world = World::new(3, 4, Policy { seed, ..Policy::default() });
+            world.eager = false;
+            let mut boots = 0;
+            for action in script.clone() {
+                perform(&mut world, action, &mut boots);
+            }
+            let work: Vec<String> = world.work.iter().map(|work: &Work| format!("{work:?}")).collect();
+            (world.log, work, world.store, world.pool.dump(Tick(0)))
+        };
+        prop_assert_eq!(run(), run());
+    }
+}

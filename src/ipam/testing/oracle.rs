@@ -1,0 +1,98 @@
+//! What clients are told, judged by what is true in the world: one address, one sandbox; written before told.
+
+use crate::ipam::effect::{Grant, Reply};
+use crate::ipam::ids::{SandboxKey, WaiterId};
+use crate::ipam::records::RecordKey;
+
+use super::world::World;
+
+impl World {
+    pub(super) fn reply(&mut self, waiter: WaiterId, reply: Reply) {
+        let client = self
+            .clients
+            .get_mut(&waiter)
+            .expect("a reply for a client that exists");
+        assert!(
+            client.last.is_none(),
+            "{waiter} is told {reply:?} after {:?}",
+            client.last
+        );
+        match &reply {
+            Reply::Assigned(grant) => {
+                assert!(client.grant.is_none(), "assigned twice");
+                let key = client.key.clone().expect("only an ADD is assigned to");
+                client.grant = Some(grant.clone());
+                self.judge_grant(&key, grant);
+                self.routes.insert(grant.address, key);
+                return;
+            }
+            Reply::Durable => {
+                let grant = client.grant.clone().expect("durable without assigned");
+                let key = client.key.clone().expect("only an ADD is durable");
+                if !client.gone {
+                    let stored = RecordKey::Allocation(key.clone()).text();
+                    // A DEL of the same sandbox may already be on its way behind it.
+                    let superseded = !self.pool.allocations().contains_key(&key);
+                    assert!(
+                        self.store.contains_key(&stored) || superseded,
+                        "durable before it is stored"
+                    );
+                    if !superseded {
+                        self.live.insert(key, grant.address);
+                    }
+                }
+            }
+            Reply::Refused(_) => {
+                if let (Some(key), Some(grant)) = (client.key.clone(), client.grant.clone()) {
+                    self.routes
+                        .retain(|address, holder| (*address, &*holder) != (grant.address, &key));
+                }
+            }
+            Reply::Released { addresses, .. } | Reply::Collected(addresses) => {
+                let addresses = addresses.clone();
+                for released in addresses {
+                    self.live.remove(&released.key);
+                    self.routes.retain(|_, holder| *holder != released.key);
+                }
+            }
+        }
+        if let Some(client) = self.clients.get_mut(&waiter) {
+            client.last = Some(reply);
+        }
+    }
+
+    /// Design invariant 1 as the world sees it.
+    fn judge_grant(&self, key: &SandboxKey, grant: &Grant) {
+        for (other, address) in &self.live {
+            assert!(
+                *address != grant.address || other == key,
+                "{address} was given to {key} while {other} lives on it"
+            );
+        }
+        if grant.repeated {
+            return;
+        }
+        if let Some(holder) = self.routes.get(&grant.address) {
+            assert!(
+                holder == key,
+                "{} was given to {key} while the kernel routes it to {holder}",
+                grant.address
+            );
+        }
+        if let Some(released) = self.released.get(&grant.address) {
+            let rested = self.now.since(*released);
+            assert!(
+                rested > self.policy.cooldown || self.policy.cooldown.is_zero(),
+                "{} was reused after {rested:?}",
+                grant.address
+            );
+        }
+        let carrier = self.enis.get(&grant.eni);
+        assert!(
+            carrier.is_some_and(|eni| eni.attachment.is_some()),
+            "{} was given on {}, which is attached nowhere",
+            grant.address,
+            grant.eni
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! Kills, restarts, lying witnesses, a full disk.
+
+use std::time::Duration;
+
+use super::world::{Fault, Work, World, key};
+use crate::ipam::cloud::FailureClass;
+use crate::ipam::effect::{RefusalKind, Reply};
+use crate::ipam::event::Event;
+use crate::ipam::ids::Tick;
+use crate::ipam::model::EniState;
+use crate::ipam::policy::Policy;
+use crate::ipam::witness::ImdsSnapshot;
+
+use super::growth::{PATIENCE, policy, sizes, started};
+
+/// A kill before and after every single piece of work of a growth.
+#[test]
+fn a_kill_at_any_instant_of_growth_resumes() {
+    for happen in [false, true] {
+        for instant in 0..16 {
+            let mut world = World::new(3, 4, policy(1));
+            world.eager = false;
+            world.add(1, PATIENCE);
+            for _ in 0..instant {
+                if !world.flush() {
+                    world.deliver(0);
+                }
+            }
+            world.crash(None, happen);
+            world.eager = true;
+            world.settle();
+            for n in 1..6 {
+                world.add(n, PATIENCE);
+            }
+            world.advance(Duration::from_secs(900));
+            assert_eq!(sizes(&world), [3, 3, 3], "{happen} {instant}: {:?}", world.log);
+            assert_eq!(world.enis.len(), 3, "{happen} {instant}: an ENI leaked");
+            assert_eq!(world.pool.allocations().len(), 5);
+            assert!(world.pool.creations().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_link_that_never_comes_is_an_alarm_and_no_loss() {
+    let mut world = started(3, 4, policy(0));
+    world.eager = false;
+    let waiters: Vec<_> = (0..4).map(|n| world.add(n, PATIENCE)).collect();
+    for _ in 0..200 {
+        world.flush();
+        let next = world.work.iter().position(|work| !matches!(work, Work::Link(_)));
+        if let Some(next) = next {
+            world.deliver(next);
+        }
+    }
+    world.advance(Duration::from_secs(61));
+    assert!(world.alarms.iter().any(|alarm| alarm.kind == "link-overdue"));
+    assert_eq!(world.refused(waiters[3]).unwrap().kind, RefusalKind::Deadline);
+    // It comes after all.
+    world.eager = true;
+    world.settle();
+    let late = world.add(9, PATIENCE);
+    assert!(world.granted(late).is_some());
+}
+
+/// Faults 11.1.1 and 11.1.2: what IMDS omits is still there.
+#[test]
+fn imds_never_takes_away() {
+    let mut world = started(3, 4, policy(1));
+    for n in 0..5 {
+        world.add(n, PATIENCE);
+    }
+    let before = world.pool.records();
+    world.event(Event::Imds(ImdsSnapshot::default()));
+    world.settle();
+    let mut partly = world.imds_snapshot();
+    partly.enis.remove(0);
+    world.event(Event::Imds(partly));
+    world.advance(Duration::from_secs(120));
+    assert_eq!(world.pool.records(), before);
+    assert_eq!(world.alarms, []);
+}
+
+/// Fault 11.1.3, Q20: an address one witness lacks at a restart is neither forgotten nor given to another.
+#[test]
+fn an_address_missing_at_restart_keeps_its_sandbox() {
+    let mut world = started(1, 4, policy(1));
+    let pods: Vec<_> = (0..2).map(|n| world.add(n, PATIENCE)).collect();
+    let held = world.granted(pods[0]).unwrap();
+    world.crash(None, false);
+    world.faults.push_back(Fault::Omit);
+    world.settle();
+    world.advance(Duration::from_secs(600));
+    assert_eq!(world.pool.allocations()[&key(0)].address, held);
+    let others: Vec<_> = (2..4)
+        .filter_map(|n| {
+            let w = world.add(n, PATIENCE);
+            world.granted(w)
+        })
+        .collect();
+    assert!(!others.contains(&held));
+}
+
+/// Start with addresses on the ENI: EC2's word within two seconds, IMDS's when EC2 cannot be reached.
+#[test]
+fn start_prefers_ec2_and_can_do_without() {
+    for ec2_is_up in [true, false] {
+        let mut world = World::with_addresses(3, 10, policy(0), 5);
+        world.eager = false;
+        let mut snapshot = world.imds_snapshot();
+        snapshot.enis[0].addresses.push("10.0.77.77".parse().unwrap()); // IMDS lags: EC2 no longer has it.
+        world.event(Event::Imds(snapshot));
+        let waiter = world.add(1, PATIENCE);
+        assert!(
+            world.clients[&waiter].grant.is_none(),
+            "it waits for EC2's first word"
+        );
+        if ec2_is_up {
+            world.settle();
+            assert!(world.granted(waiter).is_some());
+            for n in 2..9 {
+                let waiter = world.add(n, PATIENCE);
+                world.settle();
+                assert_ne!(world.granted(waiter).unwrap().to_string(), "10.0.77.77");
+            }
+        } else {
+            world.outage = Some(FailureClass::NoAnswer);
+            world.advance(Duration::from_millis(2001));
+            while world.flush() {}
+            assert!(world.granted(waiter).is_some(), "EC2 had its time");
+            world.settle();
+            let waiter = world.add(2, PATIENCE);
+            while world.flush() {}
+            assert!(world.granted(waiter).is_some(), "EC2 has failed");
+        }
+    }
+}
+
+#[test]
+fn a_restart_serves_from_the_store_alone() {
+    let mut world = started(3, 4, policy(1));
+    for n in 0..4 {
+        world.add(n, PATIENCE);
+    }
+    let ready = world.pool.records();
+    world.crash(None, false);
+    world.eager = false;
+    world.outage = Some(FailureClass::NoAnswer);
+    assert_eq!(world.pool.records(), ready);
+    let waiter = world.add(7, PATIENCE);
+    while world.flush() {}
+    assert!(world.granted(waiter).is_some(), "neither IMDS nor EC2 was needed");
+    let repeated = world.add(2, PATIENCE);
+    while world.flush() {}
+    assert_eq!(world.granted(repeated), Some(world.live[&key(2)]));
+}
+
+#[test]
+fn a_reboot_voids_sandboxes_and_rests_their_addresses() {
+    let mut world = started(1, 3, policy(0));
+    world.add(1, PATIENCE);
+    world.add(2, PATIENCE);
+    world.crash(Some("another-boot"), false);
+    world.settle();
+    assert!(world.pool.allocations().is_empty());
+    let waiter = world.add(3, Duration::from_secs(40));
+    assert!(world.granted(waiter).is_none());
+    world.advance(Duration::from_secs(31));
+    assert!(world.granted(waiter).is_some());
+}
+
+/// Q48: state baked into an image.
+#[test]
+fn another_instance_voids_everything() {
+    let mut world = started(1, 4, policy(1));
+    world.add(1, PATIENCE);
+    world.routes.clear();
+    world.facts.instance = "i-other".into();
+    world.crash(None, false);
+    world.flush();
+    assert!(world.pool.allocations().is_empty() && world.pool.addresses().is_empty());
+    assert_eq!(
+        world.store.len(),
+        2,
+        "the node and its primary ENI: {:?}",
+        world.store.keys()
+    );
+}
+
+#[test]
+fn a_bad_record_is_a_doubt_and_the_kernel_protects_its_pod() {
+    let mut world = started(1, 4, policy(1));
+    let waiter = world.add(1, PATIENCE);
+    let address = world.granted(waiter).unwrap();
+    let text = crate::ipam::records::RecordKey::Allocation(key(1)).text();
+    world
+        .store
+        .insert(text.clone(), b"{\"v\":1,\"body\":{\"key\"".to_vec());
+    world.live.clear();
+    world.crash(None, false);
+    world.settle();
+    assert!(world.alarms.iter().any(|alarm| alarm.kind == "bad-record"));
+    assert!(world.store.contains_key(&text), "the evidence stays");
+    let others: Vec<_> = (2..4)
+        .filter_map(|n| {
+            let w = world.add(n, PATIENCE);
+            world.granted(w)
+        })
+        .collect();
+    assert_eq!(others.len(), 2);
+    assert!(!others.contains(&address), "the kernel routes {address} to a pod");
+    // Its pod goes, the route too: it rests, and is free.
+    world.routes.remove(&address);
+    world.advance(Duration::from_secs(45));
+    let waiter = world.add(9, PATIENCE);
+    assert_eq!(world.granted(waiter), Some(address));
+}
+
+/// A crash between `assigned` and `durable` leaves a route that names an address the store does not.
+#[test]
+fn a_route_nobody_stored_is_quarantined() {
+    let mut world = started(1, 4, policy(1));
+    world.eager = false;
+    let waiter = world.add(1, PATIENCE);
+    let address = world.clients[&waiter].grant.as_ref().unwrap().address;
+    world.crash(None, false);
+    world.settle();
+    let others: Vec<_> = (2..4)
+        .filter_map(|n| {
+            let w = world.add(n, PATIENCE);
+            world.settle();
+            world.granted(w)
+        })
+        .collect();
+    assert!(others.len() == 2 && !others.contains(&address));
+}
+
+#[test]
+fn an_eni_taken_away_is_lost_loudly_and_its_sandboxes_are_kept() {
+    let mut world = started(3, 4, policy(0));
+    for n in 0..4 {
+        world.add(n, PATIENCE);
+    }
+    let id = world.pool.allocations()[&key(3)].eni.clone();
+    assert_ne!(id, world.facts.primary_eni);
+    world.advance(Duration::from_secs(120));
+    world.detach_from_outside(&id);
+    world.settle();
+    assert_eq!(world.pool.enis()[&id].state, EniState::Lost);
+    assert!(world.alarms.iter().any(|alarm| alarm.kind == "eni-lost"));
+    assert!(
+        world.pool.allocations().contains_key(&key(3)),
+        "nothing is freed by it"
+    );
+    world.live.remove(&key(3));
+    world.del(3);
+    world.advance(Duration::from_secs(600));
+    assert!(!world.pool.enis().contains_key(&id) || world.pool.enis()[&id].state != EniState::Lost);
+}
+
+#[test]
+fn a_full_disk_refuses_adds_and_lets_dels_through() {
+    let mut world = started(3, 4, policy(1));
+    world.add(1, PATIENCE);
+    world.eager = false;
+    let add = world.add(2, PATIENCE);
+    world.fail_flush();
+    assert_eq!(world.refused(add).unwrap().kind, RefusalKind::DiskFull);
+    let add = world.add(3, PATIENCE);
+    assert_eq!(world.refused(add).unwrap().kind, RefusalKind::DiskFull);
+    let del = world.del(1);
+    world.fail_flush();
+    assert!(matches!(
+        &world.clients[&del].last,
+        Some(Reply::Released { known: true, .. })
+    ));
+    world.advance(Duration::from_secs(20));
+    world.eager = true;
+    world.settle();
+    assert_eq!(world.pool.records(), world.store);
+    let add = world.add(4, PATIENCE);
+    assert!(world.granted(add).is_some());
+}
+
+#[test]
+fn a_policy_that_forbids_provisioning_asks_for_nothing() {
+    let mut world = started(
+        3,
+        4,
+        Policy {
+            provisioning: false,
+            ..policy(1)
+        },
+    );
+    let waiter = world.add(1, PATIENCE);
+    assert_eq!(world.refused(waiter).unwrap().kind, RefusalKind::Exhausted);
+    assert_eq!(world.calls("Assign") + world.calls("Create"), 0);
+    assert!(world.now > Tick(0));
+}
+
+#[test]
+fn idle_costs_one_drift_check_an_hour() {
+    let mut world = started(3, 10, policy(1));
+    world.add(1, PATIENCE);
+    world.advance(Duration::from_secs(300));
+    world.log.clear();
+    world.advance(Duration::from_secs(86_400));
+    assert_eq!(
+        (world.log.len(), world.calls("Describe")),
+        (48, 48),
+        "{:?}",
+        world.log
+    );
+}
