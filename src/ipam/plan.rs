@@ -5,6 +5,7 @@
 //! what is on its way counts, and what cools does not count as available (its fault Q1).
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -140,24 +141,30 @@ fn is_underway(pool: &Pool, eni: &Eni) -> bool {
 
 /// Counts every address by where it stands and how soon it can be had.
 pub(super) fn census(pool: &Pool, now: Tick) -> Census {
-    let mut census = Census::default();
-    let usable = pool.usable_addresses(now);
-    for (address, known) in pool.addresses() {
+    let mut census = Census {
+        free: count(pool.count_usable(now)),
+        ..Census::default()
+    };
+    for known in pool.addresses().values() {
         match known.state(now) {
             AddressState::Assigned(_) => census.assigned += 1,
             AddressState::Quarantined(_) => census.quarantined += 1,
             AddressState::Cooling { .. } => census.cooling += 1,
-            AddressState::Free if usable.contains(address) => census.free += 1,
-            AddressState::Free => {
-                if pool
-                    .placed(*address)
-                    .is_some_and(|(eni, _)| is_underway(pool, eni))
-                {
-                    census.coming += 1;
-                }
-            }
+            AddressState::Free => {}
         }
     }
+    let is_free = |address: &Ipv4Addr| {
+        pool.addresses()
+            .get(address)
+            .is_some_and(|known| known.is_free(now))
+    };
+    let idle: usize = pool
+        .enis()
+        .values()
+        .filter(|eni| is_underway(pool, eni))
+        .map(|eni| eni.addresses.keys().filter(|address| is_free(address)).count())
+        .sum();
+    census.coming = count(idle).saturating_sub(census.free);
     let asked = pool.enis().values().filter_map(|eni| eni.assigning).sum::<u32>();
     let created = pool
         .creations()

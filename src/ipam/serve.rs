@@ -1,6 +1,7 @@
 //! Sandboxes: ADD, DEL, GC, and who waits for what.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use super::cloud::FailureClass;
 use super::effect::{Effect, Refusal, RefusalKind, Reply};
@@ -115,15 +116,20 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.memory.store_trouble.is_some() {
         return;
     }
-    for (deadline, waiter) in queue(pool) {
+    let queue = queue(pool);
+    if queue.is_empty() {
+        return;
+    }
+    // Once for all who wait: looking through the pool for each of them is what 440 at once cannot afford.
+    let mut free = pool.free_in_order(now).into_iter();
+    for (deadline, waiter) in queue {
         let Some(request) = pool.memory.waiters.get(&waiter).cloned() else {
             continue;
         };
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
-            rewrite_if_under_way(pool, &request.key);
-        } else if deadline < now || !assign_next(pool, &request, now) {
+        } else if deadline < now || !assign_next(pool, &request, &mut free, now) {
             continue;
         }
         let Some(grant) = pool.grant(&request.key, repeated) else {
@@ -138,26 +144,21 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
 }
 
-/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
-fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
-    let record = RecordKey::Allocation(key.clone());
-    if pool
-        .memory
-        .commits
-        .values()
-        .any(|tail| tail.keys.contains(&record))
-    {
-        pool.mark([record]);
-    }
-}
-
-fn assign_next(pool: &mut Pool, request: &AddRequest, now: Tick) -> bool {
-    pool.next_free(now)
+fn assign_next(
+    pool: &mut Pool,
+    request: &AddRequest,
+    free: &mut impl Iterator<Item = Ipv4Addr>,
+    now: Tick,
+) -> bool {
+    free.next()
         .is_some_and(|address| pool.assign(request, address, now))
 }
 
 /// Tells those whose time is over, and those for whom nothing can come.
 pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.waiters.is_empty() {
+        return;
+    }
     let report = pool.memory.report.clone();
     let mut resting: Vec<Tick> = pool
         .addresses()
@@ -307,7 +308,7 @@ fn out_of_time(report: &Report) -> Refusal {
         }
         Some(missing @ Hindrance::NoLink { .. }) => {
             refusal.message = format!("{}; {missing}", refusal.message);
-            refusal.next_step = NO_LINK.to_owned();
+            NO_LINK.clone_into(&mut refusal.next_step);
         }
         _ => {}
     }

@@ -5,7 +5,7 @@ use aws_cni_lab::faults::{Effect, Latency, Outage, Rule, Scope};
 use aws_cni_lab::lab::{Lab, NodeSpec};
 use aws_cni_lab::vpc::{AttachEni, CreateEni, EniId, Want, Wanted};
 
-use crate::scene::Scene;
+use crate::scene::{Scene, refused};
 
 /// The calls that growth makes, but for Describe.
 const GROWTH: [&str; 4] = [
@@ -143,7 +143,7 @@ fn without_the_permission_to_create_the_refusal_names_it_and_calls_stay_few() {
     let pods = scene.pods("web", 9);
     scene.add(&pods, 9);
     for pod in &scene.pods("late", 4) {
-        let (code, message) = scene.refused(pod);
+        let (code, message) = refused(pod);
         assert_eq!(code, 999, "{message}");
         for part in [
             "UnauthorizedOperation",
@@ -171,7 +171,7 @@ fn without_the_permission_to_attach_no_eni_is_left_and_no_loop_runs() {
     scene.start();
     let pods = scene.pods("web", 9);
     scene.add(&pods, 9);
-    let (_, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (_, message) = refused(&scene.pods("late", 1)[0]);
     assert!(
         message.contains(action) && message.contains("UnauthorizedOperation"),
         "{message}"
@@ -202,7 +202,7 @@ fn without_the_permission_to_assign_other_enis_bring_addresses() {
     scene.start();
     let pods = scene.pods("web", 18);
     scene.add(&pods, 18);
-    let (_, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (_, message) = refused(&scene.pods("late", 1)[0]);
     assert!(
         message.contains(action) && message.contains("UnauthorizedOperation"),
         "{message}"
@@ -257,14 +257,14 @@ fn an_eni_that_finds_no_place_is_deleted_again_and_not_tried_in_a_loop() {
     let foreign = attach_foreign(&scene, 1);
     let pods = scene.pods("web", 1);
     scene.add(&pods, 1);
-    let (code, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (code, message) = refused(&scene.pods("late", 1)[0]);
     assert_eq!(code, 999, "{message}");
     scene.wait_until("the ENI to be deleted again", || {
         (scene.all_enis().len() == 2).then_some(())
     });
     assert!(scene.all_enis().iter().any(|eni| eni.id == foreign));
     for pod in &scene.pods("later", 3) {
-        scene.refused(pod);
+        refused(pod);
     }
     let calls = scene.lab.cloud().calls();
     assert!(calls.count("CreateNetworkInterface") <= 2);
@@ -285,7 +285,7 @@ fn fault_5_an_eni_said_to_be_full_is_not_asked_in_a_loop() {
     scene.add(&pods, 18);
     scene.settle_at(18);
     for pod in &scene.pods("late", 3) {
-        scene.refused(pod);
+        refused(pod);
     }
     let calls = scene.lab.cloud().calls();
     assert_eq!(calls.count(action), 1);
@@ -389,7 +389,7 @@ fn pods_start_after_a_restart_though_neither_ec2_nor_imds_answers() {
     scene.add(&more, 15);
     pods.extend(more);
     scene.check(&pods);
-    let (_, message) = scene.refused(&scene.patient_pods("late", 1, 2)[0]);
+    let (_, message) = refused(&scene.patient_pods("late", 1, 2)[0]);
     assert!(
         message.contains("EC2") || message.contains("Describe") || message.contains("Create"),
         "{message}"
@@ -459,5 +459,5 @@ fn an_address_only_imds_shows_is_never_given_out() {
     let pods = scene.pods("web", 9);
     scene.add(&pods, 9);
     scene.check(&pods);
-    scene.refused(&scene.patient_pods("late", 1, 2)[0]);
+    refused(&scene.patient_pods("late", 1, 2)[0]);
 }

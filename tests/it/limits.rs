@@ -7,7 +7,7 @@ use aws_cni_lab::pod::{Pod, side_by_side};
 use aws_cni_lab::vpc::Ipv4Cidr;
 use serde_json::Value;
 
-use crate::scene::{Scene, said};
+use crate::scene::{Scene, links_in, refused, said};
 
 /// From the daemon's own clock: how long an address had rested when it was given out again.
 fn rested_ms(scene: &Scene, address: Ipv4Addr) -> u64 {
@@ -81,7 +81,7 @@ fn the_cooldown_of_30_s_outlives_a_killed_daemon() {
     let left = |known: &Value| known["detail"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(left(&before) <= 30_000 && left(&after) <= left(&before));
     // Longer than an ADD waits: it is told so at once instead.
-    let (_, message) = scene.refused(&scene.patient_pods("next", 1, 1)[0]);
+    let (_, message) = refused(&scene.patient_pods("next", 1, 1)[0]);
     assert!(message.contains("8 assigned, 1 cooling"), "{message}");
 }
 
@@ -126,7 +126,7 @@ fn a_full_instance_refuses_with_its_numbers_and_leaks_nothing() {
     let links = scene.pod_links().len();
     let late = scene.pods("late", 3);
     for pod in &late {
-        let (code, message) = scene.refused(pod);
+        let (code, message) = refused(pod);
         assert_eq!(code, 999, "{message}");
         for part in [
             "15 assigned",
@@ -140,7 +140,7 @@ fn a_full_instance_refuses_with_its_numbers_and_leaks_nothing() {
     }
     assert_eq!(scene.pod_links().len(), links);
     for pod in &late {
-        assert_eq!(scene.links_in(pod), ["lo"]);
+        assert_eq!(links_in(pod), ["lo"]);
     }
     assert_eq!(scene.all_enis(), enis);
     for action in [
@@ -166,7 +166,7 @@ fn max_eni_is_named_as_the_limit_it_is() {
     let scene = Scene::with_env("t3.medium", &[("MAX_ENI", "1")]);
     let pods = scene.pods("web", 5);
     scene.add(&pods, 5);
-    let (_, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (_, message) = refused(&scene.pods("late", 1)[0]);
     assert!(message.contains("MAX_ENI"), "{message}");
 }
 
@@ -175,7 +175,7 @@ fn max_pods_is_named_as_the_limit_it_is() {
     let scene = Scene::with_env("t3.medium", &[("AWS_CNI_MAX_PODS", "5")]);
     let pods = scene.pods("web", 5);
     scene.add(&pods, 5);
-    let (_, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (_, message) = refused(&scene.pods("late", 1)[0]);
     assert!(message.contains("max-pods"), "{message}");
 }
 
@@ -195,7 +195,7 @@ fn the_smallest_subnet_is_used_to_its_last_address() {
     scene.add(&pods, 9);
     scene.settle_at(9);
     scene.check(&pods);
-    let (_, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (_, message) = refused(&scene.pods("late", 1)[0]);
     assert!(message.contains("InsufficientFreeAddressesInSubnet"), "{message}");
 }
 
@@ -233,7 +233,7 @@ fn a_full_subnet_is_named_with_ec2s_code_and_request_and_asked_again_when_there_
     let pods = scene.pods("web", 4);
     scene.add(&pods, 4);
     let enis = scene.all_enis();
-    let (code, message) = scene.refused(&scene.pods("late", 1)[0]);
+    let (code, message) = refused(&scene.pods("late", 1)[0]);
     assert_eq!(code, 999, "{message}");
     assert!(message.contains("InsufficientFreeAddressesInSubnet"), "{message}");
     let refusals = scene.lab.cloud().calls().select(|call| {
@@ -250,7 +250,7 @@ fn a_full_subnet_is_named_with_ec2s_code_and_request_and_asked_again_when_there_
     // More pods do not make more calls.
     let mark = scene.mark();
     for pod in &scene.pods("later", 5) {
-        scene.refused(pod);
+        refused(pod);
     }
     assert!(scene.calls_since(mark, "AssignPrivateIpAddresses").len() <= 1);
     assert!(scene.calls_since(mark, "CreateNetworkInterface").len() <= 1);

@@ -10,7 +10,7 @@ use aws_cni_lab::node::LinkArrival;
 use aws_cni_lab::pod::Pod;
 use aws_cni_lab::vpc::{Eni, Grant, Stages};
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{PATIENCE, Scene, refused};
 
 fn with_arrival(arrival: LinkArrival, environment: &[(&str, &str)]) -> Scene {
     let mut spec = NodeSpec::new("a", "m5.large");
@@ -87,7 +87,7 @@ fn a_missing_link_is_named_and_the_pool_recovers_when_it_comes() {
             reason.contains(&eni) && reason.contains("link")
         })
     });
-    let (code, message) = scene.refused(&scene.patient_pods("hasty", 1, 1)[0]);
+    let (code, message) = refused(&scene.patient_pods("hasty", 1, 1)[0]);
     assert_eq!(code, 11, "{message}");
     assert!(message.contains(&eni) && message.contains("link"), "{message}");
     let late = scene.patient_pods("late", 9, 60);
@@ -110,7 +110,7 @@ fn a_link_that_never_comes_fails_nobody_who_can_have_another_address() {
     scene.wait_until("the attached ENI", || {
         (scene.attached_enis().len() == 2).then_some(())
     });
-    let (code, message) = scene.refused(&scene.patient_pods("late", 1, 8)[0]);
+    let (code, message) = refused(&scene.patient_pods("late", 1, 8)[0]);
     assert_eq!(code, 11, "{message}");
     assert!(message.contains("link"), "{message}");
     assert!(scene.lab.cloud().calls().count("CreateNetworkInterface") <= 2);
@@ -154,11 +154,10 @@ fn detached_by_outside_hands(mut scene: Scene, restart: bool) {
     scene.wait_for("the free addresses to be quarantined", |status| {
         status["quarantined"] == lost.len() - stranded.len()
     });
-    assert!(
-        scene.log().contains("eni-lost") || scene.log().contains("is gone"),
-        "{}",
-        scene.log()
-    );
+    scene
+        .daemon()
+        .wait_log("is gone, by EC2 and by the kernel", PATIENCE)
+        .unwrap();
     // New pods get others, and those who had an address keep their record.
     let more = scene.pods("more", 6);
     scene.add(&more, 6);

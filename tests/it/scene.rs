@@ -155,14 +155,6 @@ impl Scene {
         seen.is_ok_and(|seen| Some(*seen.ip()) == pod.address())
     }
 
-    /// Names of the links in a pod's namespace.
-    pub fn links_in(&self, pod: &Pod) -> Vec<String> {
-        let read = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        let table = pod.netns().unwrap().run(read).unwrap();
-        let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
-        names.map(|name| name.trim().to_owned()).collect()
-    }
-
     /// DELs them, this many at a time; every one must succeed.
     pub fn del(&self, pods: &[Pod], at_once: usize) {
         let outcomes = side_by_side(pods, at_once, |pod| pod.del().unwrap());
@@ -300,17 +292,6 @@ impl Scene {
         }
     }
 
-    /// What a refused ADD says; it must be refused.
-    pub fn refused(&self, pod: &Pod) -> (u64, String) {
-        let outcome = pod.add().unwrap();
-        assert!(!outcome.succeeded(), "ADD of {}: {}", pod.label(), said(&outcome));
-        let error = outcome.result().unwrap();
-        (
-            outcome.error_code().unwrap(),
-            error["msg"].as_str().unwrap().to_owned(),
-        )
-    }
-
     /// Names of the pods' links on the node.
     pub fn pod_links(&self) -> Vec<String> {
         let names = self.node.links().unwrap().into_iter().map(|link| link.name);
@@ -357,4 +338,23 @@ impl Scene {
 /// What a plugin said, for failure messages.
 pub fn said(outcome: &CniOutcome) -> String {
     format!("{}{}", outcome.stdout, outcome.stderr)
+}
+
+/// What a refused ADD says; it must be refused.
+pub fn refused(pod: &Pod) -> (u64, String) {
+    let outcome = pod.add().unwrap();
+    assert!(!outcome.succeeded(), "ADD of {}: {}", pod.label(), said(&outcome));
+    let error = outcome.result().unwrap();
+    (
+        outcome.error_code().unwrap(),
+        error["msg"].as_str().unwrap().to_owned(),
+    )
+}
+
+/// Names of the links in a pod's namespace.
+pub fn links_in(pod: &Pod) -> Vec<String> {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let table = pod.netns().unwrap().run(read).unwrap();
+    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
+    names.map(|name| name.trim().to_owned()).collect()
 }

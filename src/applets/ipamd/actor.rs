@@ -102,8 +102,8 @@ impl Actor {
                 behind,
                 failure: None,
             } => {
-                self.step(Event::Committed { commit });
                 self.execute(behind);
+                self.step(Event::Committed { commit });
             }
             Mail::Committed {
                 commit,

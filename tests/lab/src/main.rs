@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 
 use argh::FromArgs;
+use aws_cni_lab::bench::{self, BenchOptions};
 use aws_cni_lab::demo::{self, DemoOptions};
 use aws_cni_lab::faults::Preset;
 use aws_cni_lab::lab::{Lab, LabError};
@@ -24,6 +25,7 @@ struct Arguments {
 enum Subcommand {
     Up(Up),
     Demo(Demo),
+    Bench(Bench),
 }
 
 /// Build a lab and keep it until Ctrl-C.
@@ -56,6 +58,27 @@ struct Demo {
     keep: bool,
 }
 
+/// ADD, DEL, bursts, growth and restarts beside the kernel floor.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bench")]
+struct Bench {
+    /// the aws-cni binary, a static release build
+    #[argh(option)]
+    binary: PathBuf,
+    /// benches/floor.rs, built
+    #[argh(option)]
+    floor: PathBuf,
+    /// a static hello
+    #[argh(option)]
+    hello: PathBuf,
+    /// runs at each number of pods
+    #[argh(option, default = "200")]
+    runs: usize,
+    /// warm bursts of each kind
+    #[argh(option, default = "9")]
+    bursts: usize,
+}
+
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     if !nix::unistd::geteuid().is_root() {
@@ -64,6 +87,14 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Subcommand::Up(up) => run_up(&up).map_err(|error| error.to_string()),
         Subcommand::Demo(demo) => run_demo(demo),
+        Subcommand::Bench(bench) => bench::run(&BenchOptions {
+            binary: bench.binary,
+            floor: bench.floor,
+            hello: bench.hello,
+            runs: bench.runs,
+            bursts: bench.bursts,
+        })
+        .map_err(|error| error.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
