@@ -41,11 +41,12 @@ pub struct Pair {
 impl Pair {
     /// Both nodes with these settings, and their pods.
     pub fn new(environment: &[(&str, &str)], rp_filter: u8) -> Self {
-        let mut spec = NodeSpec::new("b", INSTANCE_TYPE);
-        spec.options = options(rp_filter);
-        let builder = Lab::builder().node_with(spec.clone(), |_| {});
-        spec.name = "a".to_owned();
-        let mut scene = Scene::stage_node(builder.node_with(spec, |_| {}), environment);
+        let [spec_a, spec_b] = ["a", "b"].map(|name| NodeSpec {
+            options: options(rp_filter),
+            ..NodeSpec::new(name, INSTANCE_TYPE)
+        });
+        let builder = Lab::builder().node_with(spec_b, |_| {});
+        let mut scene = Scene::stage_with(builder, spec_a, |_| {}, environment);
         scene.start();
         let b = scene.lab.node("b").unwrap();
         let daemon_b = serve(&b, environment);

@@ -56,12 +56,7 @@ impl Scene {
         launch: Customize,
         environment: &[(&str, &str)],
     ) -> Self {
-        Self::stage_node(builder.node_with(spec, launch), environment)
-    }
-
-    /// The same where the builder has node `a` already.
-    pub fn stage_node(builder: LabBuilder, environment: &[(&str, &str)]) -> Self {
-        let lab = builder.build().unwrap();
+        let lab = builder.node_with(spec, launch).build().unwrap();
         let node = lab.node("a").unwrap();
         node.install(Path::new(env!("CARGO_BIN_EXE_aws-cni"))).unwrap();
         let listener = UnixListener::bind(node.dirs().socket()).unwrap();

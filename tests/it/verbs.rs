@@ -237,7 +237,7 @@ fn status_tells_a_full_node_from_one_that_can_serve() {
     scene.del(&pods[..1], 1);
     eventually("an address to come free", || status().succeeded());
     without_socket(&scene.node, || {
-        refused(&status(), 50, "plugin not available: cannot connect")
+        refused(&status(), 50, "plugin not available: cannot connect");
     });
 }
 

@@ -305,7 +305,7 @@ fn unwire(pods: &[PodRemoval]) {
         match unwire_pod(pod) {
             Ok(unwired) => info!(address = %pod.address, ?unwired, "taken out of the kernel"),
             Err(error) => {
-                warn!(address = %pod.address, "something of a deleted pod stays in the kernel: {error}")
+                warn!(address = %pod.address, "something of a deleted pod stays in the kernel: {error}");
             }
         }
     }

@@ -338,16 +338,8 @@ fn quirk_7_a_failure_undoes_what_was_made() {
         let gateway = Ipv4Addr::new(192, 0, 2, 1);
         inside
             .apply_all(&[
-                NetOp::ReplaceRoute(super::super::op::Route::link(
-                    Ipv4Cidr::host(gateway),
-                    index,
-                    TableId::MAIN,
-                )),
-                NetOp::AddRoute(super::super::op::Route::default_via(
-                    gateway,
-                    index,
-                    TableId::MAIN,
-                )),
+                NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(gateway), index, TableId::MAIN)),
+                NetOp::AddRoute(Route::default_via(gateway, index, TableId::MAIN)),
             ])
             .unwrap();
         let error = wire_pod(&lab.intent).unwrap_err();

@@ -47,14 +47,14 @@ pub(super) fn agree(workers: &[Worker], lab: &Lab) -> Result<(), DemoError> {
 
 fn all_different(workers: &[Worker]) -> Result<(), DemoError> {
     let mut seen = BTreeSet::new();
-    for pod in workers.iter().flat_map(|worker| &worker.pods) {
-        match pod.address() {
-            Some(address) if !seen.insert(address) => {
-                return Err(DemoError::Wrong(format!("two pods have {address}")));
-            }
-            Some(_) => {}
-            // A deleted pod; one that should have an address is missed by `compare`.
-            None => {}
+    // A deleted pod has none; one that should have an address is missed by `compare`.
+    let addresses = workers
+        .iter()
+        .flat_map(|worker| &worker.pods)
+        .filter_map(Pod::address);
+    for address in addresses {
+        if !seen.insert(address) {
+            return Err(DemoError::Wrong(format!("two pods have {address}")));
         }
     }
     Ok(())
@@ -110,8 +110,8 @@ fn settled(node: &Node) -> Result<Value, DemoError> {
     let until = Instant::now() + GROWTH;
     loop {
         let status = node.call_ipamd("Status", &json!({}))?;
-        let none = |name: &str| status.get(name).and_then(Value::as_u64) == Some(0);
-        if none("coming") && none("waiting") {
+        let is_zero = |name: &str| status.get(name).and_then(Value::as_u64) == Some(0);
+        if is_zero("coming") && is_zero("waiting") {
             return Ok(status);
         }
         if Instant::now() >= until {

@@ -29,7 +29,9 @@ pub(super) fn check(lab: &Lab, workers: &[Worker]) -> Result<(), DemoError> {
         .map(|worker| format!("pods on {}", worker.node.name()))
         .collect();
     print!("   {:<16}", "from \\ to");
-    names.iter().for_each(|name| print!("{name:<14}"));
+    for name in &names {
+        print!("{name:<14}");
+    }
     println!("internet      seen there as");
     for worker in workers {
         pods_row(lab, worker, workers)?;
