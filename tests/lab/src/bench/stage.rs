@@ -52,10 +52,7 @@ pub(super) struct Stage {
 impl Stage {
     /// A large node that owns 700 addresses from the start, so that every ADD finds one.
     pub(super) fn warm(options: &BenchOptions) -> Result<Self, BenchError> {
-        let environment = vec![
-            ("WARM_ENI_TARGET", "15"),
-            ("IP_COOLDOWN_PERIOD", "5"),
-        ];
+        let environment = vec![("WARM_ENI_TARGET", "15"), ("IP_COOLDOWN_PERIOD", "5")];
         let stage = Self::new(Lab::builder(), "m5.24xlarge", environment, options)?;
         stage.wait("700 addresses", |status| count(status, "free") >= 700)?;
         Ok(stage)
