@@ -97,7 +97,10 @@ impl Pool {
                     }
                     AddressState::Quarantined(why) => ("quarantined", json!(why.to_string())),
                 };
-                let placed = self.placed(*address).map(|(_, placed)| placed);
+                // Spelled out: the store's short form is not for people.
+                let placed = self
+                    .placed(*address)
+                    .map(|(_, placed)| json!({"verified": placed.verified, "published": placed.published}));
                 json!({"address": address, "eni": known.eni, "state": state, "detail": detail,
                     "doubt": known.doubt, "placed": placed, "last_used_ms": known.last_used})
             })

@@ -353,12 +353,14 @@ fn pods_start_while_ec2_is_down_if_addresses_are_there() {
     let pods = scene.pods("web", 9);
     scene.add(&pods, 9);
     scene.check(&pods);
-    let verified = |scene: &Scene| {
-        scene.address(scene.ec2_addresses().into_iter().next().unwrap())["placed"]["verified"] == true
+    let given = scene.ec2_addresses();
+    let confirmed = || {
+        let named = |address| scene.address(address)["placed"]["verified"] == true;
+        given.iter().filter(|address| named(**address)).count()
     };
-    assert!(!verified(&scene), "only IMDS has named them so far");
+    assert_eq!(confirmed(), 0, "only IMDS has named them so far");
     scene.faults().outage(Service::Ec2, Scope::All, None);
-    scene.wait_for("EC2 to confirm the addresses", |_| verified(&scene));
+    scene.wait_until("EC2 to confirm them", || (confirmed() == 9).then_some(()));
     scene.settle_at(18);
     scene.check(&pods);
 }
