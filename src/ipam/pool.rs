@@ -124,7 +124,7 @@ impl Pool {
             })
             .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
             .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
-            .filter(move |(_, known, _, _)| known.is_free(now))
+            .filter(move |(address, known, _, _)| known.is_free(now) && !self.memory.is_unproven(*address))
             .filter(|(address, known, _, _)| {
                 !known.has_past()
                     || (!self.memory.unwritten.contains_key(address)
@@ -344,6 +344,8 @@ impl Pool {
         if let Some(known) = self.addresses.get_mut(&allocation.address).filter(holds) {
             known.holder = None;
             self.rest(allocation.address, now);
+            // Whoever wired it may have died before or while taking it away again.
+            self.memory.unproven.insert(allocation.address);
         }
         Some(ReleasedAddress {
             key: allocation.key.clone(),

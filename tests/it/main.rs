@@ -13,7 +13,11 @@
 mod arch;
 mod cli;
 mod cloud;
+mod crash;
+mod database;
 mod fake_daemon;
 mod growth;
+mod hostile;
+mod lifecycle;
 mod plugin;
 mod scene;

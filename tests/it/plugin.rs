@@ -297,7 +297,7 @@ fn an_add_that_is_not_durable_leaves_nothing_behind() {
             assert_kernel_is_empty();
             let seen = daemon.seen();
             assert!(
-                matches!(&seen[..], [_, Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
+                matches!(&seen[..], [Request::Add(_), .., Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
                 "{seen:?}"
             );
         });

@@ -1,13 +1,16 @@
 //! The one place where the plugin's words become the kernel's: intents and removals for [`crate::net::pod`].
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 
 use super::Session;
+use crate::applets::plugin;
 use crate::cni::error::{CniError, Code};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
 use crate::net::layout::{POD_TABLE, RuleLayout};
 use crate::net::netlink::NetError;
+use crate::net::netns::Netns;
 use crate::net::pod::{LinkRemoval, PodIntent, PodRemoval, UnwireError, unwire_pod};
 use crate::net::rtnl::Rtnl;
 use crate::rpc::types::{Allocation, ReleasedAddress};
@@ -107,6 +110,19 @@ pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId
         Ok(unwired) => tracing::info!(%address, host_veth, ?unwired, "cleaned by the runtime's record"),
         Err(error) => tracing::warn!(%address, host_veth, %error, "cleaning left something behind"),
     }
+}
+
+/// The address that the sandbox's interface has, when there still is one.
+pub(super) fn sandbox_address(session: &Session<'_>) -> Option<Ipv4Addr> {
+    let environment = &session.call.environment;
+    if environment.netns.is_empty() || plugin::is_own_netns(&environment.netns) {
+        return None;
+    }
+    let netns = Netns::open(environment.netns.as_ref()).ok()?;
+    let mut rtnl = Rtnl::open_in(netns.as_fd()).ok()?;
+    let link = rtnl.link_named(&environment.ifname).ok()??;
+    let addresses = rtnl.addresses(Some(link.index)).ok()?;
+    addresses.first().map(|fact| fact.address)
 }
 
 /// `None` when the interface carries routes, but not this address's.

@@ -145,7 +145,7 @@ impl Actor {
         match call.request {
             Request::Add(add) => {
                 if let Some(refusal) = answers::too_long(&add) {
-                    say(&call.replies, Err(refusal));
+                    say(&call.replies, Err(refusal.into()));
                     return;
                 }
                 let patience = call.deadline.saturating_duration_since(Instant::now());

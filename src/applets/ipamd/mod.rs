@@ -12,5 +12,6 @@ mod links;
 mod node;
 mod settings;
 mod start;
+mod state;
 
 pub(super) use args::run;

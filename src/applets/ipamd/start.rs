@@ -17,7 +17,7 @@ use super::deferred::Deferred;
 use super::hands::Hands;
 use super::kernel::{self, Job, Kernel, SetupError};
 use super::node::NodeError;
-use super::{clock, host, links, node, settings};
+use super::{clock, host, links, node, settings, state};
 use crate::cloud::{DiscoveredEni, Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
 use crate::config::Config;
 use crate::ipam::event::Event;
@@ -32,7 +32,7 @@ use crate::net::netlink::NetError;
 use crate::observe::{NotifyError, Systemd};
 use crate::rpc::server::{self, Incoming, Limits};
 use crate::rpc::types::{ErrorKind, Request, ServiceError};
-use crate::store::{Loaded, OpenError, Options, Origin, ProbeCommand, Store};
+use crate::store::{Loaded, OpenError, Store};
 
 /// Calls taken from the socket and not yet handled; more wait in the socket.
 const CALL_QUEUE: usize = 2048;
@@ -117,8 +117,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     ));
 
     let boot = clock::boot_id().map_err(StartError::Process)?;
-    let (store, mut loaded) = Store::open(&config.daemon.state_dir.join("ipam"), store_options())?;
-    tell(&loaded);
+    let database = config.daemon.state_dir.join("ipam");
+    let (store, loaded) = state::open(&database)?;
+    state::tell(&loaded);
     let endpoint = config.aws.metadata_endpoint.as_deref();
     let imds = Arc::new(Imds::new(endpoint, ImdsLimits::default())?);
     let mut early = Vec::new();
@@ -131,7 +132,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         };
         Identity::found(found, boot)?
     };
-    let records = std::mem::take(&mut loaded.entries);
+    let (store, loaded) = state::of_this_instance((store, loaded), &identity.facts, &database)?;
+    let records = loaded.entries;
     let (mut actor, letters) = assemble(&config, identity, records, store, imds)?;
     notified(systemd.ready("serving"));
     info!(socket = %config.daemon.socket.display(), "serving on {}", config.daemon.socket.display());
@@ -230,38 +232,6 @@ fn listen(path: &Path) -> Result<UnixListener, StartError> {
     let listener = std::os::unix::net::UnixListener::from(inherited);
     listener.set_nonblocking(true).map_err(failed)?;
     UnixListener::from_std(listener).map_err(failed)
-}
-
-/// The binary is `ipamd` itself only where it was installed as a copy; then it takes no applet's name.
-fn store_options() -> Options {
-    let probe = std::env::current_exe().ok().map(|exe| {
-        let mut command = ProbeCommand::daemon(&exe);
-        if exe.file_name().is_some_and(|name| name == "ipamd") {
-            command.arguments.remove(0);
-        }
-        command
-    });
-    Options {
-        probe,
-        ..Options::default()
-    }
-}
-
-fn tell(loaded: &Loaded) {
-    match loaded.origin {
-        Origin::Database => info!(records = loaded.entries.len(), "database opened"),
-        Origin::Fresh => info!("new database"),
-        Origin::LastGoodCopy => warn!(
-            records = loaded.entries.len(),
-            "the database was damaged; started from its last good copy"
-        ),
-    }
-    if let Some(path) = &loaded.set_aside {
-        warn!(path = %path.display(), why = loaded.damage, "the damaged database was set aside");
-    }
-    for doubt in &loaded.doubts {
-        warn!(?doubt, "a stored record cannot be believed");
-    }
 }
 
 /// The node as it was stored on this very boot, or on another boot of this very instance where the machine's DMI table
