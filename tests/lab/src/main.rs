@@ -47,9 +47,9 @@ struct Up {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "demo")]
 struct Demo {
-    /// the aws-cni binary
+    /// the aws-cni binary; without it the one built beside this program
     #[argh(option)]
-    binary: PathBuf,
+    binary: Option<PathBuf>,
     /// pods on each node
     #[argh(option, default = "12")]
     pods: usize,
@@ -86,12 +86,7 @@ fn main() -> ExitCode {
     }
     let done = match arguments.command {
         Subcommand::Up(up) => run_up(&up).map_err(|error| error.to_string()),
-        Subcommand::Demo(demo) => demo::run(&DemoOptions {
-            binary: demo.binary,
-            pods: demo.pods,
-            keep: demo.keep,
-        })
-        .map_err(|error| error.to_string()),
+        Subcommand::Demo(demo) => run_demo(demo),
         Subcommand::Bench(bench) => bench::run(&BenchOptions {
             binary: bench.binary,
             floor: bench.floor,
@@ -125,6 +120,26 @@ fn become_root_of_a_user_namespace() -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn run_demo(options: Demo) -> Result<(), String> {
+    let binary = options.binary.map_or_else(built_beside, Ok)?;
+    // The nodes have links to it, which must lead there from any directory.
+    let binary = binary
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}; build it: cargo build --bins", binary.display()))?;
+    let options = DemoOptions {
+        binary,
+        pods: options.pods,
+        keep: options.keep,
+    };
+    demo::run(&options).map_err(|error| error.to_string())
+}
+
+fn built_beside() -> Result<PathBuf, String> {
+    let own =
+        std::env::current_exe().map_err(|error| format!("the own executable can't be found: {error}"))?;
+    Ok(own.with_file_name("aws-cni"))
+}
+
 fn run_up(up: &Up) -> Result<(), LabError> {
     let preset = if up.realistic {
         Preset::Realistic
@@ -156,7 +171,7 @@ fn run_up(up: &Up) -> Result<(), LabError> {
                 Err(error) => eprintln!("node {}: {error}", node.name()),
             }
         }
-        println!("{}", demo::node_hint(node));
+        println!("  {}", demo::node_hint(node));
     }
     println!(
         "EC2: http://{}  IMDS: http://169.254.169.254  directory: {}",
