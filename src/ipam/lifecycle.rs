@@ -74,7 +74,7 @@ fn attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         return;
     }
     let Some(device) = pool.free_device() else {
-        let why = "no device index is free".to_owned();
+        let why = "no device index is free";
         doom(pool, id, why);
         return discard(pool, id, now, out);
     };
@@ -228,7 +228,7 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 }
 
 /// An ENI is not to be had: it is deleted again, once EC2 has confirmed in a later Describe that nobody has it.
-pub(super) fn doom(pool: &mut Pool, id: &EniId, why: String) {
+pub(super) fn doom(pool: &mut Pool, id: &EniId, why: &str) {
     // EC2's own words may be long, and are stored.
     let why: String = why.chars().take(LONGEST_REASON).collect();
     pool.edit_eni(id, |eni| {
