@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
-TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+# Asked of cargo, which may have been told another place by its environment or configuration; only when needed.
+TARGET_DIR = $(or $(shell $(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),target)
 MUSL_X86 := x86_64-unknown-linux-musl
 MUSL_ARM := aarch64-unknown-linux-musl
 ARGS ?=
@@ -19,7 +20,7 @@ build: setup ## Build the development binary and the lab
 	$(CARGO) build --workspace --bins
 
 demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with -9 (ARGS=--keep leaves it running)
-	$(TARGET_DIR)/debug/aws-cni-lab demo --binary $(TARGET_DIR)/debug/aws-cni $(ARGS)
+	@$(TARGET_DIR)/debug/aws-cni-lab demo --binary $(TARGET_DIR)/debug/aws-cni $(ARGS)
 
 test: setup ## Unit, property and integration tests against the lab
 	scripts/run-tests.sh $(ARGS)

@@ -12,8 +12,10 @@ use super::outbox::Outbox;
 use super::pool::Pool;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
 
-/// How doubts that stand are looked at again: EC2 is not asked for nothing.
+/// How a deletion without proof is looked at again: EC2 is not asked for nothing.
 const RECHECK: Pace = Pace::secs(30, 600);
+/// How doubts that stand are looked at again. Most are lag, and over within seconds; the others nobody waits for.
+const DOUBTS: Pace = Pace::secs(2, 600);
 
 /// A pod that is just being taken away is gone by then.
 const FIRST_KERNEL_RECHECK: std::time::Duration = std::time::Duration::from_millis(50);
@@ -75,7 +77,7 @@ fn attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         return;
     }
     let Some(device) = pool.free_device() else {
-        let why = "no device index is free".to_owned();
+        let why = "no device index is free";
         doom(pool, id, why);
         return discard(pool, id, now, out);
     };
@@ -229,7 +231,7 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 }
 
 /// An ENI is not to be had: it is deleted again, once EC2 has confirmed in a later Describe that nobody has it.
-pub(super) fn doom(pool: &mut Pool, id: &EniId, why: String) {
+pub(super) fn doom(pool: &mut Pool, id: &EniId, why: &str) {
     // EC2's own words may be long, and are stored.
     let why: String = why.chars().take(LONGEST_REASON).collect();
     pool.edit_eni(id, |eni| {
@@ -355,7 +357,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         if pool.memory.obstacles.contains_key(&Topic::Doubts) {
             pool.memory.describe.insert(DescribeScope::Attached);
         }
-        pool.memory.obstruct(Topic::Doubts, RECHECK, None, now);
+        pool.memory.obstruct(Topic::Doubts, DOUBTS, None, now);
     }
 }
 

@@ -69,6 +69,8 @@ pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
     progress.configured = false;
     progress.configuring = false;
     progress.publishing.clear();
+    // It was here: when EC2 does not list it now, that is no lag behind its attaching.
+    progress.attached_at = None;
     pool.memory.describe.insert(DescribeScope::Attached);
     pool.edit_eni(&id, |eni| {
         if eni.role == EniRole::Secondary {

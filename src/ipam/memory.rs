@@ -227,10 +227,10 @@ impl Memory {
     /// Something failed (again): not before its pace allows.
     pub(super) fn obstruct(&mut self, topic: Topic, pace: Pace, failure: Option<CloudFailure>, now: Tick) {
         self.dice = self.dice.wrapping_add(1);
-        let attempt = self
-            .obstacles
-            .get(&topic)
-            .map_or(1, |obstacle| obstacle.attempt.saturating_add(1));
+        // Calls that were under way together and fail together are one attempt.
+        let attempt = self.obstacles.get(&topic).map_or(1, |obstacle| {
+            obstacle.attempt.saturating_add(u32::from(obstacle.until <= now))
+        });
         let asked = failure.as_ref().and_then(|failure| failure.retry_after);
         let wait = pace
             .wait(attempt, spread(self.dice))

@@ -137,7 +137,7 @@ pub(super) fn adopt_created(
             "left-over",
             format!("{} is ours, attached nowhere, and finds no place", cloud.id),
         );
-        super::lifecycle::doom(pool, &cloud.id, "no place is left for it".to_owned());
+        super::lifecycle::doom(pool, &cloud.id, "no place is left for it");
     }
 }
 

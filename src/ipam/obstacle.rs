@@ -91,11 +91,14 @@ impl Pace {
     pub fn of(class: FailureClass) -> Self {
         match class {
             FailureClass::Throttled | FailureClass::NoAnswer | FailureClass::Server => Self::secs(1, 60),
-            // Addresses come back when somebody else gives them up; the Go daemon waits as long.
-            FailureClass::SubnetFull => Self::secs(120, 120),
+            // Addresses come back when somebody else gives them up, often soon in a busy subnet; in the long run the
+            // Go daemon waits as long.
+            FailureClass::SubnetFull => Self::secs(10, 120),
             FailureClass::AttachmentLimit => Self::secs(30, 3600),
             FailureClass::AccountLimit | FailureClass::AddressLimit => Self::secs(60, 3600),
-            FailureClass::Denied => Self::secs(60, 1800),
+            // Somebody who repairs a policy or gives the instance a role looks at the node next; and credentials are
+            // missing, too, while the metadata service is away.
+            FailureClass::Denied => Self::secs(10, 300),
             FailureClass::Gone | FailureClass::Conflict | FailureClass::Other => Self::secs(5, 300),
         }
     }

@@ -5,6 +5,8 @@
 //! what is on its way counts, and what cools does not count as available (its fault Q1).
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -57,6 +59,13 @@ pub enum Hindrance {
     MaxPods {
         /// Kubelet's limit.
         max_pods: u32,
+    },
+    /// An ENI is attached, but the kernel shows no link with its hardware address.
+    NoLink {
+        /// The ENI.
+        eni: EniId,
+        /// For how long.
+        seconds: u64,
     },
     /// EC2 refused; not again before its time.
     Failed {
@@ -132,24 +141,30 @@ fn is_underway(pool: &Pool, eni: &Eni) -> bool {
 
 /// Counts every address by where it stands and how soon it can be had.
 pub(super) fn census(pool: &Pool, now: Tick) -> Census {
-    let mut census = Census::default();
-    let usable = pool.usable_addresses(now);
-    for (address, known) in pool.addresses() {
+    let mut census = Census {
+        free: count(pool.count_usable(now)),
+        ..Census::default()
+    };
+    for known in pool.addresses().values() {
         match known.state(now) {
             AddressState::Assigned(_) => census.assigned += 1,
             AddressState::Quarantined(_) => census.quarantined += 1,
             AddressState::Cooling { .. } => census.cooling += 1,
-            AddressState::Free if usable.contains(address) => census.free += 1,
-            AddressState::Free => {
-                if pool
-                    .placed(*address)
-                    .is_some_and(|(eni, _)| is_underway(pool, eni))
-                {
-                    census.coming += 1;
-                }
-            }
+            AddressState::Free => {}
         }
     }
+    let is_free = |address: &Ipv4Addr| {
+        pool.addresses()
+            .get(address)
+            .is_some_and(|known| known.is_free(now))
+    };
+    let idle: usize = pool
+        .enis()
+        .values()
+        .filter(|eni| is_underway(pool, eni))
+        .map(|eni| eni.addresses.keys().filter(|address| is_free(address)).count())
+        .sum();
+    census.coming = count(idle).saturating_sub(census.free);
     let asked = pool.enis().values().filter_map(|eni| eni.assigning).sum::<u32>();
     let created = pool
         .creations()
@@ -199,6 +214,20 @@ impl Need {
     }
 }
 
+/// Links take a second or two to appear; one that takes longer than this is worth a word.
+const LINK_NOTICE: Duration = Duration::from_secs(5);
+
+/// ENIs whose link should have appeared by now.
+fn missing_links(pool: &Pool, now: Tick) -> impl Iterator<Item = Hindrance> {
+    pool.memory.enis.iter().filter_map(move |(id, progress)| {
+        let waited = now.since(progress.link_awaited?);
+        (waited >= LINK_NOTICE).then(|| Hindrance::NoLink {
+            eni: id.clone(),
+            seconds: waited.as_secs(),
+        })
+    })
+}
+
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
     let census = census(pool, now);
@@ -217,6 +246,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
             ..Report::default()
         },
     };
+    plan.report.hindrances.extend(missing_links(pool, now));
     let Some(limits) = pool.limits() else {
         plan.report.hindrances.push(Hindrance::LimitsUnknown);
         return plan;
@@ -360,13 +390,14 @@ impl Report {
                 FailureClass::Denied => 1,
                 FailureClass::AccountLimit => 2,
                 FailureClass::AttachmentLimit => 3,
-                FailureClass::Throttled => 6,
-                _ => 7,
+                FailureClass::Throttled => 7,
+                _ => 8,
             },
-            Hindrance::EniLimit { .. } => 4,
-            Hindrance::MaxPods { .. } => 5,
-            Hindrance::ProvisioningOff => 8,
-            Hindrance::Starting | Hindrance::LimitsUnknown => 9,
+            Hindrance::NoLink { .. } => 4,
+            Hindrance::EniLimit { .. } => 5,
+            Hindrance::MaxPods { .. } => 6,
+            Hindrance::ProvisioningOff => 9,
+            Hindrance::Starting | Hindrance::LimitsUnknown => 10,
         };
         self.hindrances.iter().min_by_key(weight)
     }

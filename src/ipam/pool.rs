@@ -124,12 +124,29 @@ impl Pool {
             })
             .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
             .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
-            .filter(move |(address, known, _, _)| known.is_free(now) && !self.memory.is_unproven(*address))
-            .filter(|(address, known, _, _)| {
-                !known.has_past()
-                    || (!self.memory.unwritten.contains_key(address)
-                        && !self.dirty.contains(&RecordKey::Address(*address)))
+            .filter(move |(address, known, _, _)| known.is_free(now) && self.is_settled(*address, known))
+    }
+
+    /// Whether what happened to it last is durable, and undone in the kernel.
+    fn is_settled(&self, address: Ipv4Addr, known: &Address) -> bool {
+        !known.has_past()
+            || (!self.memory.unwritten.contains_key(&address)
+                && !self.dirty.contains(&RecordKey::Address(address))
+                && !self.memory.is_unproven(address))
+    }
+
+    /// Whether a sandbox may have this one now.
+    pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
+        let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
+        self.addresses.get(&address).is_some_and(fits)
+            && self.placed(address).is_some_and(|(eni, placed)| {
+                self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
             })
+    }
+
+    /// How many a sandbox may have now.
+    pub(super) fn count_usable(&self, now: Tick) -> usize {
+        self.usable(now).count()
     }
 
     /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
@@ -143,13 +160,15 @@ impl Pool {
         self.usable(now).map(|(address, ..)| address).collect()
     }
 
-    /// The next address to hand out: confirmed before unconfirmed, never used before used, least recently used first.
-    pub fn next_free(&self, now: Tick) -> Option<Ipv4Addr> {
-        self.usable(now)
-            .min_by_key(|(address, known, eni, placed)| {
-                (!placed.verified, known.last_used, eni.device, *address)
-            })
-            .map(|(address, ..)| address)
+    /// What can be handed out, in the order it should be: confirmed before unconfirmed, never used before used, least
+    /// recently used first.
+    pub fn free_in_order(&self, now: Tick) -> Vec<Ipv4Addr> {
+        let mut free: Vec<_> = self
+            .usable(now)
+            .map(|(address, known, eni, placed)| (!placed.verified, known.last_used, eni.device, address))
+            .collect();
+        free.sort_unstable();
+        free.into_iter().map(|(.., address)| address).collect()
     }
 
     /// The ENI with this hardware address.
@@ -303,10 +322,10 @@ impl Pool {
 
     /// Gives an address to a sandbox. Refuses, changing nothing, when it is not to be had or the sandbox has one.
     pub(super) fn assign(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
-        if self.allocations.contains_key(&request.key) {
+        if self.allocations.contains_key(&request.key) || !self.is_usable(address, now) {
             return false;
         }
-        let Some((_, _, eni, _)) = self.usable(now).find(|(usable, ..)| *usable == address) else {
+        let Some((eni, _)) = self.placed(address) else {
             return false;
         };
         let allocation = Allocation {

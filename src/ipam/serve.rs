@@ -1,6 +1,7 @@
 //! Sandboxes: ADD, DEL, GC, and who waits for what.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use super::cloud::FailureClass;
 use super::effect::{Effect, Refusal, RefusalKind, Reply};
@@ -115,15 +116,20 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.memory.store_trouble.is_some() {
         return;
     }
-    for (deadline, waiter) in queue(pool) {
+    let queue = queue(pool);
+    if queue.is_empty() {
+        return;
+    }
+    // Once for all who wait: looking through the pool for each of them is what 440 at once cannot afford.
+    let mut free = pool.free_in_order(now).into_iter();
+    for (deadline, waiter) in queue {
         let Some(request) = pool.memory.waiters.get(&waiter).cloned() else {
             continue;
         };
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
-            rewrite_if_under_way(pool, &request.key);
-        } else if deadline < now || !assign_next(pool, &request, now) {
+        } else if deadline < now || !assign_next(pool, &request, &mut free, now) {
             continue;
         }
         let Some(grant) = pool.grant(&request.key, repeated) else {
@@ -138,26 +144,21 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
 }
 
-/// A commit under way may still fail: what a second client is told rests on a batch that carries the record again.
-fn rewrite_if_under_way(pool: &mut Pool, key: &SandboxKey) {
-    let record = RecordKey::Allocation(key.clone());
-    if pool
-        .memory
-        .commits
-        .values()
-        .any(|tail| tail.keys.contains(&record))
-    {
-        pool.mark([record]);
-    }
-}
-
-fn assign_next(pool: &mut Pool, request: &AddRequest, now: Tick) -> bool {
-    pool.next_free(now)
+fn assign_next(
+    pool: &mut Pool,
+    request: &AddRequest,
+    free: &mut impl Iterator<Item = Ipv4Addr>,
+    now: Tick,
+) -> bool {
+    free.next()
         .is_some_and(|address| pool.assign(request, address, now))
 }
 
 /// Tells those whose time is over, and those for whom nothing can come.
 pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.waiters.is_empty() {
+        return;
+    }
     let report = pool.memory.report.clone();
     let mut resting: Vec<Tick> = pool
         .addresses()
@@ -183,7 +184,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         };
         let refusal = if deadline <= now {
             out_of_time(&report)
-        } else if !counted.insert(key) || patient || soon(&report, deadline) {
+        } else if !counted.insert(key) || patient || soon(&report, deadline) || doubts_end(pool, deadline) {
             continue;
         } else if resting.last().is_some_and(|until| *until < deadline) {
             resting.pop();
@@ -204,6 +205,12 @@ fn is_asking_around(pool: &Pool) -> bool {
     use super::memory::Purpose;
     let describes = |purpose: &Purpose| matches!(purpose, Purpose::Describe(_));
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
+}
+
+/// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
+fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
+    let again = pool.memory.obstacles.get(&Topic::Doubts);
+    again.is_some_and(|obstacle| obstacle.until < deadline)
 }
 
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.
@@ -294,12 +301,22 @@ fn out_of_time(report: &Report) -> Refusal {
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );
-    if let Some(Hindrance::Failed { failure, .. }) = report.cause() {
-        refusal.message = format!("{}; last: {failure}", refusal.message);
-        refusal.aws = Some(failure.clone());
+    match report.cause() {
+        Some(Hindrance::Failed { failure, .. }) => {
+            refusal.message = format!("{}; last: {failure}", refusal.message);
+            refusal.aws = Some(failure.clone());
+        }
+        Some(missing @ Hindrance::NoLink { .. }) => {
+            refusal.message = format!("{}; {missing}", refusal.message);
+            NO_LINK.clone_into(&mut refusal.next_step);
+        }
+        _ => {}
     }
     refusal
 }
+
+const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
+                       retry, it is taken up when it appears";
 
 /// Why no address can come, in words and numbers.
 fn hopeless(report: &Report, now: Tick) -> Refusal {
@@ -367,6 +384,14 @@ fn hopeless(report: &Report, now: Tick) -> Refusal {
                 RefusalKind::Exhausted,
                 format!("all {max_pods} addresses that max-pods allows are in use"),
                 "find sandboxes without pods with ipamd status, or raise max-pods",
+            )
+        },
+        Some(missing @ Hindrance::NoLink { .. }) => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!("no address is free and {missing}"),
+                NO_LINK,
             )
         },
         Some(Hindrance::ProvisioningOff) => refusal(

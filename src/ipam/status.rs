@@ -50,6 +50,10 @@ impl std::fmt::Display for Hindrance {
                 write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")
             }
             Self::MaxPods { max_pods } => write!(f, "max-pods allows {max_pods} addresses"),
+            Self::NoLink { eni, seconds } => write!(
+                f,
+                "{eni} is attached, but the kernel has shown no link with its hardware address for {seconds} s"
+            ),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }
     }
@@ -93,7 +97,10 @@ impl Pool {
                     }
                     AddressState::Quarantined(why) => ("quarantined", json!(why.to_string())),
                 };
-                let placed = self.placed(*address).map(|(_, placed)| placed);
+                // Spelled out: the store's short form is not for people.
+                let placed = self
+                    .placed(*address)
+                    .map(|(_, placed)| json!({"verified": placed.verified, "published": placed.published}));
                 json!({"address": address, "eni": known.eni, "state": state, "detail": detail,
                     "doubt": known.doubt, "placed": placed, "last_used_ms": known.last_used})
             })

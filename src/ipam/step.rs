@@ -17,6 +17,14 @@ impl Pool {
     ///
     /// The effects are executed in order; see [`Effect::Commit`] for what waits for the disk.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+        if let Event::Committed { commit } = event
+            && self.memory.waiters.is_empty()
+            && self.memory.store_trouble.is_none()
+        {
+            // The usual end of an ADD: nothing follows from it.
+            serve::committed(self, commit);
+            return Vec::new();
+        }
         let mut out = Outbox::default();
         let is_sweep = matches!(event, Event::Timer | Event::CallEnded { .. } | Event::Kernel(_));
         note(self, event, now, &mut out);
@@ -154,6 +162,11 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let rests = pool
         .addresses()
         .iter()
+        .take(if waiting || !memory.unproven.is_empty() {
+            usize::MAX
+        } else {
+            0
+        })
         .filter(|(address, _)| waiting || memory.is_unproven(**address))
         .filter_map(|(_, known)| match known.state(now) {
             AddressState::Cooling { until } => Some(Tick(until.0.saturating_add(1))),

@@ -12,6 +12,7 @@ use nix::libc::RTNLGRP_LINK;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::layout::DOOMED_GROUP;
 use super::netlink::{Family, NetError, Socket};
 use super::rtnl::{LinkFact, Rtnl, link_event};
 use crate::ipam::ids::Mac;
@@ -26,6 +27,8 @@ pub enum LinkChange {
         /// The name before.
         from: String,
     },
+    /// It was put into [`DOOMED_GROUP`]: its pod is deleted, and it waits to be.
+    Doomed,
     /// It is gone from this namespace.
     Gone,
 }
@@ -56,7 +59,15 @@ pub enum Notice {
 #[derive(Debug)]
 pub struct LinkWatch {
     socket: Socket,
-    known: BTreeMap<u32, (String, Option<Mac>)>,
+    known: BTreeMap<u32, Known>,
+}
+
+/// What was last heard of a link.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    mac: Option<Mac>,
+    doomed: bool,
 }
 
 impl AsRawFd for LinkWatch {
@@ -137,10 +148,16 @@ impl LinkWatch {
     }
 
     fn seen(&mut self, link: LinkFact) -> Option<LinkEvent> {
-        let before = self.known.insert(link.index, (link.name.clone(), link.mac));
-        let change = match before {
-            Some((_, mac)) if mac != link.mac => LinkChange::Appeared,
-            Some((name, _)) if name != link.name => LinkChange::Renamed { from: name },
+        let now = Known {
+            name: link.name.clone(),
+            mac: link.mac,
+            doomed: link.group == DOOMED_GROUP,
+        };
+        let doomed = now.doomed;
+        let change = match self.known.insert(link.index, now) {
+            before if doomed && before.as_ref().is_none_or(|before| !before.doomed) => LinkChange::Doomed,
+            Some(before) if before.mac != link.mac => LinkChange::Appeared,
+            Some(before) if before.name != link.name => LinkChange::Renamed { from: before.name },
             Some(_) => return None,
             None => LinkChange::Appeared,
         };
@@ -153,7 +170,7 @@ impl LinkWatch {
     }
 
     fn gone(&mut self, index: u32) -> Option<LinkEvent> {
-        let (name, mac) = self.known.remove(&index)?;
+        let Known { name, mac, .. } = self.known.remove(&index)?;
         Some(LinkEvent {
             index,
             name,
@@ -269,6 +286,27 @@ mod tests {
             let gone = links(watch.read().unwrap());
             assert_eq!((gone.len(), &gone[0].1), (1, &LinkChange::Gone));
             assert!(watch.read().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_doomed_link_is_told_once_whether_it_was_known_or_not() {
+        in_fresh_netns(|| {
+            let other = fresh_netns();
+            let (mut watch, _) = LinkWatch::open().unwrap();
+            let mut rtnl = Rtnl::open().unwrap();
+            let name = |name: &str| LinkRef::Name(name.to_owned());
+            rtnl.apply_all(&[
+                add("one", other.as_raw_fd()),
+                NetOp::LinkUp(name("one")), // of a link that is down the kernel does not tell its group
+                NetOp::LinkGroup(name("one"), DOOMED_GROUP),
+                NetOp::LinkDown(name("one")),
+            ])
+            .unwrap();
+            let told = [LinkChange::Appeared, LinkChange::Doomed].map(|change| ("one".to_owned(), change));
+            assert_eq!(links(watch.read().unwrap()), told);
+            let (_, present) = LinkWatch::open().unwrap();
+            assert!(present.iter().any(|link| link.change == LinkChange::Doomed));
         });
     }
 

@@ -311,17 +311,13 @@ fn abandoned(count: usize) -> (Scene, Vec<Pod>) {
     (scene, pods)
 }
 
-fn assert_worked_off(scene: &mut Scene, released: usize, left: &[Pod]) {
+fn assert_worked_off(scene: &mut Scene, released: u64, left: &[Pod]) {
     scene.start();
     scene.wait_for("the deferred DELs to be worked off", |status| {
         status["assigned"] == left.len() as u64
     });
     scene.eventually("their files to go", || pending_dels(scene).is_empty());
-    assert_eq!(
-        scene.count("cooling") as usize,
-        released,
-        "released addresses rest"
-    );
+    assert_eq!(scene.count("cooling"), released, "released addresses rest");
     scene.check(left);
 }
 

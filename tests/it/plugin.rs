@@ -295,11 +295,13 @@ fn an_add_that_is_not_durable_leaves_nothing_behind() {
             });
             node.call("ADD", &json!({})).assert_refused(11, "add cmd: ");
             assert_kernel_is_empty();
+            // A daemon that went away without the second answer may have been restarted: it is asked again for a while.
             let seen = daemon.seen();
-            assert!(
-                matches!(&seen[..], [Request::Add(_), .., Request::Del(del)] if del.reason == DelReason::SetupNSFailed),
-                "{seen:?}"
-            );
+            let Some((Request::Del(del), asked)) = seen.split_last() else {
+                panic!("no release at the end: {seen:?}");
+            };
+            assert_eq!(del.reason, DelReason::SetupNSFailed);
+            assert!(!asked.is_empty() && asked.iter().all(|request| matches!(request, Request::Add(_))));
         });
     }
 }
@@ -525,6 +527,13 @@ fn the_deadline_of_the_conflist_travels_with_the_request() {
                 _ => None,
             })
             .collect();
-        assert_eq!(deadlines, [2500, 30_000]);
+        let [short, long] = deadlines[..] else {
+            panic!("two requests, not {deadlines:?}");
+        };
+        // What connecting took is gone from them.
+        assert!(
+            (1..=2500).contains(&short) && (2501..=30_000).contains(&long),
+            "{deadlines:?}"
+        );
     });
 }

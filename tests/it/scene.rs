@@ -7,10 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_cni_lab::lab::{Lab, LabBuilder};
+use aws_cni_lab::calls::{Call, Service};
+use aws_cni_lab::faults::Faults;
+use aws_cni_lab::lab::{Customize, Lab, LabBuilder, NodeSpec};
 use aws_cni_lab::node::Node;
 use aws_cni_lab::pod::{CniOutcome, Pod, side_by_side};
+use aws_cni_lab::probe::{Protocol, exchange};
 use aws_cni_lab::process::{Daemon, DaemonSpec};
+use aws_cni_lab::vpc::Eni;
 use serde_json::{Value, json};
 
 /// Nothing here takes this long unless it is broken; a test machine may be slow.
@@ -44,7 +48,17 @@ impl Scene {
 
     /// Everything but the daemon, so that faults can be arranged first.
     pub fn stage(builder: LabBuilder, instance_type: &str, environment: &[(&str, &str)]) -> Self {
-        let lab = builder.node("a", instance_type).build().unwrap();
+        Self::stage_with(builder, NodeSpec::new("a", instance_type), |_| {}, environment)
+    }
+
+    /// The same with everything about the node to be chosen but its name.
+    pub fn stage_with(
+        builder: LabBuilder,
+        spec: NodeSpec,
+        launch: Customize,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let lab = builder.node_with(spec, launch).build().unwrap();
         let node = lab.node("a").unwrap();
         node.install(Path::new(env!("CARGO_BIN_EXE_aws-cni"))).unwrap();
         let listener = UnixListener::bind(node.dirs().socket()).unwrap();
@@ -150,6 +164,26 @@ impl Scene {
         }
     }
 
+    /// New pods whose ADDs wait this many seconds, not added yet.
+    pub fn patient_pods(&self, prefix: &str, count: usize, seconds: u64) -> Vec<Pod> {
+        let mut runtime = self.node.runtime();
+        runtime.conflist = runtime.conflist.env("AWS_CNI_ADD_DEADLINE", seconds.to_string());
+        let runtime = Arc::new(runtime);
+        let pod = |index| {
+            let name = format!("{prefix}-{index}");
+            self.node.pod_of(Arc::clone(&runtime), "default", &name).unwrap()
+        };
+        (0..count).map(pod).collect()
+    }
+
+    /// Whether the pod exchanges a message with a host of the VPC's second network, which sees the pod's own address:
+    /// the VPC drops what leaves by the wrong ENI.
+    pub fn reaches_out(&self, pod: &Pod) -> bool {
+        let target = self.lab.second_vpc().address;
+        let seen = exchange(&pod.netns().unwrap(), Protocol::Udp, target, PATIENCE);
+        seen.is_ok_and(|seen| Some(*seen.ip()) == pod.address())
+    }
+
     /// DELs them, this many at a time; every one must succeed.
     pub fn del(&self, pods: &[Pod], at_once: usize) {
         let outcomes = side_by_side(pods, at_once, |pod| pod.del().unwrap());
@@ -230,13 +264,6 @@ impl Scene {
             .collect()
     }
 
-    /// Host ends of pods.
-    pub fn pod_links(&self) -> Vec<String> {
-        let is_pod = |name: &String| name.len() == 14 && name.starts_with("eni");
-        let links = self.node.links().unwrap().into_iter().map(|link| link.name);
-        links.filter(is_pod).collect()
-    }
-
     /// Waits until something holds; for what no event tells of.
     pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
         let start = Instant::now();
@@ -250,11 +277,78 @@ impl Scene {
         }
     }
 
+    /// What can be made to go wrong.
+    pub fn faults(&self) -> &Faults {
+        self.lab.cloud().faults()
+    }
+
+    /// The ENIs EC2 has attached to this instance, by device index.
+    pub fn attached_enis(&self) -> Vec<Eni> {
+        let mut enis: Vec<Eni> = self.all_enis();
+        enis.retain(|eni| eni.attachment.is_some());
+        enis.sort_by_key(|eni| eni.attachment.as_ref().map(|at| at.device));
+        enis
+    }
+
+    /// Every ENI EC2 has; the lab has but one instance.
+    pub fn all_enis(&self) -> Vec<Eni> {
+        let clones =
+            |enis: &aws_cni_lab::vpc::journal::View| enis.values().map(|eni| Eni::clone(eni)).collect();
+        self.lab.cloud().model(|model| clones(model.enis()))
+    }
+
+    /// A point in the call log.
+    pub fn mark(&self) -> u64 {
+        self.lab.cloud().calls().mark()
+    }
+
+    /// EC2 calls of an action since a mark, refused and lost ones included.
+    pub fn calls_since(&self, mark: u64, action: &str) -> Vec<Call> {
+        let mut calls = self.lab.cloud().calls().since(mark);
+        calls.retain(|call| call.service == Service::Ec2 && call.action == action);
+        calls
+    }
+
+    /// Waits until every ENI is attached, wired and goes with the instance, this many addresses are there in all, and
+    /// nothing is on its way.
+    pub fn settle_at(&self, total: u64) -> Value {
+        self.wait_until(&format!("{total} addresses and nothing under way"), || {
+            let status = self.status();
+            let sum: u64 = ["free", "assigned", "cooling"]
+                .iter()
+                .map(|what| status[*what].as_u64().unwrap())
+                .sum();
+            let tidy = |eni: &Eni| eni.attachment.as_ref().is_some_and(|at| at.delete_on_termination);
+            (sum == total
+                && status["coming"] == 0
+                && status["waiting"] == 0
+                && self.all_enis().iter().all(tidy))
+            .then_some(status)
+        })
+    }
+
+    /// Waits until something is there.
+    pub fn wait_until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain for {what}: {:#}\n{}",
+                self.dump(),
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// No ENI that the daemon made is left over: each is attached to this instance, and there are no more than may be.
     pub fn check_enis(&self, at_most: usize) {
         self.eventually("every ENI to be attached", || {
             self.lab.cloud().model(|model| {
-                let attached = |eni: &Arc<aws_cni_lab::vpc::Eni>| eni.attachment.is_some();
+                let attached = |eni: &Arc<Eni>| eni.attachment.is_some();
                 model.enis().values().all(attached) && model.enis().values().count() <= at_most
             })
         });
@@ -267,6 +361,31 @@ impl Scene {
         });
         self.check(&[]);
         self.check_enis(at_most_enis);
+    }
+
+    /// Names of the pods' links on the node.
+    pub fn pod_links(&self) -> Vec<String> {
+        let names = self.node.links().unwrap().into_iter().map(|link| link.name);
+        names.filter(|name| name.starts_with("eni")).collect()
+    }
+
+    /// What the daemon records of an allocation.
+    pub fn allocation(&self, address: Ipv4Addr) -> Value {
+        let dump = self.dump();
+        let all = dump["allocations"].as_array().unwrap();
+        let held = all.iter().find(|held| held["address"] == address.to_string());
+        held.unwrap_or_else(|| panic!("nobody has {address}: {dump:#}"))
+            .clone()
+    }
+
+    /// What the daemon records of an address.
+    pub fn address(&self, address: Ipv4Addr) -> Value {
+        let dump = self.dump();
+        let all = dump["addresses"].as_array().unwrap();
+        let known = all.iter().find(|known| known["address"] == address.to_string());
+        known
+            .unwrap_or_else(|| panic!("{address} is not known: {dump:#}"))
+            .clone()
     }
 
     /// The invariants that hold at any moment for these live pods: different addresses, all of them EC2's, and the
@@ -290,4 +409,23 @@ impl Scene {
 /// What a plugin said, for failure messages.
 pub fn said(outcome: &CniOutcome) -> String {
     format!("{}{}", outcome.stdout, outcome.stderr)
+}
+
+/// What a refused ADD says; it must be refused.
+pub fn refused(pod: &Pod) -> (u64, String) {
+    let outcome = pod.add().unwrap();
+    assert!(!outcome.succeeded(), "ADD of {}: {}", pod.label(), said(&outcome));
+    let error = outcome.result().unwrap();
+    (
+        outcome.error_code().unwrap(),
+        error["msg"].as_str().unwrap().to_owned(),
+    )
+}
+
+/// Names of the links in a pod's namespace.
+pub fn links_in(pod: &Pod) -> Vec<String> {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let table = pod.netns().unwrap().run(read).unwrap();
+    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
+    names.map(|name| name.trim().to_owned()).collect()
 }

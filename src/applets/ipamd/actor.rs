@@ -1,6 +1,7 @@
 //! The one task that owns the pool: every request, answer, notification and timer reaches it through one mailbox.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -13,9 +14,11 @@ use super::deferred::Deferred;
 use super::hands::Hands;
 use crate::ipam::effect::{Change, Effect, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
-use crate::ipam::ids::{CommitId, Tick, WaiterId};
+use crate::ipam::ids::{CommitId, TableId, Tick, WaiterId};
+use crate::ipam::model::Allocation as Held;
 use crate::ipam::pool::Pool;
 use crate::net::layout::RuleLayout;
+use crate::net::pod::{LinkRemoval, PodRemoval};
 use crate::rpc::server::{Call, Incoming, Replies};
 use crate::rpc::types::{self, Allocation, ErrorKind, Reply as Answer, Request, ServiceError};
 use crate::store::{Store, Write};
@@ -36,6 +39,13 @@ pub(super) enum Mail {
         behind: Vec<Effect>,
         /// Why it is not durable.
         failure: Option<String>,
+    },
+    /// What was released is out of the kernel; now it can be answered.
+    Unwired {
+        /// Who asked.
+        waiter: WaiterId,
+        /// The answer.
+        reply: Reply,
     },
     /// Plugins may have left DELs behind.
     LookForDeferred,
@@ -86,13 +96,14 @@ impl Actor {
         match mail {
             Mail::Event(event) => self.step(*event),
             Mail::LookForDeferred => self.work_off_deferred(),
+            Mail::Unwired { waiter, reply } => self.answer(waiter, reply),
             Mail::Committed {
                 commit,
                 behind,
                 failure: None,
             } => {
-                self.step(Event::Committed { commit });
                 self.execute(behind);
+                self.step(Event::Committed { commit });
             }
             Mail::Committed {
                 commit,
@@ -112,7 +123,7 @@ impl Actor {
             Incoming::HungUp { id } => {
                 let waiter = WaiterId(id);
                 self.waiting.remove(&waiter);
-                self.step(Event::GiveUp { waiter });
+                self.give_up(waiter);
             }
         }
     }
@@ -145,7 +156,7 @@ impl Actor {
         match call.request {
             Request::Add(add) => {
                 if let Some(refusal) = answers::too_long(&add) {
-                    say(&call.replies, Err(refusal.into()));
+                    say(&call.replies, Err(Box::new(refusal)));
                     return;
                 }
                 let patience = call.deadline.saturating_duration_since(Instant::now());
@@ -166,7 +177,6 @@ impl Actor {
                     waiter,
                     key: del.key(),
                 });
-                self.hands.reap_soon();
             }
             Request::Gc(gc) => {
                 self.waiting.insert(waiter, call.replies);
@@ -184,6 +194,21 @@ impl Actor {
             ),
             Request::Dump => say(&call.replies, Ok(Answer::Dump(self.pool.dump(clock::now())))),
         }
+    }
+
+    /// A plugin that is gone may have died in the middle of wiring; what it was told of is released and taken away.
+    fn give_up(&mut self, waiter: WaiterId) {
+        let told = |held: &&Held| held.told == Some(waiter);
+        let unwanted = self.pool.allocations().values().find(told).cloned();
+        self.step(Event::GiveUp { waiter });
+        let Some(held) = unwanted.filter(|held| !self.pool.allocations().contains_key(&held.key)) else {
+            return;
+        };
+        info!(address = %held.address, container = %held.key.container, "released: its plugin is gone");
+        self.hands.unwire(
+            vec![removal(held.address, held.table(), &held.host_veth, self.layout)],
+            None,
+        );
     }
 
     fn check(&self, check: &types::Check) -> Result<Answer, Box<ServiceError>> {
@@ -247,8 +272,23 @@ impl Actor {
         );
     }
 
+    /// A plugin that asked for a DEL cleans the kernel itself, with what it is told. Nobody does so after GC, nor after
+    /// a DEL whose plugin could ask nobody what to clean.
     fn reply(&mut self, waiter: WaiterId, reply: Reply) {
         log(&reply);
+        let left_to_us = match &reply {
+            Reply::Collected(held) => held,
+            Reply::Released { addresses, .. } if self.deferred.holds(waiter) => addresses,
+            _ => return self.answer(waiter, reply),
+        };
+        let pods = left_to_us
+            .iter()
+            .map(|held| removal(held.address, held.table, &held.host_veth, self.layout))
+            .collect();
+        self.hands.unwire(pods, Some((waiter, reply)));
+    }
+
+    fn answer(&mut self, waiter: WaiterId, reply: Reply) {
         if !matches!(reply, Reply::Assigned(_)) && self.deferred.answered(waiter) {
             return;
         }
@@ -270,6 +310,16 @@ fn say(replies: &Replies, answer: Result<Answer, Box<ServiceError>>) {
     };
     if !heard {
         debug!("the client left before its answer");
+    }
+}
+
+fn removal(address: Ipv4Addr, table: TableId, host_veth: &str, layout: RuleLayout) -> PodRemoval {
+    PodRemoval {
+        host_veth: Some(host_veth.to_owned()).filter(|name| !name.is_empty()),
+        address,
+        eni_table: Some(table),
+        layout,
+        link: LinkRemoval::DoomIfRouted,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::cloud::next_step;
 use crate::ipam::cloud::CloudFailure;
 use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
 use crate::ipam::records::RecordKey;
@@ -88,7 +89,10 @@ fn refused(refusal: Refusal) -> ServiceError {
         RefusalKind::DiskFull => ErrorKind::DiskFull,
         RefusalKind::Deadline => ErrorKind::Deadline,
     };
-    let mut error = ServiceError::new(kind, refusal.message).with_next_step(refusal.next_step);
+    // What to do about EC2's error depends on its code, which the pool does not look at.
+    let by_code = refusal.aws.as_ref().and_then(next_step);
+    let next_step = by_code.unwrap_or(refusal.next_step);
+    let mut error = ServiceError::new(kind, refusal.message).with_next_step(next_step);
     error.aws = refusal.aws.map(aws);
     error.limit = refusal.limit.map(|limit| limit.to_string());
     error.retry_after_ms = refusal.retry_after_ms;

@@ -69,6 +69,11 @@ impl Deferred {
         dels
     }
 
+    /// Whether this waiter is a deferred DEL.
+    pub(super) fn holds(&self, waiter: WaiterId) -> bool {
+        self.files.contains_key(&waiter)
+    }
+
     /// The pool has answered: the release is durable, and the file has done its duty. False when it was no deferred DEL.
     pub(super) fn answered(&mut self, waiter: WaiterId) -> bool {
         let Some(path) = self.files.remove(&waiter) else {

@@ -10,9 +10,10 @@ use super::actor::Mail;
 use super::kernel::{Job, Kernel};
 use super::node;
 use crate::cloud::{Ec2, Imds};
-use crate::ipam::effect::Effect;
+use crate::ipam::effect::{Effect, Reply};
 use crate::ipam::event::Event;
-use crate::ipam::ids::Mac;
+use crate::ipam::ids::{Mac, WaiterId};
+use crate::net::pod::PodRemoval;
 
 /// What the actor acts with.
 #[derive(Debug)]
@@ -76,9 +77,9 @@ impl Hands {
         }
     }
 
-    /// Links of deleted pods wait to be deleted.
-    pub(super) fn reap_soon(&self) {
-        self.kernel.ask(Job::Reap);
+    /// Takes away what no plugin will, and has the actor give the answer afterwards, if there is one.
+    pub(super) fn unwire(&self, pods: Vec<PodRemoval>, answer: Option<(WaiterId, Reply)>) {
+        self.kernel.ask(Job::Unwire { pods, answer });
     }
 
     fn sweep(&self) {

@@ -14,9 +14,9 @@ use tracing::{debug, error, info, warn};
 
 use super::actor::Mail;
 use crate::ipam::cidr::Ipv4Cidr;
-use crate::ipam::effect::EniIntent;
+use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;
-use crate::ipam::ids::{DeviceIndex, EniId};
+use crate::ipam::ids::{DeviceIndex, EniId, WaiterId};
 use crate::ipam::witness::{KernelFacts, LinkFact, PodRoute};
 use crate::net::eni::{EniIntent as LinkIntent, configure_eni};
 use crate::net::facts::{HostFacts, is_pod_link};
@@ -24,6 +24,7 @@ use crate::net::host::{Host, HostError, HostIntent};
 use crate::net::layout::{EniMark, RuleLayout};
 use crate::net::link::reap_doomed;
 use crate::net::netlink::NetError;
+use crate::net::pod::{PodRemoval, unwire_pod};
 use crate::net::rtnl::Rtnl;
 
 /// A burst of DELs is reaped together: deleting one link alone waits as long for RCU as deleting a hundred.
@@ -49,6 +50,13 @@ pub(super) enum Job {
     Read,
     /// Delete the links of deleted pods, soon.
     Reap,
+    /// Take these pods' routes, rules and links away, then send the answer that waits for it.
+    Unwire {
+        /// Which.
+        pods: Vec<PodRemoval>,
+        /// Who asked, and what to say.
+        answer: Option<(WaiterId, Reply)>,
+    },
     /// The VPC's networks have changed.
     VpcCidrs(Vec<Ipv4Cidr>),
 }
@@ -224,6 +232,13 @@ impl Worker {
                 self.intent.vpc_cidrs = cidrs.into_iter().collect();
                 self.apply();
             }
+            Job::Unwire { pods, answer } => {
+                unwire(&pods);
+                if let Some((waiter, reply)) = answer {
+                    // The actor is gone only when the daemon ends.
+                    drop(self.mail.send(Mail::Unwired { waiter, reply }));
+                }
+            }
             Job::Reap => {}
         }
     }
@@ -292,6 +307,18 @@ pub(super) fn mark(layout: RuleLayout, device: DeviceIndex) -> Option<EniMark> {
     match layout {
         RuleLayout::Shared => u8::try_from(device.0).ok().and_then(EniMark::new),
         RuleLayout::PerPod => None,
+    }
+}
+
+/// The links go into the doomed group and are deleted together as soon as the watch tells of them.
+fn unwire(pods: &[PodRemoval]) {
+    for pod in pods {
+        match unwire_pod(pod) {
+            Ok(unwired) => info!(address = %pod.address, ?unwired, "taken out of the kernel"),
+            Err(error) => {
+                warn!(address = %pod.address, "something of a deleted pod stays in the kernel: {error}");
+            }
+        }
     }
 }
 

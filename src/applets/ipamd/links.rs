@@ -4,6 +4,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
 use super::actor::Mail;
+use super::kernel::{Job, Kernel};
 use crate::ipam::event::Event;
 use crate::ipam::witness::LinkFact;
 use crate::net::netlink::NetError;
@@ -13,10 +14,14 @@ use crate::net::watch::{AsyncLinkWatch, LinkChange, LinkEvent, LinkWatch, Notice
 const HASH_DIGITS: usize = 11;
 
 /// Subscribes; what is present is told as well, so that nothing falls in between.
-pub(super) fn watch(veth_prefix: String, mail: UnboundedSender<Mail>) -> Result<(), NetError> {
+pub(super) fn watch(
+    veth_prefix: String,
+    mail: UnboundedSender<Mail>,
+    kernel: Kernel,
+) -> Result<(), NetError> {
     let (watch, present) = LinkWatch::open()?;
     let mut watch = AsyncLinkWatch::new(watch).map_err(|error| NetError::io("watch links", &error))?;
-    tell(present, &veth_prefix, &mail);
+    tell(present, &veth_prefix, &mail, &kernel);
     tokio::spawn(async move {
         loop {
             let notices = match watch.next().await {
@@ -40,20 +45,24 @@ pub(super) fn watch(veth_prefix: String, mail: UnboundedSender<Mail>) -> Result<
                     Err(error) => warn!("links could not be listed: {error}"),
                 }
             }
-            tell(news, &veth_prefix, &mail);
+            tell(news, &veth_prefix, &mail, &kernel);
         }
     });
     Ok(())
 }
 
-fn tell(events: Vec<LinkEvent>, veth_prefix: &str, mail: &UnboundedSender<Mail>) {
+fn tell(events: Vec<LinkEvent>, veth_prefix: &str, mail: &UnboundedSender<Mail>, kernel: &Kernel) {
     for event in events {
-        if is_pods(&event.name, veth_prefix) {
+        if event.change != LinkChange::Doomed && is_pods(&event.name, veth_prefix) {
             continue;
         }
         let Some(mac) = event.mac else { continue };
         let event = match event.change {
             LinkChange::Gone => Event::LinkGone { mac },
+            LinkChange::Doomed => {
+                kernel.ask(Job::Reap);
+                continue;
+            }
             LinkChange::Appeared | LinkChange::Renamed { .. } => Event::LinkSeen(LinkFact {
                 mac,
                 name: event.name,

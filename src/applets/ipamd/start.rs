@@ -200,7 +200,7 @@ fn assemble(
     };
     let (pool, effects) = Pool::recover(start, clock::now());
     let kernel = kernel::start(host::setup(config, &pool, &kernel_facts), mail.clone())?;
-    links::watch(config.network.veth_prefix.clone(), mail.clone())?;
+    links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
     refresh_vpc(Arc::clone(&imds), primary, kernel.clone());
     refresh_deferred(&mail);
     let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());

@@ -312,3 +312,81 @@ fn idle_costs_one_drift_check_an_hour() {
         world.log
     );
 }
+
+/// Somebody unassigns addresses by hand: EC2's word is enough to stop handing them out, a pod keeps its own, and when
+/// EC2 insists and no pod is wired to it, its place is filled again.
+#[test]
+fn an_address_ec2_no_longer_lists_is_quarantined_and_replaced() {
+    let mut world = started(1, 4, policy(1));
+    let pod = world.add(0, PATIENCE);
+    let held = world.granted(pod).unwrap();
+    let id = world.facts.primary_eni.clone();
+    let primary = world.enis.get_mut(&id).unwrap();
+    let gone: Vec<_> = primary
+        .secondary
+        .iter()
+        .copied()
+        .filter(|address| *address != held)
+        .collect();
+    primary.secondary.clear();
+    world.advance(Duration::from_secs(3600));
+    assert_eq!(
+        world
+            .alarms
+            .iter()
+            .filter(|alarm| alarm.kind == "quarantined")
+            .count(),
+        3
+    );
+    assert_eq!(
+        world.pool.allocations()[&key(0)].address,
+        held,
+        "the pod keeps what it has"
+    );
+    world.advance(Duration::from_secs(300));
+    for n in 1..3 {
+        let waiter = world.add(n, PATIENCE);
+        let address = world.granted(waiter).unwrap();
+        assert!(
+            address != held && !gone.contains(&address),
+            "{address} is no longer ours"
+        );
+    }
+}
+
+/// EC2 shows an ENI that belongs to another instance, a trunk, and one a human has marked: none is touched.
+#[test]
+fn what_is_not_ours_takes_a_place_and_nothing_more() {
+    for (tag, value, kind) in [
+        ("node.k8s.amazonaws.com/instance_id", "i-another", "interface"),
+        ("node.k8s.amazonaws.com/no_manage", "true", "interface"),
+        ("x", "y", "trunk"),
+        ("x", "y", "efa-only"),
+    ] {
+        let mut world = started(3, 4, policy(0));
+        for n in 0..4 {
+            world.add(n, PATIENCE);
+        }
+        let id = world.pool.allocations()[&key(3)].eni.clone();
+        world.live.clear();
+        world.del(3);
+        let eni = world.enis.get_mut(&id).unwrap();
+        eni.interface_type = kind.to_owned();
+        eni.tags = [(tag.to_owned(), value.to_owned())].into();
+        world.log.clear();
+        world.advance(Duration::from_secs(7200));
+        for n in 4..8 {
+            let waiter = world.add(n, PATIENCE);
+            assert!(
+                world.clients[&waiter]
+                    .grant
+                    .as_ref()
+                    .is_none_or(|grant| grant.eni != id),
+                "{tag} {kind}"
+            );
+        }
+        assert_eq!(sizes(&world), [3, 3, 3]);
+        let touched = |line: &&String| line.contains(id.as_str());
+        assert_eq!(world.log.iter().filter(touched).count(), 0, "{:?}", world.log);
+    }
+}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, POD_GATEWAY, POD_TABLE, TO_POD_PRIORITY};
 use super::super::link;
 use super::super::netlink::{Family, Socket};
-use super::super::op::{LinkRef, NetOp, Rule, VethEnd};
+use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
 use super::super::rtnl::Rtnl;
 use super::super::testing::{fd_path, fresh_netns, in_fresh_netns, ip_json};
 use super::super::veth;
@@ -338,16 +338,8 @@ fn quirk_7_a_failure_undoes_what_was_made() {
         let gateway = Ipv4Addr::new(192, 0, 2, 1);
         inside
             .apply_all(&[
-                NetOp::ReplaceRoute(super::super::op::Route::link(
-                    Ipv4Cidr::host(gateway),
-                    index,
-                    TableId::MAIN,
-                )),
-                NetOp::AddRoute(super::super::op::Route::default_via(
-                    gateway,
-                    index,
-                    TableId::MAIN,
-                )),
+                NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(gateway), index, TableId::MAIN)),
+                NetOp::AddRoute(Route::default_via(gateway, index, TableId::MAIN)),
             ])
             .unwrap();
         let error = wire_pod(&lab.intent).unwrap_err();
@@ -435,6 +427,26 @@ fn without_a_name_the_route_still_goes() {
         assert_eq!((unwired.route_removed, unwired.link), (true, LinkFate::Absent));
         assert_eq!(lab.host.route_to(POD).unwrap(), None);
     });
+}
+
+#[test]
+fn a_link_without_the_route_may_be_the_next_sandboxs_and_stays() {
+    for layout in [RuleLayout::Shared, RuleLayout::PerPod] {
+        lab(layout, 3, |mut lab| {
+            wire_pod(&lab.intent).unwrap();
+            let address = lab.intent.address;
+            let mut removal = lab.removal(LinkRemoval::DoomIfRouted);
+            removal.address = Ipv4Addr::new(10, 0, 1, 77);
+            assert_eq!(unwire_pod(&removal).unwrap().link, LinkFate::OfAnotherSandbox);
+            let index = lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap().index;
+            let route = Route::link(Ipv4Cidr::host(address), index, layout.pod_table());
+            lab.host.apply_all(&[NetOp::DelRoute(route.clone())]).unwrap();
+            removal.address = address;
+            assert_eq!(unwire_pod(&removal).unwrap().link, LinkFate::OfAnotherSandbox);
+            lab.host.apply_all(&[NetOp::AddRoute(route)]).unwrap();
+            assert_eq!(unwire_pod(&removal).unwrap().link, LinkFate::Doomed);
+        });
+    }
 }
 
 /// The runtime repeats DEL for a dead sandbox long after the pod was given a new one of the same name, or after its

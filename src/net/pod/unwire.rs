@@ -25,6 +25,9 @@ const MAX_RULES: u32 = 256;
 pub enum LinkRemoval {
     /// Set it down and put it into the group the daemon deletes in batches.
     Doom,
+    /// The same, but only when the address's route led over it. Somebody who cleans up after a sandbox may be overtaken by
+    /// the next sandbox of the same pod, whose link has the same name and for a moment no route yet.
+    DoomIfRouted,
     /// Delete it here and now, when there is no daemon to do it.
     Delete,
 }
@@ -53,7 +56,8 @@ pub enum LinkFate {
     Doomed,
     /// It is deleted.
     Deleted,
-    /// It carries the route of another address: a newer sandbox of the same pod has it, and it was left alone.
+    /// It carries the route of another address, or may be about to: a newer sandbox of the same pod has it, and it was
+    /// left alone.
     OfAnotherSandbox,
 }
 
@@ -118,9 +122,7 @@ impl Unwiring<'_> {
         }
         let link = match index {
             None => LinkFate::Absent,
-            Some(index) if !route_removed && self.carries_another_address(index) => {
-                LinkFate::OfAnotherSandbox
-            }
+            Some(index) if !route_removed && self.may_be_anothers(index) => LinkFate::OfAnotherSandbox,
             Some(index) => self.remove_link(index),
         };
         Unwired { route_removed, link }
@@ -149,6 +151,10 @@ impl Unwiring<'_> {
                 && route.table == self.removal.layout.pod_table()
                 && Some(route.oif) != index
         })
+    }
+
+    fn may_be_anothers(&mut self, index: u32) -> bool {
+        self.removal.link == LinkRemoval::DoomIfRouted || self.carries_another_address(index)
     }
 
     fn carries_another_address(&mut self, index: u32) -> bool {
@@ -181,7 +187,7 @@ impl Unwiring<'_> {
         let there = match self.removal.link {
             // Group first: whatever happens next, the daemon will find it. Down as well, so that a sandbox that lives on
             // cannot send from an address that is no longer its own; that costs a tenth of a millisecond.
-            LinkRemoval::Doom => {
+            LinkRemoval::Doom | LinkRemoval::DoomIfRouted => {
                 self.remove(NetOp::LinkGroup(link.clone(), DOOMED_GROUP))
                     && self.remove(NetOp::LinkDown(link))
             }
@@ -189,7 +195,7 @@ impl Unwiring<'_> {
         };
         match self.removal.link {
             _ if !there => LinkFate::Absent,
-            LinkRemoval::Doom => LinkFate::Doomed,
+            LinkRemoval::Doom | LinkRemoval::DoomIfRouted => LinkFate::Doomed,
             LinkRemoval::Delete => LinkFate::Deleted,
         }
     }

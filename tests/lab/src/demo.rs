@@ -3,28 +3,29 @@
 //! Every step checks what it shows; the first that does not hold ends the demo with its reason.
 #![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
 
+mod books;
+mod reach;
 mod report;
 mod stage;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use report::Progress;
+use report::Story;
 pub use report::node_hint;
 use stage::Worker;
 
+use crate::fabric::FabricError;
 use crate::faults::Preset;
 use crate::lab::{Lab, LabError};
 use crate::node::NodeError;
 use crate::pod::{CniError, Pod, side_by_side};
-use crate::probe::{EchoError, Matrix, Protocol, Source, matrix};
+use crate::probe::EchoError;
 use crate::process::ProcessError;
 use crate::varlink::CallError;
 
-/// How long one exchange may take; a healthy one takes less than a millisecond.
-const EXCHANGE: Duration = Duration::from_secs(2);
+/// Pods added while a daemon is killed; the bigger node has addresses for them at hand.
+const BURST: usize = 12;
 
 /// How the demo is run.
 #[derive(Debug, Clone)]
@@ -56,6 +57,12 @@ pub enum DemoError {
     /// An echo server.
     #[error(transparent)]
     Echo(#[from] EchoError),
+    /// The router could not be asked what it dropped.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The steady stream of packets broke off.
+    #[error("the stream of packets: {0}")]
+    Stream(#[source] std::io::Error),
     /// The daemon's socket.
     #[error("listening at {path}: {error}", path = path.display())]
     Socket {
@@ -74,130 +81,99 @@ pub enum DemoError {
 
 /// Runs the demo; `Ok` only when all holds.
 pub fn run(options: &DemoOptions) -> Result<(), DemoError> {
-    let progress = Progress::start();
-    progress
-        .step("building a VPC: node a (t3.medium), node b (m5.large), EC2 and IMDS as slow as the real ones");
+    let mut story = Story::begin();
+    story.step(
+        "A VPC with two worker nodes",
+        "EC2, IMDS and the VPC's router are simulated, with the delays of the real ones; what happens on a node\n\
+         is real: network namespaces, links, routes, rules, nftables.",
+    );
     let lab = Lab::builder()
         .node("a", "t3.medium")
         .node("b", "m5.large")
         .preset(Preset::Realistic)
         .build()?;
-    progress.step("starting ipamd on each node");
+    report::nodes(&lab);
+
+    story.step(
+        "ipamd starts on both",
+        "From nothing but its environment it finds out where it is and sets the host up.",
+    );
     let mut workers = Vec::new();
     for node in lab.nodes() {
         workers.push(Worker::start(Arc::clone(node), &options.binary)?);
-        println!("{}", node_hint(node));
+        println!("   node {}: ready to take ADDs and DELs", node.name());
     }
-    progress.step(&format!("starting {} pods on each node", options.pods));
-    for worker in &mut workers {
-        worker.add_pods(options.pods)?;
+
+    story.step(
+        &format!("{} pods on each node, all at once", options.pods),
+        "The aws-cni binary is run as a container runtime runs it. There are more pods than addresses at first:\n\
+         their ADDs wait until ipamd has attached further ENIs, and none fails.",
+    );
+    add_all(&mut workers, options.pods, &lab)?;
+    books::agree(&workers, &lab)?;
+
+    story.step(
+        "Who reaches whom",
+        "Every pod sends to every other over UDP and to the internet over TCP; every node connects to every pod\n\
+         over TCP, as the kubelet's probes do. Inside the VPC a pod is seen under its own address, outside under\n\
+         its node's.",
+    );
+    reach::check(&lab, &workers)?;
+
+    if let Some((worker, others)) = workers.split_last_mut() {
+        story.step(
+            &format!("kill -9 of ipamd on node {} in the middle of a burst", worker.node.name()),
+            "systemd would hold the socket and start the daemon again; here the demo does. What was told to a\n\
+             runtime is on the disk, what was not is undone, and no packet of a running pod is lost meanwhile.",
+        );
+        stage::killed_in_a_burst(worker, others, BURST, &lab)?;
     }
-    add_all(&workers, &lab)?;
-    check_unique(&workers, &lab)?;
-    progress.step("who reaches whom");
-    reachability(&lab, &workers)?;
-    if let Some(worker) = workers.last_mut() {
-        progress.step(&format!(
-            "kill -9 of ipamd on node {} in the middle of a burst",
-            worker.node.name()
-        ));
-        stage::killed_in_a_burst(worker, 8, &lab)?;
-    }
-    check_unique(&workers, &lab)?;
-    progress.step("after the kill: who reaches whom");
-    reachability(&lab, &workers)?;
+    books::agree(&workers, &lab)?;
+    reach::check(&lab, &workers)?;
+
     if options.keep {
-        report::how_to_look_around(&lab);
+        report::how_to_look_around(&lab, &workers);
         loop {
             std::thread::park();
         }
     }
-    progress.step("deleting every pod");
+
+    story.step(
+        "Every pod is deleted",
+        "Their addresses rest for 30 s before another pod gets them; ENIs stay for the pods to come.",
+    );
     for worker in &workers {
         stage::delete_all(worker)?;
     }
-    progress.step("kernel, daemon and EC2 agree on empty");
-    for worker in &workers {
-        stage::check_empty(worker, &lab)?;
+
+    story.step(
+        "Kernel, store and EC2 agree on empty",
+        "No link, route or rule of a pod is left in the kernel; both daemons are started again and know from\n\
+         their store what EC2 shows, address by address; no ENI is left over.",
+    );
+    for worker in &mut workers {
+        books::kernel_is_empty(worker, &lab)?;
+        worker.restart_gently()?;
     }
-    progress.done();
+    books::agree(&workers, &lab)?;
+    story.end();
     Ok(())
 }
 
-fn add_all(workers: &[Worker], lab: &Lab) -> Result<(), DemoError> {
-    let pods: Vec<(&str, &Pod)> = workers
+fn add_all(workers: &mut [Worker], count: usize, lab: &Lab) -> Result<(), DemoError> {
+    for worker in &mut *workers {
+        worker.add_pods(count)?;
+    }
+    let pods: Vec<(&Worker, &Pod)> = workers
         .iter()
-        .flat_map(|worker| worker.pods.iter().map(|pod| (worker.node.name(), pod)))
+        .flat_map(|worker| worker.pods.iter().map(move |pod| (worker, pod)))
         .collect();
-    let added = side_by_side(&pods, pods.len(), |(node, pod)| {
+    let table = report::Pods::begin(pods.len());
+    let added = side_by_side(&pods, pods.len(), |(worker, pod)| {
         let outcome = pod.add()?;
-        println!("{}", report::added(node, pod, &outcome, lab));
+        table.line(worker.node.name(), pod, &outcome, "", lab);
         stage::must_succeed(pod, "ADD", &outcome)?;
         Ok::<_, DemoError>(pod.serve_echo()?)
     });
     added.into_iter().collect()
-}
-
-/// No address twice, and the daemons count the same pods.
-fn check_unique(workers: &[Worker], lab: &Lab) -> Result<(), DemoError> {
-    let mut seen = BTreeSet::new();
-    for pod in workers.iter().flat_map(|worker| &worker.pods) {
-        let address = pod.address();
-        let address = address.ok_or_else(|| DemoError::Wrong(format!("{} has no address", pod.label())))?;
-        if !seen.insert(address) {
-            return Err(DemoError::Wrong(format!("two pods have {address}")));
-        }
-    }
-    println!("  {0} pods, {0} different addresses", seen.len());
-    let count = |worker: &Worker| u64::try_from(worker.pods.len()).unwrap_or(u64::MAX);
-    workers
-        .iter()
-        .try_for_each(|worker| stage::check_count(worker, count(worker), lab))
-}
-
-fn reachability(lab: &Lab, workers: &[Worker]) -> Result<(), DemoError> {
-    let pods: Vec<_> = workers.iter().flat_map(|worker| &worker.pods).collect();
-    let sources: Vec<Source> = pods.iter().filter_map(|pod| pod.source()).collect();
-    let targets: Vec<_> = pods.iter().filter_map(|pod| pod.target()).collect();
-    let show = |title: &str, outcome: &Matrix| {
-        let (reached, all) = outcome.reached();
-        println!("  {title}: {reached} of {all}");
-        if outcome.all_reached() {
-            Ok(())
-        } else {
-            println!("{outcome}");
-            Err(DemoError::Wrong(format!("{title}: not everything was reached")))
-        }
-    };
-    show(
-        "pod to pod, UDP",
-        &matrix(&sources, &targets, Protocol::Udp, EXCHANGE),
-    )?;
-    for worker in workers {
-        let own: Vec<_> = worker.pods.iter().filter_map(Pod::target).collect();
-        let probe = matrix(&[worker.node.source()], &own, Protocol::Tcp, EXCHANGE);
-        show("node to its pods, TCP as kubelet probes", &probe)?;
-        let inside: Vec<_> = worker.pods.iter().filter_map(Pod::source).collect();
-        let out = matrix(&inside, &[lab.internet()], Protocol::Tcp, EXCHANGE);
-        show("pod to internet, TCP", &out)?;
-        let seen: BTreeSet<_> = out.seen().map(|(_, _, source)| *source.ip()).collect();
-        println!(
-            "  the internet saw {seen:?}; node {} is {}",
-            worker.node.name(),
-            worker.node.address()
-        );
-        if seen != BTreeSet::from([worker.node.address()]) {
-            return Err(DemoError::Wrong(
-                "the internet saw another address than the node's".to_owned(),
-            ));
-        }
-    }
-    let spoofed = lab.fabric().offences().map_err(LabError::from)?;
-    if spoofed.is_empty() {
-        Ok(())
-    } else {
-        Err(DemoError::Wrong(format!(
-            "the VPC dropped packets with a wrong source: {spoofed:?}"
-        )))
-    }
 }

@@ -1,5 +1,6 @@
 //! A VPC in a box: an EC2 endpoint, an IMDS endpoint, a router and nodes in network namespaces.
 
+pub mod bench;
 pub mod calls;
 pub mod cloud;
 pub mod demo;

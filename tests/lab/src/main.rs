@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 
 use argh::FromArgs;
+use aws_cni_lab::bench::{self, BenchOptions};
 use aws_cni_lab::demo::{self, DemoOptions};
 use aws_cni_lab::faults::Preset;
 use aws_cni_lab::lab::{Lab, LabError};
@@ -24,6 +25,7 @@ struct Arguments {
 enum Subcommand {
     Up(Up),
     Demo(Demo),
+    Bench(Bench),
 }
 
 /// Build a lab and keep it until Ctrl-C.
@@ -45,15 +47,36 @@ struct Up {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "demo")]
 struct Demo {
-    /// the aws-cni binary
+    /// the aws-cni binary; without it the one built beside this program
     #[argh(option)]
-    binary: PathBuf,
+    binary: Option<PathBuf>,
     /// pods on each node
     #[argh(option, default = "12")]
     pods: usize,
     /// leave everything running at the end, until Ctrl-C
     #[argh(switch)]
     keep: bool,
+}
+
+/// ADD, DEL, bursts, growth and restarts beside the kernel floor.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bench")]
+struct Bench {
+    /// the aws-cni binary, a static release build
+    #[argh(option)]
+    binary: PathBuf,
+    /// benches/floor.rs, built
+    #[argh(option)]
+    floor: PathBuf,
+    /// a static hello
+    #[argh(option)]
+    hello: PathBuf,
+    /// runs at each number of pods
+    #[argh(option, default = "200")]
+    runs: usize,
+    /// warm bursts of each kind
+    #[argh(option, default = "9")]
+    bursts: usize,
 }
 
 fn main() -> ExitCode {
@@ -63,10 +86,13 @@ fn main() -> ExitCode {
     }
     let done = match arguments.command {
         Subcommand::Up(up) => run_up(&up).map_err(|error| error.to_string()),
-        Subcommand::Demo(demo) => demo::run(&DemoOptions {
-            binary: demo.binary,
-            pods: demo.pods,
-            keep: demo.keep,
+        Subcommand::Demo(demo) => run_demo(demo),
+        Subcommand::Bench(bench) => bench::run(&BenchOptions {
+            binary: bench.binary,
+            floor: bench.floor,
+            hello: bench.hello,
+            runs: bench.runs,
+            bursts: bench.bursts,
         })
         .map_err(|error| error.to_string()),
     };
@@ -92,6 +118,26 @@ fn become_root_of_a_user_namespace() -> ExitCode {
         .exec();
     eprintln!("aws-cni-lab: not root, and unshare (util-linux) can't be run: {error}");
     ExitCode::FAILURE
+}
+
+fn run_demo(options: Demo) -> Result<(), String> {
+    let binary = options.binary.map_or_else(built_beside, Ok)?;
+    // The nodes have links to it, which must lead there from any directory.
+    let binary = binary
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}; build it: cargo build --bins", binary.display()))?;
+    let options = DemoOptions {
+        binary,
+        pods: options.pods,
+        keep: options.keep,
+    };
+    demo::run(&options).map_err(|error| error.to_string())
+}
+
+fn built_beside() -> Result<PathBuf, String> {
+    let own =
+        std::env::current_exe().map_err(|error| format!("the own executable can't be found: {error}"))?;
+    Ok(own.with_file_name("aws-cni"))
 }
 
 fn run_up(up: &Up) -> Result<(), LabError> {
@@ -125,7 +171,7 @@ fn run_up(up: &Up) -> Result<(), LabError> {
                 Err(error) => eprintln!("node {}: {error}", node.name()),
             }
         }
-        println!("{}", demo::node_hint(node));
+        println!("  {}", demo::node_hint(node));
     }
     println!(
         "EC2: http://{}  IMDS: http://169.254.169.254  directory: {}",

@@ -1,5 +1,7 @@
 //! A node: a namespace that looks like a worker instance, its directories and its programs.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::fabric::{ENI_MTU, LinkName, ToolError, ip_batch, ip_json};
+use crate::fabric::{ENI_MTU, LinkName, ToolError, ip_batch, ip_json, nft, nft_json};
 use crate::lab::MARK;
 use crate::netns::{Netns, NetnsError};
 use crate::pod::{Conflist, Pod, PodIdentity, Runtime};
@@ -275,6 +277,16 @@ impl Node {
     /// What `ip -json …` says in the node.
     pub fn ip_json(&self, arguments: &[&str]) -> Result<Value, NodeError> {
         Ok(ip_json(&self.netns, arguments)?)
+    }
+
+    /// Runs an nftables script in the node as one transaction, as another program on the node would.
+    pub fn nft(&self, script: &str) -> Result<(), NodeError> {
+        Ok(nft(&self.netns, script)?)
+    }
+
+    /// What `nft -j …` says in the node.
+    pub fn nft_json(&self, arguments: &[&str]) -> Result<Value, NodeError> {
+        Ok(nft_json(&self.netns, arguments)?)
     }
 
     /// Its links but `lo`.

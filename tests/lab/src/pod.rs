@@ -18,6 +18,7 @@ use serde_json::Value;
 
 pub use invoke::{CniError, CniOutcome};
 
+use crate::fabric::{ToolError, ip_batch, ip_json};
 use crate::netns::{Netns, NetnsError};
 use crate::probe::{ECHO_PORT, EchoServer, Source, Target};
 
@@ -137,6 +138,17 @@ impl Pod {
     /// Its namespace, unless it was lost.
     pub fn netns(&self) -> Option<Netns> {
         lock(&self.netns).clone()
+    }
+
+    /// What `ip -json …` says in the pod; nothing when its namespace was lost.
+    pub fn ip_json(&self, arguments: &[&str]) -> Result<Value, ToolError> {
+        self.netns()
+            .map_or(Ok(Value::Null), |netns| ip_json(&netns, arguments))
+    }
+
+    /// Runs a script of `ip` commands in the pod, stopping at the first that fails.
+    pub fn ip(&self, script: &str) -> Result<(), ToolError> {
+        self.netns().map_or(Ok(()), |netns| ip_batch(&netns, script))
     }
 
     /// Runs ADD through the whole list and keeps the result. It stops at the first plugin that fails.

@@ -11,17 +11,23 @@ use super::{DemoError, report};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::pod::{CniOutcome, Pod, side_by_side};
+use crate::probe::Steady;
 use crate::process::Daemon;
-use crate::vpc::Eni;
 
 /// From exec to the first connection taken; growing the pool comes later.
 const DAEMON_START: Duration = Duration::from_secs(30);
 
-/// The daemon may still be deleting links after the last DEL has returned.
-const DEFERRED_WORK: Duration = Duration::from_secs(15);
+/// From SIGTERM to the daemon's end.
+const DAEMON_STOP: Duration = Duration::from_secs(30);
+
+/// A datagram this often while the daemon is dead.
+const PACE: Duration = Duration::from_millis(5);
 
 /// Until the first pod of a burst has an answer; attaching an ENI may come before.
 const BURST_START: Duration = Duration::from_mins(1);
+
+/// How many sandboxes a runtime makes at a time: some of the burst come before the kill, some in it, some after it.
+const AT_ONCE: usize = 3;
 
 /// How often a runtime asks again for a pod whose ADD failed in passing.
 const ATTEMPTS: usize = 5;
@@ -60,6 +66,18 @@ impl Worker {
         self.daemon = start_daemon(&self.node, &self.listener)?;
         Ok(())
     }
+
+    /// Ends the daemon as `systemctl restart` does, and starts it again.
+    pub(super) fn restart_gently(&mut self) -> Result<(), DemoError> {
+        let status = self.daemon.terminate(DAEMON_STOP)?;
+        if !status.success() {
+            let name = self.node.name();
+            return Err(DemoError::Wrong(format!(
+                "SIGTERM ended ipamd on node {name} with {status}"
+            )));
+        }
+        self.restart()
+    }
 }
 
 fn start_daemon(node: &Node, listener: &UnixListener) -> Result<Daemon, DemoError> {
@@ -83,19 +101,56 @@ pub(super) fn must_succeed(pod: &Pod, verb: &str, outcome: &CniOutcome) -> Resul
     )))
 }
 
-/// More pods at once, and the daemon killed after the first of them has its address.
-pub(super) fn killed_in_a_burst(worker: &mut Worker, count: usize, lab: &Lab) -> Result<(), DemoError> {
+/// More pods at once, and the daemon killed after the first of them has its address, while a pod of this node talks
+/// with one of another.
+pub(super) fn killed_in_a_burst(
+    worker: &mut Worker,
+    others: &[Worker],
+    count: usize,
+    lab: &Lab,
+) -> Result<(), DemoError> {
+    let stream = stream_between(worker, others)?;
     let before = worker.pods.len();
     worker.add_pods(count)?;
-    let (first, first_done) = mpsc::channel();
     let mut pods = std::mem::take(&mut worker.pods);
     let burst = pods.get(before..).unwrap_or_default();
+    let downtime = burst_and_kill(worker, burst, lab)?;
+    worker.pods.append(&mut pods);
+    println!("   ipamd serves again {} after its death", report::took(downtime));
+    let Some(stream) = stream else { return Ok(()) };
+    let seen = stream.stop().map_err(DemoError::Stream)?;
+    println!(
+        "   {} packets went to a pod on the other node and back meanwhile, {} were lost",
+        seen.sent,
+        seen.lost()
+    );
+    if seen.lost() == 0 {
+        return Ok(());
+    }
+    Err(DemoError::Wrong(format!(
+        "packets of a running pod were lost: {seen:?}"
+    )))
+}
+
+fn stream_between(worker: &Worker, others: &[Worker]) -> Result<Option<Steady>, DemoError> {
+    let here = worker.pods.last().and_then(Pod::netns);
+    let there = others.iter().flat_map(|other| &other.pods).find_map(Pod::target);
+    let (Some(here), Some(there)) = (here, there) else {
+        return Ok(None);
+    };
+    let stream = Steady::start(&here, there.address, PACE).map_err(crate::node::NodeError::from)?;
+    Ok(Some(stream))
+}
+
+fn burst_and_kill(worker: &mut Worker, burst: &[Pod], lab: &Lab) -> Result<Duration, DemoError> {
+    let (first, first_done) = mpsc::channel();
     let name = worker.node.name().to_owned();
-    let added = std::thread::scope(|scope| {
+    let table = report::Pods::begin(burst.len());
+    let (added, downtime) = std::thread::scope(|scope| {
         let running = scope.spawn(|| {
-            side_by_side(burst, count, |pod| {
-                let outcome = add_as_a_runtime(pod)?;
-                println!("{}", report::added(&name, pod, &outcome, lab));
+            side_by_side(burst, AT_ONCE, |pod| {
+                let (outcome, remark) = add_as_a_runtime(pod)?;
+                table.line(&name, pod, &outcome, &remark, lab);
                 if let Err(mpsc::SendError(())) = first.send(()) {} // only the first is waited for
                 must_succeed(pod, "ADD", &outcome)?;
                 Ok::<_, DemoError>(pod.serve_echo()?)
@@ -105,30 +160,34 @@ pub(super) fn killed_in_a_burst(worker: &mut Worker, count: usize, lab: &Lab) ->
             .recv_timeout(BURST_START)
             .map_err(|_| DemoError::Wrong("no pod of the burst got an answer".to_owned()))?;
         let status = worker.daemon.kill()?;
-        println!("  the daemon ended with {status}; starting it again");
+        let died = Instant::now();
+        println!("            {name}     ---   ipamd was ended by {status}");
         worker.restart()?;
-        Ok::<_, DemoError>(
-            running
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-        )
+        let downtime = died.elapsed();
+        let added = running.join();
+        Ok::<_, DemoError>((
+            added.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            downtime,
+        ))
     })?;
-    worker.pods.append(&mut pods);
-    added.into_iter().collect()
+    added.into_iter().collect::<Result<(), _>>()?;
+    Ok(downtime)
 }
 
-/// A runtime deletes a sandbox whose ADD failed and tries again.
-fn add_as_a_runtime(pod: &Pod) -> Result<CniOutcome, DemoError> {
+/// A runtime deletes a sandbox whose ADD failed and tries again. Also says what happened.
+fn add_as_a_runtime(pod: &Pod) -> Result<(CniOutcome, String), DemoError> {
     let mut outcome = pod.add()?;
-    for _ in 1..ATTEMPTS {
+    let mut remark = String::new();
+    for attempt in 2..=ATTEMPTS {
         if outcome.succeeded() {
             break;
         }
-        println!("  {} is tried again: {}", pod.label(), outcome.stdout.trim());
+        let code = outcome.error_code().unwrap_or_default();
+        remark = format!("attempt {attempt}, after CNI error {code}");
         must_succeed(pod, "DEL", &pod.del()?)?;
         outcome = pod.add()?;
     }
-    Ok(outcome)
+    Ok((outcome, remark))
 }
 
 pub(super) fn delete_all(worker: &Worker) -> Result<(), DemoError> {
@@ -140,87 +199,10 @@ pub(super) fn delete_all(worker: &Worker) -> Result<(), DemoError> {
     let deleted: Vec<_> = deleted.into_iter().collect::<Result<_, _>>()?;
     let slowest = deleted.iter().max().copied().unwrap_or_default();
     println!(
-        "  node {}: {} pods, slowest DEL {slowest:.1?}",
+        "   node {}: {} pods deleted, 8 at a time, the slowest DEL took {}",
         worker.node.name(),
-        deleted.len()
+        deleted.len(),
+        report::took(slowest)
     );
     Ok(())
-}
-
-/// No link, route or rule of a pod is left, the daemon counts none, and it holds exactly what EC2 shows.
-pub(super) fn check_empty(worker: &Worker, lab: &Lab) -> Result<(), DemoError> {
-    let until = Instant::now() + DEFERRED_WORK;
-    let mut left = leftovers(&worker.node)?;
-    while !left.is_empty() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(100));
-        left = leftovers(&worker.node)?;
-    }
-    let troubles = lab.troubles();
-    if !left.is_empty() || !troubles.is_empty() {
-        let name = worker.node.name();
-        return Err(DemoError::Wrong(format!(
-            "node {name} still has {left:?}; lab: {troubles:?}"
-        )));
-    }
-    println!(
-        "  node {}: no link, route or rule of a pod is left",
-        worker.node.name()
-    );
-    check_count(worker, 0, lab)
-}
-
-/// The daemon counts `assigned` pods, and what it holds besides is what EC2 shows.
-pub(super) fn check_count(worker: &Worker, assigned: u64, lab: &Lab) -> Result<(), DemoError> {
-    let status = worker.node.call_ipamd("Status", &serde_json::json!({}))?;
-    let count = |name: &str| status.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-    let held = count("free") + count("cooling") + count("assigned");
-    let secondary = secondary_addresses(&worker.node, lab);
-    println!(
-        "  node {}: ipamd counts {} assigned, {} free, {} cooling; EC2 shows {secondary} secondary addresses",
-        worker.node.name(),
-        count("assigned"),
-        count("free"),
-        count("cooling"),
-    );
-    if count("assigned") == assigned && held == secondary {
-        return Ok(());
-    }
-    let name = worker.node.name();
-    Err(DemoError::Wrong(format!(
-        "ipamd on node {name} disagrees with its {assigned} pods or with EC2"
-    )))
-}
-
-fn secondary_addresses(node: &Node, lab: &Lab) -> u64 {
-    let here = |eni: &Eni| {
-        eni.attachment
-            .as_ref()
-            .is_some_and(|at| at.instance == *node.instance())
-    };
-    let count = |eni: &Eni| u64::try_from(eni.secondary.len() + 16 * eni.prefixes.len()).unwrap_or(u64::MAX);
-    lab.cloud().model(|model| {
-        model
-            .enis()
-            .values()
-            .filter(|eni| here(eni))
-            .map(|eni| count(eni))
-            .sum()
-    })
-}
-
-/// Pod links by the prefix of their name, pod routes in table 512, rules for single addresses.
-fn leftovers(node: &Node) -> Result<Vec<String>, DemoError> {
-    let mut left: Vec<String> = node
-        .links()?
-        .into_iter()
-        .map(|link| link.name)
-        .filter(|name| name.starts_with("eni"))
-        .collect();
-    let routes = node.ip_json(&["route", "show", "table", "all"])?;
-    let of_pods = routes.as_array().into_iter().flatten().filter(|route| {
-        let device = route.get("dev").and_then(serde_json::Value::as_str);
-        device.is_some_and(|device| device.starts_with("eni"))
-    });
-    left.extend(of_pods.map(ToString::to_string));
-    Ok(left)
 }
