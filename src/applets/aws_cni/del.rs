@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use super::{Session, kernel};
 use crate::cni::error::{CniError, Code};
 use crate::cni::previous::Notes;
-use crate::ipam::ids::TableId;
 use crate::rpc::client::ClientError;
 use crate::rpc::types::{DelReason, ErrorKind, Released};
 use crate::store::pending;
@@ -56,12 +55,10 @@ fn take_away(released: &Released) -> Result<(), CniError> {
     ))
 }
 
-/// Without a record, which a runtime has only of an ADD that succeeded, the sandbox itself tells what it was given.
+/// Without a record, which a runtime has only of an ADD that succeeded, the sandbox itself is looked at.
 fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
     let Some(notes) = notes else {
-        if let Some(address) = kernel::sandbox_address(session) {
-            kernel::unwire_recorded(&session.host_veth, address, TableId::MAIN);
-        }
+        kernel::unwire_sandbox(session);
         return;
     };
     if notes.vlan != 0 {

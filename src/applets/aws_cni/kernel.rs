@@ -11,6 +11,7 @@ use crate::ipam::ids::{Mac, TableId};
 use crate::net::layout::{POD_TABLE, RuleLayout};
 use crate::net::netlink::NetError;
 use crate::net::netns::Netns;
+use crate::net::op::{LinkRef, NetOp};
 use crate::net::pod::{LinkRemoval, PodIntent, PodRemoval, UnwireError, unwire_pod};
 use crate::net::rtnl::Rtnl;
 use crate::rpc::types::{Allocation, ReleasedAddress};
@@ -112,17 +113,33 @@ pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId
     }
 }
 
-/// The address that the sandbox's interface has, when there still is one.
-pub(super) fn sandbox_address(session: &Session<'_>) -> Option<Ipv4Addr> {
+/// Takes away the interface that the sandbox itself still has, as every plugin may on DEL: it is this attachment's. Its
+/// host end and that one's routes go with it.
+pub(super) fn unwire_sandbox(session: &Session<'_>) {
     let environment = &session.call.environment;
     if environment.netns.is_empty() || plugin::is_own_netns(&environment.netns) {
-        return None;
+        return;
     }
-    let netns = Netns::open(environment.netns.as_ref()).ok()?;
-    let mut rtnl = Rtnl::open_in(netns.as_fd()).ok()?;
-    let link = rtnl.link_named(&environment.ifname).ok()??;
-    let addresses = rtnl.addresses(Some(link.index)).ok()?;
-    addresses.first().map(|fact| fact.address)
+    let opened = Netns::open(environment.netns.as_ref())
+        .ok()
+        .and_then(|netns| Rtnl::open_in(netns.as_fd()).ok());
+    // A sandbox that is gone has taken its interface along.
+    let Some(mut rtnl) = opened else { return };
+    let Ok(Some(link)) = rtnl.link_named(&environment.ifname) else {
+        return;
+    };
+    let addresses = rtnl.addresses(Some(link.index)).unwrap_or_default();
+    for fact in addresses {
+        unwire_recorded(&session.host_veth, fact.address, TableId::MAIN);
+    }
+    // The kernel refuses when it has gone with its host end, which is as well.
+    match rtnl.apply_all(&[NetOp::DelLink(LinkRef::Index(link.index))]) {
+        Ok(()) => tracing::info!(
+            ifname = environment.ifname,
+            "the sandbox's interface was taken away"
+        ),
+        Err(error) => tracing::debug!(%error, "the sandbox's interface is gone"),
+    }
 }
 
 /// `None` when the interface carries routes, but not this address's.
