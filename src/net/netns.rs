@@ -56,7 +56,6 @@ pub enum NetnsError {
 #[derive(Debug)]
 pub struct Netns {
     file: File,
-    path: PathBuf,
 }
 
 impl AsFd for Netns {
@@ -97,10 +96,7 @@ impl Netns {
                 magic: u64::try_from(magic.0).unwrap_or_default(),
             });
         }
-        Ok(Self {
-            file: File::from(fd),
-            path: path.to_owned(),
-        })
+        Ok(Self { file: File::from(fd) })
     }
 
     /// Whether this is the namespace the calling thread is in.
@@ -115,11 +111,6 @@ impl Netns {
         let own = stat("/proc/thread-self/ns/net").map_err(failed)?;
         let this = fstat(&self.file).map_err(failed)?;
         Ok((own.st_dev, own.st_ino) == (this.st_dev, this.st_ino))
-    }
-
-    /// The path it was opened by.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 
