@@ -4,6 +4,7 @@
 //! AWS without deciding anything, `store` keeps what was decided, `applets` wire them together.
 
 pub mod applets;
+pub mod causes;
 pub mod cloud;
 pub mod cni;
 pub mod config;

@@ -220,7 +220,7 @@ fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick)
         _ => {
             // Our view may be behind: somebody else's ENIs take places too.
             pool.memory.describe.insert(DescribeScope::Attached);
-            doom(pool, id, failure.to_string());
+            doom(pool, id, &failure.to_string());
             obstruct(pool, Topic::Create, failure, now);
         }
     }

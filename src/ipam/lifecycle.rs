@@ -17,6 +17,9 @@ const RECHECK: Pace = Pace::secs(30, 600);
 /// How doubts that stand are looked at again. Most are lag, and over within seconds; the others nobody waits for.
 const DOUBTS: Pace = Pace::secs(2, 600);
 
+/// A pod that is just being taken away is gone by then.
+const FIRST_KERNEL_RECHECK: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// How much of the reason for giving an ENI up is kept, in characters.
 pub(super) const LONGEST_REASON: usize = 200;
 
@@ -74,7 +77,7 @@ fn attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         return;
     }
     let Some(device) = pool.free_device() else {
-        let why = "no device index is free".to_owned();
+        let why = "no device index is free";
         doom(pool, id, why);
         return discard(pool, id, now, out);
     };
@@ -189,7 +192,7 @@ fn await_link(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         longest,
     };
     pool.memory.obstruct(Topic::Link(id.clone()), pace, None, now);
-    out.now(Effect::ReadKernel);
+    read_kernel(pool, out);
     pool.memory.describe.insert(DescribeScope::Attached);
     let waited = now.since(since).as_secs();
     out.alarm(
@@ -228,7 +231,7 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 }
 
 /// An ENI is not to be had: it is deleted again, once EC2 has confirmed in a later Describe that nobody has it.
-pub(super) fn doom(pool: &mut Pool, id: &EniId, why: String) {
+pub(super) fn doom(pool: &mut Pool, id: &EniId, why: &str) {
     // EC2's own words may be long, and are stored.
     let why: String = why.chars().take(LONGEST_REASON).collect();
     pool.edit_eni(id, |eni| {
@@ -290,19 +293,42 @@ fn bury(pool: &mut Pool, id: &EniId) {
     }
 }
 
-/// Standing doubts are worth another look, ever more seldom.
-fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
-    let routes = |doubt: &Option<Doubt>| matches!(doubt, Some(Doubt::PodRoute { .. }));
-    let every = Pace {
-        first: pool.policy().kernel_recheck,
-        longest: pool.policy().kernel_recheck,
-    };
-    if pool.addresses().values().any(|known| routes(&known.doubt))
-        && pool.memory.is_clear(&Topic::Kernel, now)
-    {
-        pool.memory.obstruct(Topic::Kernel, every, None, now);
+/// One reading at a time, so that an answer is known to be younger than the question.
+fn read_kernel(pool: &mut Pool, out: &mut Outbox) {
+    if pool.memory.kernel_read.is_none() {
+        pool.memory.kernel_read = Some(std::mem::take(&mut pool.memory.unproven));
         out.now(Effect::ReadKernel);
     }
+}
+
+/// The kernel is asked about addresses it still routes, ever more seldom, and about those that have rested.
+fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let routed = pool
+        .addresses()
+        .values()
+        .any(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
+    if !routed {
+        pool.memory.clear(&Topic::Kernel);
+    } else if pool.memory.is_clear(&Topic::Kernel, now) {
+        let pace = Pace {
+            first: FIRST_KERNEL_RECHECK,
+            longest: pool.policy().kernel_recheck,
+        };
+        pool.memory.obstruct(Topic::Kernel, pace, None, now);
+        read_kernel(pool, out);
+    }
+    let rested = |address: &std::net::Ipv4Addr| {
+        let known = pool.addresses().get(address);
+        known.is_some_and(|known| known.is_free(now))
+    };
+    if pool.memory.unproven.iter().any(rested) {
+        read_kernel(pool, out);
+    }
+}
+
+/// Standing doubts are worth another look, ever more seldom.
+fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    recheck_kernel(pool, now, out);
     let drift_check = now.after(pool.policy().drift_check);
     if *pool.memory.next_look.get_or_insert(drift_check) <= now {
         pool.memory.next_look = Some(drift_check);

@@ -17,6 +17,15 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
     for link in facts.links {
         pool.memory.links.insert(link.mac, link);
     }
+    // What was reported while the kernel was being read is younger than what was read.
+    pool.memory.kernel_read = None;
+    let news = std::mem::take(&mut pool.memory.link_news);
+    for mac in news {
+        match before.get(&mac) {
+            Some(link) => pool.memory.links.insert(mac, link.clone()),
+            None => pool.memory.links.remove(&mac),
+        };
+    }
     for mac in before.into_keys() {
         if !pool.memory.links.contains_key(&mac) {
             link_gone(pool, mac);
@@ -42,9 +51,17 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
     }
 }
 
+/// A link has come or gone; a reading of the kernel that is under way need not know.
+pub(super) fn note_news(pool: &mut Pool, mac: Mac) {
+    if pool.memory.kernel_read.is_some() {
+        pool.memory.link_news.insert(mac);
+    }
+}
+
 /// An ENI's link is gone: pods there cannot be reached, and EC2 is asked why. Nothing is freed.
 pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
     pool.memory.links.remove(&mac);
+    note_news(pool, mac);
     let Some(id) = pool.eni_by_mac(mac).map(|eni| eni.id.clone()) else {
         return;
     };

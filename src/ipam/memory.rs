@@ -139,6 +139,12 @@ pub(super) struct Memory {
     pub(super) unlisted: BTreeMap<Ipv4Addr, Tick>,
     pub(super) links: BTreeMap<Mac, LinkFact>,
     pub(super) pod_routes: BTreeMap<Ipv4Addr, String>,
+    /// Released since the kernel was last asked: nobody gets these before it has shown no route for them.
+    pub(super) unproven: BTreeSet<Ipv4Addr>,
+    /// The kernel is being read; the answer will speak for these.
+    pub(super) kernel_read: Option<BTreeSet<Ipv4Addr>>,
+    /// Links that came or went since that reading was asked for.
+    pub(super) link_news: BTreeSet<Mac>,
     pub(super) imds: Option<ImdsSnapshot>,
     pub(super) imds_pending: bool,
     /// Device indexes EC2 said are taken, by whom is not known.
@@ -172,6 +178,9 @@ impl Memory {
             unlisted: BTreeMap::new(),
             links: BTreeMap::new(),
             pod_routes: BTreeMap::new(),
+            unproven: BTreeSet::new(),
+            kernel_read: None,
+            link_news: BTreeSet::new(),
             imds: None,
             imds_pending: false,
             devices_taken: BTreeSet::new(),
@@ -240,6 +249,12 @@ impl Memory {
     /// It worked: the next failure is a first one again.
     pub(super) fn clear(&mut self, topic: &Topic) {
         self.obstacles.remove(topic);
+    }
+
+    /// Whether the kernel has still to be asked about a released address.
+    pub(super) fn is_unproven(&self, address: Ipv4Addr) -> bool {
+        let read = self.kernel_read.as_ref();
+        self.unproven.contains(&address) || read.is_some_and(|of| of.contains(&address))
     }
 
     /// Forgets everything about an ENI.

@@ -124,18 +124,20 @@ impl Pool {
             })
             .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
             .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
-            .filter(move |(address, known, _, _)| known.is_free(now) && self.is_written(*address, known))
+            .filter(move |(address, known, _, _)| known.is_free(now) && self.is_settled(*address, known))
     }
 
-    fn is_written(&self, address: Ipv4Addr, known: &Address) -> bool {
+    /// Whether what happened to it last is durable, and undone in the kernel.
+    fn is_settled(&self, address: Ipv4Addr, known: &Address) -> bool {
         !known.has_past()
             || (!self.memory.unwritten.contains_key(&address)
-                && !self.dirty.contains(&RecordKey::Address(address)))
+                && !self.dirty.contains(&RecordKey::Address(address))
+                && !self.memory.is_unproven(address))
     }
 
     /// Whether a sandbox may have this one now.
     pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
-        let fits = |known: &Address| known.is_free(now) && self.is_written(address, known);
+        let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
         self.addresses.get(&address).is_some_and(fits)
             && self.placed(address).is_some_and(|(eni, placed)| {
                 self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
@@ -361,6 +363,8 @@ impl Pool {
         if let Some(known) = self.addresses.get_mut(&allocation.address).filter(holds) {
             known.holder = None;
             self.rest(allocation.address, now);
+            // Whoever wired it may have died before or while taking it away again.
+            self.memory.unproven.insert(allocation.address);
         }
         Some(ReleasedAddress {
             key: allocation.key.clone(),

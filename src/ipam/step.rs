@@ -55,6 +55,7 @@ fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
             if pool.memory.links.get(&link.mac).is_some_and(other) {
                 local::link_gone(pool, link.mac);
             }
+            local::note_news(pool, link.mac);
             pool.memory.links.insert(link.mac, link);
         }
         Event::LinkGone { mac } => local::link_gone(pool, mac),
@@ -160,9 +161,14 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         Some(memory.started.after(pool.policy().start_patience)).filter(|_| waiting || memory.imds_pending);
     let rests = pool
         .addresses()
-        .values()
-        .take(if waiting { usize::MAX } else { 0 })
-        .filter_map(|known| match known.state(now) {
+        .iter()
+        .take(if waiting || !memory.unproven.is_empty() {
+            usize::MAX
+        } else {
+            0
+        })
+        .filter(|(address, _)| waiting || memory.is_unproven(**address))
+        .filter_map(|(_, known)| match known.state(now) {
             AddressState::Cooling { until } => Some(Tick(until.0.saturating_add(1))),
             _ => None,
         });

@@ -1,7 +1,7 @@
 //! Network namespaces: opening one by path, and working inside one without the caller leaving its own.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -59,7 +59,6 @@ pub enum NetnsError {
 #[derive(Debug)]
 pub struct Netns {
     file: File,
-    path: PathBuf,
 }
 
 impl AsFd for Netns {
@@ -100,10 +99,7 @@ impl Netns {
                 magic: u64::try_from(magic.0).unwrap_or_default(),
             });
         }
-        Ok(Self {
-            file: File::from(fd),
-            path: path.to_owned(),
-        })
+        Ok(Self { file: File::from(fd) })
     }
 
     /// The namespace the calling thread is in.
@@ -121,17 +117,12 @@ impl Netns {
     pub fn is_same(&self, other: &Self) -> Result<bool, NetnsError> {
         let identity = |netns: &Self| {
             let file = fstat(&netns.file).map_err(|errno| NetnsError::Statfs {
-                path: netns.path.clone(),
+                path: format!("/proc/self/fd/{}", netns.file.as_raw_fd()).into(),
                 errno,
             })?;
             Ok((file.st_dev, file.st_ino))
         };
         Ok(identity(self)? == identity(other)?)
-    }
-
-    /// The path it was opened by.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

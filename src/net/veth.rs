@@ -6,8 +6,10 @@ use crate::ipam::ids::Mac;
 
 /// The longest name the kernel takes: `IFNAMSIZ` less the terminating NUL.
 pub const MAX_NAME: usize = 15;
-/// How many hex digits of the hash a name carries; with a prefix of four bytes the name is full.
+/// How many hex digits of the hash a name carries.
 const HASH_DIGITS: usize = 11;
+/// The longest prefix that leaves room for the hash.
+pub const MAX_PREFIX: usize = MAX_NAME - HASH_DIGITS;
 
 /// The host side's name for interface `index` of a pod: the prefix and eleven hex digits of SHA-1 over
 /// `namespace.pod`, or `namespace.pod.index` after the first.
@@ -26,6 +28,14 @@ pub fn host_name(prefix: &str, namespace: &str, pod: &str, index: u32) -> String
         .iter()
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     prefix.chars().chain(hex.chars().take(HASH_DIGITS)).collect()
+}
+
+/// The prefix of a name that ends like [`host_name`]'s; `None` for any other.
+pub fn prefix_of(name: &str) -> Option<&str> {
+    let (prefix, hash) = name.split_at_checked(name.len().checked_sub(HASH_DIGITS)?)?;
+    hash.bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+        .then_some(prefix)
 }
 
 /// A random hardware address: locally administered, unicast.
@@ -66,6 +76,22 @@ mod tests {
             assert_eq!(name(ns, pod, index), format!("eni{hash}"), "{ns}/{pod} {index}");
         }
         assert_eq!(host_name("vlan", "default", "nginx", 0).len(), MAX_NAME);
+    }
+
+    #[test]
+    fn only_names_that_end_in_a_hash_have_a_prefix() {
+        assert_eq!(prefix_of("enic440f455693"), Some("eni"));
+        assert_eq!(prefix_of("c440f455693"), Some(""));
+        for other in [
+            "eth1",
+            "eni1",
+            "eni440f45569",
+            "enic440f455693z",
+            "enic440f45569A",
+            "ééééééé",
+        ] {
+            assert_eq!(prefix_of(other), None, "{other}");
+        }
     }
 
     /// Conformance: dataplane case 63.

@@ -18,6 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long one request is asked again.
 #[derive(Debug)]
 pub struct Retry {
+    patience: Duration,
+    failed: bool,
     until: Instant,
     absent_until: Instant,
     pause: Duration,
@@ -29,6 +31,8 @@ impl Retry {
     pub fn new(patience: Duration, absence: Duration) -> Self {
         let now = Instant::now();
         Self {
+            patience,
+            failed: false,
             until: now + patience,
             absent_until: now + absence.min(patience),
             pause: FIRST_PAUSE,
@@ -36,8 +40,11 @@ impl Retry {
         }
     }
 
-    /// What is left of the patience.
+    /// What is left of the patience: all of it for the first attempt.
     pub fn remaining(&self) -> Duration {
+        if !self.failed {
+            return self.patience;
+        }
         self.until.saturating_duration_since(Instant::now())
     }
 
@@ -48,6 +55,7 @@ impl Retry {
 
     /// Whether to ask again after this failure; waits a moment when so.
     pub fn again(&mut self, error: &ClientError) -> bool {
+        self.failed = true;
         let until = match error {
             ClientError::Connect { source, .. } if is_absence(source) => self.absent_until,
             ClientError::Send(_) | ClientError::Receive(_) | ClientError::Closed => {

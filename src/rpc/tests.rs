@@ -550,7 +550,7 @@ fn the_client_says_what_is_wrong_with_the_daemon() {
     let path = folder.path().join("ipamd.sock");
     let missing = Client::connect(&path, PATIENCE).unwrap_err();
     assert!(
-        missing.daemon_is_away() && missing.to_string().contains("ipamd.sock"),
+        matches!(missing, ClientError::Connect { .. }) && missing.to_string().contains("ipamd.sock"),
         "{missing}"
     );
 

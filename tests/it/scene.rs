@@ -26,7 +26,9 @@ pub struct Scene {
     pub node: Arc<Node>,
     pub daemon: Option<Daemon>,
     environment: Vec<(String, String)>,
-    listener: UnixListener,
+    listener: Option<UnixListener>,
+    /// Runs the daemon instead of its own file: a shell script that ends in `exec "$@"`.
+    wrapper: Option<String>,
 }
 
 impl Scene {
@@ -66,18 +68,43 @@ impl Scene {
             node,
             daemon: None,
             environment: environment.iter().map(owned).collect(),
-            listener,
+            listener: Some(listener),
+            wrapper: None,
         }
+    }
+
+    /// From now on nobody holds the socket while the daemon is away: it makes its own.
+    pub fn without_socket_activation(&mut self) {
+        self.listener = None;
+    }
+
+    /// From its next start the daemon runs in a mount namespace of its own, after this shell script.
+    pub fn prepare_mounts(&mut self, script: &str) {
+        self.wrapper = Some(script.to_owned());
     }
 
     /// The daemon's program and environment on this node.
     pub fn spec(&self) -> DaemonSpec {
-        self.environment
+        let spec = match &self.wrapper {
+            None => self.node.ipamd_spec(),
+            Some(script) => self
+                .node
+                .daemon_spec("unshare")
+                .arg("--mount")
+                .arg("sh")
+                .arg("-ec")
+                .arg(format!("{script}\nexec \"$@\""))
+                .arg("sh")
+                .arg(self.node.dirs().bin.join("ipamd")),
+        };
+        let spec = self
+            .environment
             .iter()
-            .fold(self.node.ipamd_spec(), |spec, (name, value)| {
-                spec.env(name, value)
-            })
-            .listener(self.listener.try_clone().unwrap())
+            .fold(spec, |spec, (name, value)| spec.env(name, value));
+        match &self.listener {
+            Some(listener) => spec.listener(listener.try_clone().unwrap()),
+            None => spec,
+        }
     }
 
     /// Another value for a setting, from the next start on.
@@ -96,6 +123,8 @@ impl Scene {
 
     /// Starts the daemon and waits for nothing.
     pub fn launch(&mut self) {
+        // The last one goes first: its end removes the notification socket, which has the same name.
+        self.daemon = None;
         self.daemon = Some(self.node.start(self.spec()).unwrap());
     }
 
@@ -225,6 +254,29 @@ impl Scene {
         })
     }
 
+    /// Addresses that the node's kernel routes to pods.
+    pub fn pod_routes(&self) -> BTreeSet<Ipv4Addr> {
+        let routes = self.node.ip_json(&["route", "show", "table", "all"]).unwrap();
+        let ours = |route: &&Value| route["table"] == "512";
+        let routes = routes.as_array().unwrap().iter().filter(ours);
+        routes
+            .map(|route| route["dst"].as_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// Waits until something holds; for what no event tells of.
+    pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain for {what}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// What can be made to go wrong.
     pub fn faults(&self) -> &Faults {
         self.lab.cloud().faults()
@@ -290,6 +342,25 @@ impl Scene {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// No ENI that the daemon made is left over: each is attached to this instance, and there are no more than may be.
+    pub fn check_enis(&self, at_most: usize) {
+        self.eventually("every ENI to be attached", || {
+            self.lab.cloud().model(|model| {
+                let attached = |eni: &Arc<Eni>| eni.attachment.is_some();
+                model.enis().values().all(attached) && model.enis().values().count() <= at_most
+            })
+        });
+    }
+
+    /// Waits until a node without pods shows none: kernel, daemon and EC2 agree.
+    pub fn check_empty(&self, at_most_enis: usize) {
+        self.eventually("the kernel to be clean", || {
+            self.pod_routes().is_empty() && self.pod_links().is_empty()
+        });
+        self.check(&[]);
+        self.check_enis(at_most_enis);
     }
 
     /// Names of the pods' links on the node.

@@ -55,8 +55,12 @@ fn take_away(released: &Released) -> Result<(), CniError> {
     ))
 }
 
+/// Without a record, which a runtime has only of an ADD that succeeded, the sandbox itself is looked at.
 fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
-    let Some(notes) = notes else { return };
+    let Some(notes) = notes else {
+        kernel::unwire_sandbox(session);
+        return;
+    };
     if notes.vlan != 0 {
         tracing::warn!(
             vlan = notes.vlan,

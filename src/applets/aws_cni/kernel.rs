@@ -1,13 +1,17 @@
 //! The one place where the plugin's words become the kernel's: intents and removals for [`crate::net::pod`].
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 
 use super::Session;
+use crate::applets::plugin;
 use crate::cni::error::{CniError, Code};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
 use crate::net::layout::{POD_TABLE, RuleLayout};
 use crate::net::netlink::NetError;
+use crate::net::netns::Netns;
+use crate::net::op::{LinkRef, NetOp};
 use crate::net::pod::{LinkRemoval, PodIntent, PodRemoval, UnwireError, unwire_pod};
 use crate::net::rtnl::Rtnl;
 use crate::rpc::types::{Allocation, ReleasedAddress};
@@ -106,6 +110,35 @@ pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId
     match unwire_pod(&removal) {
         Ok(unwired) => tracing::info!(%address, host_veth, ?unwired, "cleaned by the runtime's record"),
         Err(error) => tracing::warn!(%address, host_veth, %error, "cleaning left something behind"),
+    }
+}
+
+/// Takes away the interface that the sandbox itself still has, as every plugin may on DEL: it is this attachment's. Its
+/// host end and that one's routes go with it.
+pub(super) fn unwire_sandbox(session: &Session<'_>) {
+    let environment = &session.call.environment;
+    if environment.netns.is_empty() || plugin::is_own_netns(&environment.netns) {
+        return;
+    }
+    let opened = Netns::open(environment.netns.as_ref())
+        .ok()
+        .and_then(|netns| Rtnl::open_in(netns.as_fd()).ok());
+    // A sandbox that is gone has taken its interface along.
+    let Some(mut rtnl) = opened else { return };
+    let Ok(Some(link)) = rtnl.link_named(&environment.ifname) else {
+        return;
+    };
+    let addresses = rtnl.addresses(Some(link.index)).unwrap_or_default();
+    for fact in addresses {
+        unwire_recorded(&session.host_veth, fact.address, TableId::MAIN);
+    }
+    // The kernel refuses when it has gone with its host end, which is as well.
+    match rtnl.apply_all(&[NetOp::DelLink(LinkRef::Index(link.index))]) {
+        Ok(()) => tracing::info!(
+            ifname = environment.ifname,
+            "the sandbox's interface was taken away"
+        ),
+        Err(error) => tracing::debug!(%error, "the sandbox's interface is gone"),
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
+use super::alarms::Alarms;
 use super::answers;
 use super::clock;
 use super::deferred::Deferred;
@@ -27,6 +28,11 @@ use crate::store::{Store, Write};
 const NEVER: Duration = Duration::from_hours(24);
 
 /// What reaches the actor from its own side.
+///
+/// The channel of these has no bound of its own, because none of them may be lost and none of the senders (the store's
+/// and the kernel's threads among them) may wait for the actor. What bounds it is what can be under way: the pool has
+/// one call at a time for an ENI or a creation, the store takes [`crate::store::MAX_QUEUED`] changes, the kernel answers
+/// what it was asked, and links are as many as the node has. The actor itself never waits.
 #[derive(Debug)]
 pub(super) enum Mail {
     /// Something happened.
@@ -47,8 +53,8 @@ pub(super) enum Mail {
         /// The answer.
         reply: Reply,
     },
-    /// Plugins may have left DELs behind.
-    LookForDeferred,
+    /// Time for what no event tells of: DELs that plugins left behind, alarms that were held back.
+    Housekeeping,
 }
 
 impl From<Event> for Mail {
@@ -69,6 +75,7 @@ pub(super) struct Actor {
     deferred: Deferred,
     /// Answers that are not logged yet, with what was assigned.
     said: Vec<(Reply, Option<Held>)>,
+    alarms: Alarms,
 }
 
 impl Actor {
@@ -91,6 +98,7 @@ impl Actor {
             wake: None,
             deferred,
             said: Vec::new(),
+            alarms: Alarms::default(),
         }
     }
 
@@ -98,7 +106,10 @@ impl Actor {
     pub(super) fn receive(&mut self, mail: Mail) {
         match mail {
             Mail::Event(event) => self.step(*event),
-            Mail::LookForDeferred => self.work_off_deferred(),
+            Mail::Housekeeping => {
+                self.work_off_deferred();
+                self.alarms.tell_suppressed(clock::now());
+            }
             Mail::Unwired { waiter, reply } => self.answer(waiter, reply),
             Mail::Committed {
                 commit,
@@ -252,7 +263,7 @@ impl Actor {
                 }
                 Effect::Reply { waiter, reply } => self.reply(waiter, reply),
                 Effect::WakeAt(at) => self.wake = Some(at),
-                Effect::Alarm(alarm) => error!(kind = alarm.kind, "{}", alarm.message),
+                Effect::Alarm(alarm) => self.alarms.tell(&alarm, clock::now()),
                 other => self.hands.act(other),
             }
         }

@@ -30,6 +30,9 @@ use crate::net::rtnl::Rtnl;
 /// A burst of DELs is reaped together: deleting one link alone waits as long for RCU as deleting a hundred.
 const REAP_AFTER: Duration = Duration::from_millis(50);
 
+/// A dump that many changes interrupt succeeds when it is repeated.
+const READ_AGAIN: Duration = Duration::from_millis(100);
+
 /// What the thread can be asked.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -224,10 +227,7 @@ impl Worker {
                     warn!("addresses could not be taken out of the table: {error}");
                 }
             }
-            Job::Read => match read(&self.intent.veth_prefix) {
-                Ok(facts) => self.tell(Event::Kernel(facts)),
-                Err(error) => warn!("the kernel could not be read: {error}"),
-            },
+            Job::Read => self.read(),
             Job::VpcCidrs(cidrs) => {
                 self.intent.vpc_cidrs = cidrs.into_iter().collect();
                 self.apply();
@@ -246,6 +246,17 @@ impl Worker {
     fn tell(&self, event: Event) {
         // The actor is gone only when the daemon ends.
         drop(self.mail.send(event.into()));
+    }
+
+    /// The pool waits for the answer, so there is one in the end.
+    fn read(&self) {
+        loop {
+            match read(&self.intent.veth_prefix) {
+                Ok(facts) => return self.tell(Event::Kernel(facts)),
+                Err(error) => warn!("the kernel could not be read: {error}"),
+            }
+            std::thread::sleep(READ_AGAIN);
+        }
     }
 
     fn configure(&mut self, eni: &EniIntent) -> Result<(), String> {

@@ -256,12 +256,17 @@ impl Daemon {
 
     /// Waits for `READY=1` on its notification socket (`sd_notify(3)`).
     pub fn wait_ready(&self, within: Duration) -> Result<(), ProcessError> {
+        self.wait_notification("READY=1", within)
+    }
+
+    /// Waits for a line on its notification socket; what comes before it is read and forgotten.
+    pub fn wait_notification(&self, line: &str, within: Duration) -> Result<(), ProcessError> {
         let until = Instant::now() + within;
         let mut message = [0_u8; 4096];
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.timeout("READY=1", within));
+                return Err(self.timeout(line, within));
             }
             self.notifications
                 .set_read_timeout(Some(left))
@@ -270,11 +275,14 @@ impl Daemon {
                 continue;
             };
             let text = message.get(..length).unwrap_or_default();
-            if text.split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+            if text
+                .split(|byte| *byte == b'\n')
+                .any(|said| said == line.as_bytes())
+            {
                 return Ok(());
             }
             if let Some(status) = self.exit_status() {
-                return Err(self.ended("READY=1", status));
+                return Err(self.ended(line, status));
             }
         }
     }

@@ -1,0 +1,331 @@
+//! `kill -9` at random points: of the daemon while pods come and go and while it grows, and of the plugin.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use aws_cni_lab::faults::{Latency, Scope};
+use aws_cni_lab::lab::Lab;
+use aws_cni_lab::pod::Pod;
+use serde_json::json;
+
+use crate::scene::{Scene, said};
+
+/// xorshift64 (Marsaglia 2003): other points in every run would make a failure hard to repeat.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// Pods that come and go until told to stop, on a node whose daemon is killed meanwhile.
+struct Churn<'a> {
+    scene: &'a RwLock<Scene>,
+    /// Held for reading by each operation, so that whoever holds it for writing finds none under way.
+    quiet: RwLock<()>,
+    live: Mutex<BTreeMap<String, Pod>>,
+    /// When an address was last given back, at the earliest.
+    given_back: Mutex<BTreeMap<Ipv4Addr, Instant>>,
+    reused: AtomicUsize,
+    added: AtomicUsize,
+    stop: AtomicBool,
+    cooldown: Duration,
+}
+
+impl<'a> Churn<'a> {
+    fn new(scene: &'a RwLock<Scene>, cooldown: Duration) -> Self {
+        Self {
+            scene,
+            quiet: RwLock::default(),
+            live: Mutex::default(),
+            given_back: Mutex::default(),
+            reused: AtomicUsize::new(0),
+            added: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            cooldown,
+        }
+    }
+
+    /// One worker: keeps up to `most` pods alive.
+    fn work(&self, worker: u64, most: usize, adds: usize) {
+        let mut dice = Dice(0x9e37_79b9 + worker);
+        let mut mine: Vec<String> = Vec::new();
+        for round in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let _busy = self.quiet.read().unwrap();
+            let room = mine.len() < most && self.added.load(Ordering::Relaxed) < adds;
+            if room && (mine.is_empty() || dice.below(2) == 0) {
+                mine.push(self.add(&format!("{worker}-{round}")));
+            } else if !mine.is_empty() {
+                let index = usize::try_from(dice.below(mine.len() as u64)).unwrap();
+                self.del(&mine.swap_remove(index));
+            } else {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    fn add(&self, name: &str) -> String {
+        // The scene's own lock is held for a moment only: the daemon is restarted while this ADD waits for it.
+        let pod = self.scene.read().unwrap().node.pod("churn", name).unwrap();
+        let outcome = pod.add().unwrap();
+        assert!(outcome.succeeded(), "ADD of {name}: {}", said(&outcome));
+        let address = pod.address().unwrap();
+        if let Some(since) = self.given_back.lock().unwrap().get(&address) {
+            self.reused.fetch_add(1, Ordering::Relaxed);
+            assert!(since.elapsed() >= self.cooldown, "{address} came back too early");
+        }
+        self.added.fetch_add(1, Ordering::Relaxed);
+        self.live.lock().unwrap().insert(name.to_owned(), pod);
+        name.to_owned()
+    }
+
+    fn del(&self, name: &str) {
+        let pod = self.live.lock().unwrap().remove(name).unwrap();
+        let address = pod.address().unwrap();
+        self.given_back.lock().unwrap().insert(address, Instant::now());
+        let outcome = pod.del().unwrap();
+        assert!(outcome.succeeded(), "DEL of {name}: {}", said(&outcome));
+    }
+
+    /// Kills and restarts the daemon in the middle of it, then lets what is under way end, and judges.
+    fn kill_and_judge(&self, dice: &mut Dice) {
+        std::thread::sleep(Duration::from_millis(dice.below(50)));
+        self.scene.write().unwrap().kill();
+        // What is asked while nobody is there waits in the socket.
+        std::thread::sleep(Duration::from_millis(dice.below(20)));
+        self.scene.write().unwrap().start();
+        let _quiet = self.quiet.write().unwrap();
+        let scene = self.scene.read().unwrap();
+        let live = self.live.lock().unwrap();
+        let addresses: BTreeSet<Ipv4Addr> = live.values().filter_map(Pod::address).collect();
+        assert_eq!(addresses.len(), live.len(), "no address has two pods");
+        assert_eq!(
+            scene.count("assigned"),
+            live.len() as u64,
+            "{:#}\n{}",
+            scene.status(),
+            scene.log()
+        );
+        assert_eq!(
+            scene.pod_routes(),
+            addresses,
+            "the kernel routes the live pods and no others"
+        );
+        let foreign: Vec<_> = addresses.difference(&scene.ec2_addresses()).copied().collect();
+        assert!(foreign.is_empty(), "EC2 does not know {foreign:?}");
+    }
+}
+
+/// Kills the daemon this often while workers add and delete, then empties the node.
+fn survive(instance_type: &str, max_enis: usize, kills: usize, adds: usize, cooldown: Option<u64>) -> usize {
+    let mut scene = Scene::stage(Lab::builder(), instance_type, &[]);
+    if let Some(seconds) = cooldown {
+        scene.set_env("IP_COOLDOWN_PERIOD", &seconds.to_string());
+    }
+    scene.start();
+    let scene = RwLock::new(scene);
+    let churn = Churn::new(&scene, Duration::from_secs(cooldown.unwrap_or(30)));
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let churn = &churn;
+            scope.spawn(move || churn.work(worker, 4, adds));
+        }
+        let _stop = StopAtEnd(&churn.stop);
+        let mut dice = Dice(0x5eed);
+        for _ in 0..kills {
+            churn.kill_and_judge(&mut dice);
+        }
+    });
+    let names: Vec<String> = churn.live.lock().unwrap().keys().cloned().collect();
+    for name in &names {
+        churn.del(name);
+    }
+    scene.read().unwrap().check_empty(max_enis);
+    churn.reused.load(Ordering::Relaxed)
+}
+
+/// Also when the judge panics; else its panic would wait for workers that never end.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn killed_200_times_during_churn_the_daemon_loses_doubles_and_leaks_nothing() {
+    // One ENI's nine addresses for up to sixteen pods: they are reused all the time.
+    let reused = survive("m5.large", 3, 200, usize::MAX, Some(0));
+    assert!(reused > 0, "addresses were reused, or the test shows nothing");
+}
+
+#[test]
+fn killed_in_churn_the_daemon_reuses_no_address_before_its_cooldown() {
+    let _reused = survive("m5.4xlarge", 8, 30, 180, None);
+}
+
+#[test]
+fn killed_while_it_grows_the_daemon_resumes_and_leaves_no_interface_over() {
+    let scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    scene.lab.cloud().faults().timing(&Scope::All, |timing| {
+        timing.ec2 = Latency::Uniform(Duration::from_millis(20), Duration::from_millis(120));
+        timing.attach_link = Latency::millis(100);
+        timing.attach_status = Latency::millis(100);
+    });
+    let scene = RwLock::new(scene);
+    scene.write().unwrap().start();
+    let pods = scene.read().unwrap().pods("grow", 25);
+    std::thread::scope(|scope| {
+        let adds: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| pod.add().unwrap()))
+            .collect();
+        let mut dice = Dice(77);
+        for _ in 0..12 {
+            std::thread::sleep(Duration::from_millis(dice.below(150)));
+            scene.write().unwrap().restart();
+        }
+        for add in adds {
+            let outcome = add.join().unwrap();
+            assert!(
+                outcome.succeeded(),
+                "{}\n{}",
+                said(&outcome),
+                scene.read().unwrap().log()
+            );
+        }
+    });
+    let scene = scene.into_inner().unwrap();
+    scene.settle();
+    scene.check(&pods);
+    scene.check_enis(3);
+    scene.del(&pods, 8);
+    scene.check_empty(3);
+}
+
+/// Runs ADD as a runtime does and kills the plugin after so long. Whether it had ended before is returned.
+fn add_killed_after(scene: &Scene, pod: &Pod, after: Duration) -> bool {
+    let runtime = scene.node.runtime();
+    let mut command = Command::new(scene.node.dirs().bin.join("aws-cni"));
+    command
+        .env_clear()
+        .envs(&runtime.conflist.environment)
+        .envs(pod.parameters())
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_PATH", &scene.node.dirs().bin)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let conf = json!({"cniVersion": "1.1.0", "name": "aws-cni", "type": "aws-cni", "mtu": "9001", "vethPrefix": "eni"});
+    scene
+        .node
+        .netns()
+        .run(move || {
+            let mut child = command.spawn().unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(conf.to_string().as_bytes())
+                .unwrap();
+            std::thread::sleep(after);
+            let ended = child.try_wait().unwrap().is_some();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            ended
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_plugin_killed_at_any_point_leaves_nothing_that_del_does_not_clean() {
+    let scene = Scene::with_env("m5.large", &[("IP_COOLDOWN_PERIOD", "0")]);
+    let mut dice = Dice(4711);
+    let mut ends = [0, 0];
+    for round in 0..50 {
+        let pod = scene.node.pod("killed", &format!("p{round}")).unwrap();
+        let ended = add_killed_after(&scene, &pod, Duration::from_micros(dice.below(15_000)));
+        ends[usize::from(ended)] += 1;
+        let outcome = pod.del().unwrap();
+        assert!(outcome.succeeded(), "{}", said(&outcome));
+        scene.eventually("the release", || scene.count("assigned") == 0);
+    }
+    assert!(ends[0] > 0, "some were killed before their end: {ends:?}");
+    scene.check_empty(3);
+}
+
+#[test]
+fn an_address_a_killed_plugin_has_wired_goes_to_nobody_while_the_kernel_names_it() {
+    let scene = Scene::with_env("t3.medium", &[("IP_COOLDOWN_PERIOD", "0")]);
+    let mut dice = Dice(99);
+    let mut wired = BTreeMap::new();
+    // The runtime dies with its plugin: there is no DEL, and the sandboxes live on.
+    let victims: Vec<Pod> = (0..10)
+        .map(|round| {
+            let pod = scene.node.pod("victim", &format!("p{round}")).unwrap();
+            add_killed_after(&scene, &pod, Duration::from_micros(2_000 + dice.below(12_000)));
+            pod
+        })
+        .collect();
+    for address in scene.pod_routes() {
+        wired.insert(address, "victim".to_owned());
+    }
+    assert!(!wired.is_empty(), "some got as far as that");
+    // Every other address of the instance: those of victims that were not wired are used again.
+    let pods = scene.pods("next", 15 - wired.len());
+    scene.add(&pods, 5);
+    for pod in &pods {
+        let address = pod.address().unwrap();
+        if let Some(victim) = wired.insert(address, pod.label()) {
+            panic!(
+                "{address} of {} is still {victim}'s\n{}",
+                pod.label(),
+                scene.log()
+            );
+        }
+    }
+    // DEL finds what the daemon does not know of in the sandbox itself, and the addresses come back.
+    for victim in &victims {
+        victim.del().unwrap();
+    }
+    scene.del(&pods, 5);
+    scene.wait_for("every address to be free again", |status| {
+        status["quarantined"] == 0 && status["assigned"] == 0
+    });
+    scene.check_empty(3);
+}
+
+#[test]
+fn without_socket_activation_an_add_waits_for_the_daemon_to_come_back() {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    scene.without_socket_activation();
+    scene.start();
+    let pods = scene.pods("wait", 4);
+    scene.kill();
+    let scene = RwLock::new(scene);
+    std::thread::scope(|scope| {
+        let adds: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| pod.add().unwrap()))
+            .collect();
+        scene.write().unwrap().start();
+        for add in adds {
+            let outcome = add.join().unwrap();
+            assert!(outcome.succeeded(), "{}", said(&outcome));
+        }
+    });
+    scene.into_inner().unwrap().check(&pods);
+}

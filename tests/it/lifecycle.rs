@@ -1,0 +1,217 @@
+//! Starting, stopping, and what systemd is told.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aws_cni_lab::calls::Service;
+use aws_cni_lab::faults::{Latency, Outage, Scope};
+use aws_cni_lab::lab::Lab;
+use aws_cni_lab::pod::Pod;
+use aws_cni_lab::varlink::CallError;
+use serde_json::json;
+
+use crate::scene::{PATIENCE, Scene, said};
+
+/// A scene whose IMDS cannot be reached.
+fn without_imds() -> Scene {
+    let scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    let faults = scene.lab.cloud().faults();
+    faults.outage(Service::Imds, Scope::All, Some(Outage::Reset));
+    scene
+}
+
+fn heal_imds(scene: &Scene) {
+    let faults = scene.lab.cloud().faults();
+    faults.outage(Service::Imds, Scope::All, None);
+}
+
+fn assert_detached_nothing(scene: &Scene) {
+    for action in [
+        "DetachNetworkInterface",
+        "DeleteNetworkInterface",
+        "UnassignPrivateIpAddresses",
+    ] {
+        let calls = scene.lab.cloud().calls().count(action);
+        assert_eq!(calls, 0, "{action}\n{}", scene.log());
+    }
+}
+
+#[test]
+fn sigterm_ends_the_daemon_with_success_and_touches_neither_pods_nor_interfaces() {
+    let mut scene = Scene::new("m5.large");
+    let pods = scene.pods("stay", 12);
+    scene.add(&pods, 6);
+    scene.settle();
+    let addresses: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+    let owned = scene.ec2_addresses();
+    let status = scene.daemon().terminate(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", scene.log());
+    assert_eq!(scene.pod_routes(), addresses);
+    assert_eq!(scene.ec2_addresses(), owned);
+    assert_detached_nothing(&scene);
+    scene.start();
+    scene.check(&pods);
+    scene.del(&pods, 6);
+    scene.check_empty(3);
+}
+
+#[test]
+fn sigterm_finishes_the_adds_that_are_in_flight() {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    scene.start();
+    scene.settle();
+    scene.lab.cloud().faults().timing(&Scope::All, |timing| {
+        timing.attach_link = Latency::millis(700);
+        timing.ec2 = Latency::millis(100);
+    });
+    let pods = scene.pods("flight", 20);
+    std::thread::scope(|scope| {
+        let adds: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| pod.add().unwrap()))
+            .collect();
+        scene.wait_for("every ADD to be accepted", |status| {
+            status["waiting"].as_u64().unwrap() + status["assigned"].as_u64().unwrap() == 20
+        });
+        let status = scene.daemon().terminate(PATIENCE).unwrap();
+        assert_eq!(status.code(), Some(0), "{}", scene.log());
+        for add in adds {
+            let outcome = add.join().unwrap();
+            assert!(outcome.succeeded(), "{}\n{}", said(&outcome), scene.log());
+        }
+    });
+    scene.start();
+    scene.check(&pods);
+    assert_detached_nothing(&scene);
+}
+
+#[test]
+fn sigterm_before_imds_has_answered_ends_the_daemon_with_success() {
+    let mut scene = without_imds();
+    scene.launch();
+    scene
+        .daemon()
+        .wait_log("cannot find out which node", PATIENCE)
+        .unwrap();
+    let status = scene.daemon().terminate(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", scene.log());
+    heal_imds(&scene);
+    scene.start();
+    let pods = scene.pods("web", 1);
+    scene.add(&pods, 1);
+    scene.check(&pods);
+}
+
+#[test]
+fn while_starting_status_answers_why_adds_wait_and_systemd_is_not_told_ready() {
+    let mut scene = without_imds();
+    scene.launch();
+    scene
+        .daemon()
+        .wait_log("cannot find out which node", PATIENCE)
+        .unwrap();
+    match scene.node.call_ipamd("Status", &json!({})) {
+        Err(CallError::Refused {
+            error, parameters, ..
+        }) => {
+            assert!(error.ends_with("Starting"), "{error}");
+            assert!(
+                parameters["next_step"].as_str().unwrap().contains("IMDS"),
+                "{parameters}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let status = scene.node.runtime().status().unwrap();
+    assert_eq!(status.error_code(), Some(50), "{}", said(&status));
+    assert!(
+        scene.daemon().wait_ready(Duration::from_millis(200)).is_err(),
+        "not ready yet"
+    );
+    let pods = scene.pods("early", 3);
+    std::thread::scope(|scope| {
+        let adds: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| pod.add().unwrap()))
+            .collect();
+        heal_imds(&scene);
+        for add in adds {
+            let outcome = add.join().unwrap();
+            assert!(outcome.succeeded(), "{}\n{}", said(&outcome), scene.log());
+        }
+    });
+    scene.daemon().wait_ready(PATIENCE).unwrap();
+    scene.check(&pods);
+    assert!(scene.node.runtime().status().unwrap().succeeded());
+}
+
+#[test]
+fn the_watchdog_is_fed_as_long_as_the_daemon_works() {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[("WATCHDOG_USEC", "200000")]);
+    scene.start();
+    for _ in 0..5 {
+        scene.daemon().wait_notification("WATCHDOG=1", PATIENCE).unwrap();
+    }
+    scene.daemon().signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    scene.daemon().wait_notification("STOPPING=1", PATIENCE).unwrap();
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused_and_says_why() {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    scene.start();
+    let second = scene
+        .node
+        .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
+        .arg("ipamd")
+        .env("AWS_CNI_SOCKET", scene.node.dirs().run.join("second.sock"));
+    let second = scene.node.start(second).unwrap();
+    let status = second.wait(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(second.log().contains("second ipamd"), "{}", second.log());
+    let pods = scene.pods("web", 2);
+    scene.add(&pods, 2);
+    scene.check(&pods);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused_and_takes_it_from_nobody() {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    scene.without_socket_activation();
+    std::fs::remove_file(scene.node.dirs().socket()).unwrap();
+    scene.start();
+    let second = scene
+        .node
+        .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
+        .arg("ipamd")
+        .env("AWS_CNI_STATE_DIR", scene.node.dirs().root.join("second"));
+    let second = scene.node.start(second).unwrap();
+    assert_eq!(second.wait(PATIENCE).unwrap().code(), Some(1));
+    assert!(
+        second.log().contains("another daemon listens"),
+        "{}",
+        second.log()
+    );
+    let pods = scene.pods("web", 2);
+    scene.add(&pods, 2);
+    scene.check(&pods);
+}
+
+#[test]
+fn a_node_that_is_known_starts_and_serves_while_imds_and_ec2_are_away() {
+    let mut scene = Scene::new("m5.large");
+    let pods = scene.pods("before", 3);
+    scene.add(&pods, 3);
+    scene.settle();
+    scene.kill();
+    let faults = scene.lab.cloud().faults();
+    faults.outage(Service::Imds, Scope::All, Some(Outage::BlackHole));
+    faults.outage(Service::Ec2, Scope::All, Some(Outage::BlackHole));
+    scene.start();
+    scene.check(&pods);
+    let new = scene.pods("during", 3);
+    scene.add(&new, 3);
+    scene.del(&pods, 3);
+    scene.check(&new);
+}
