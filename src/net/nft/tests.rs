@@ -26,7 +26,7 @@ fn with_foreign_table() {
 }
 
 #[test]
-fn nft_reads_back_what_we_wrote() {
+fn dataplane_5_7_15_30_31_nft_reads_back_what_we_wrote() {
     on_node(|node| {
         let mut table = Nft::open().unwrap();
         let mut want = node.ruleset();
@@ -65,7 +65,7 @@ fn nft_reads_back_what_we_wrote() {
 }
 
 #[test]
-fn every_combination_is_accepted_and_stays_unwritten() {
+fn dataplane_13_31_every_combination_is_accepted_and_stays_unwritten() {
     on_node(|node| {
         let mut table = Nft::open().unwrap();
         for snat in [
@@ -256,7 +256,7 @@ fn other_source_translations_come_first_in_any_order() {
 
 /// Conformance 33, 34 and 35: whatever was done to the table, it is ours again, and others' tables stay.
 #[test]
-fn conformance_034_a_meddled_table_is_replaced_and_keeps_its_addresses() {
+fn dataplane_34_a_meddled_table_is_replaced_and_keeps_its_addresses() {
     on_node(|node| {
         with_foreign_table();
         let mut table = Nft::open().unwrap();
@@ -310,7 +310,7 @@ const GO_TABLE: &str = "table ip aws-cni {
     }";
 
 #[test]
-fn conformance_033_the_go_daemons_table_is_recognised_and_replaced() {
+fn dataplane_33_the_go_daemons_table_is_recognised_and_replaced() {
     on_node(|node| {
         nft(&GO_TABLE.replace("chain snat-mark", "chain snat-mark {\n}\n chain snat-mark"));
         let mut table = Nft::open().unwrap();
@@ -326,7 +326,7 @@ fn conformance_033_the_go_daemons_table_is_recognised_and_replaced() {
 }
 
 #[test]
-fn conformance_043_external_snat_leaves_nothing() {
+fn dataplane_14_43_external_snat_leaves_nothing() {
     on_node(|node| {
         with_foreign_table();
         let before = nft_listing();
@@ -481,7 +481,7 @@ fn a_connection_survives_the_replacement_of_the_table() {
 
 /// A fwmark bit of others, set before us, on a flow that we don't mark and on one that we do.
 #[test]
-fn conformance_042_foreign_mark_bits_survive() {
+fn dataplane_42_foreign_mark_bits_survive() {
     on_node(|node| {
         nft("table ip other {
             chain early { type filter hook prerouting priority -160; meta mark set meta mark | 0x10000; iifname \"eni*\" meta mark set meta mark | 0x80; }
@@ -510,7 +510,7 @@ fn conformance_042_foreign_mark_bits_survive() {
 
 /// Service traffic, translated before us, is neither marked nor given the node's address, wherever it leads.
 #[test]
-fn conformance_041_a_dnated_flow_is_unmarked() {
+fn dataplane_41_a_dnated_flow_is_unmarked() {
     on_node(|node| {
         nft("table ip services {
             chain services { type nat hook prerouting priority -100; ip daddr 172.20.0.1 dnat to 10.1.0.9
