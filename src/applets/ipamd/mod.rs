@@ -13,5 +13,6 @@ mod node;
 mod settings;
 mod start;
 mod state;
+mod vpc;
 
 pub(super) use args::run;

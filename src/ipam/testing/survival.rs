@@ -390,3 +390,18 @@ fn ipamd_19_22_what_is_not_ours_takes_a_place_and_nothing_more() {
         assert_eq!(world.log.iter().filter(touched).count(), 0, "{:?}", world.log);
     }
 }
+
+/// The networks of the last start would cut pods off from one that came since, until IMDS is asked again.
+#[test]
+fn dataplane_26_a_restart_knows_the_networks_that_came_since_the_last_one() {
+    let mut world = started(1, 4, policy(1));
+    let networks: Vec<crate::ipam::cidr::Ipv4Cidr> = ["10.0.0.0/16", "10.2.0.0/16"]
+        .map(|cidr| cidr.parse().unwrap())
+        .into();
+    world.event(Event::VpcCidrs(networks.clone()));
+    world.settle();
+    let stored = crate::ipam::records::stored_facts(&world.store).unwrap();
+    assert_eq!(stored.vpc_cidrs, networks);
+    world.event(Event::VpcCidrs(networks));
+    assert!(!world.flush(), "what is known is not written again");
+}

@@ -259,6 +259,29 @@ fn dataplane_26_a_new_vpc_network_is_an_element() {
     });
 }
 
+/// Conformance: dataplane 6 and 11.
+#[test]
+fn dataplane_6_11_excluded_networks_come_and_go_and_those_of_the_vpc_stay() {
+    on_bare_node(|node| {
+        let exempt = |host: &mut Host| host.table().facts().unwrap().unwrap().exempt;
+        let mut host = Host::open().unwrap();
+        let mut wanted = intent(node);
+        host.apply(&wanted).unwrap();
+        let vpc = exempt(&mut host);
+        wanted.exclude_snat_cidrs = ["8.8.8.0/24", "10.13.0.0/16"]
+            .map(|cidr| cidr.parse().unwrap())
+            .into();
+        host.apply(&wanted).unwrap();
+        host.table().publish(mark(1), &[POD_B]).unwrap();
+        assert_eq!(exempt(&mut host).difference(&vpc).count(), 2);
+        assert_eq!(node.echo(&node.pod_b, INTERNET), (POD_B, "w1"));
+        wanted.exclude_snat_cidrs.clear();
+        host.apply(&wanted).unwrap();
+        assert_eq!(exempt(&mut host), vpc);
+        assert_eq!(node.echo(&node.pod_b, INTERNET), (NODE_IP, "w0"));
+    });
+}
+
 #[test]
 fn dataplane_133_a_drifted_node_is_put_right() {
     on_bare_node(|node| {

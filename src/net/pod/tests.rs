@@ -125,6 +125,28 @@ fn dataplane_62_63_65_a_wired_pod_is_what_was_meant() {
     });
 }
 
+/// A kernel without IPv6 has no such directory; here another file system hides it from this thread alone.
+#[test]
+fn dataplane_66_a_host_without_ipv6_wires_pods() {
+    lab(RuleLayout::Shared, 3, |lab| {
+        use nix::mount::{MsFlags, mount};
+        let none = None::<&str>;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(
+            Some("none"),
+            "/proc/sys/net/ipv6",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .unwrap();
+        assert!(!fs::exists("/proc/sys/net/ipv6/conf").unwrap());
+        wire_pod(&lab.intent).unwrap();
+        assert_eq!(words(&lab.intent), [""; 0]);
+    });
+}
+
 fn iproute2_sees_the_pod(lab: &Lab) {
     let Some(routes) = ip_json(&["route", "show", "table", "512"]) else {
         return;
