@@ -13,3 +13,5 @@ pub mod net;
 pub mod observe;
 pub mod rpc;
 pub mod store;
+#[cfg(test)]
+mod testing;
