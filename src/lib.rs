@@ -4,6 +4,7 @@
 //! AWS without deciding anything, `store` keeps what was decided, `applets` wire them together.
 
 pub mod applets;
+pub mod causes;
 pub mod cloud;
 pub mod cni;
 pub mod config;
@@ -12,3 +13,5 @@ pub mod net;
 pub mod observe;
 pub mod rpc;
 pub mod store;
+#[cfg(test)]
+mod testing;

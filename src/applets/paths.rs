@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
+use crate::config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR};
+
 /// The daemon's socket.
 pub(super) fn socket() -> PathBuf {
-    from_environment("AWS_CNI_SOCKET", "/run/aws-cni/ipamd.sock")
+    from_environment("AWS_CNI_SOCKET", DEFAULT_SOCKET)
 }
 
 /// The folder of everything that outlives a reboot.
 pub(super) fn state_dir() -> PathBuf {
-    from_environment("AWS_CNI_STATE_DIR", "/var/lib/aws-cni")
+    from_environment("AWS_CNI_STATE_DIR", DEFAULT_STATE_DIR)
 }
 
 fn from_environment(variable: &str, default: &str) -> PathBuf {

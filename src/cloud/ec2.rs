@@ -21,6 +21,7 @@ use crate::ipam::cloud::{CloudAnswer, CloudCall, CloudEni, CloudFailure, CloudRe
 use crate::ipam::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, InstanceId, SecurityGroupId, SubnetId,
 };
+use crate::ipam::tags;
 use crate::ipam::witness::Proof;
 
 /// EC2's maximum of results for a page of `DescribeNetworkInterfaces`.
@@ -28,9 +29,6 @@ const PAGE: i32 = 1000;
 
 /// An instance carries at most a few dozen ENIs; more pages than this is an endpoint that never ends.
 const MOST_PAGES: usize = 50;
-
-/// The tag upstream and we put on an ENI to say whose it is.
-const OWNER_TAG_FILTER: &str = "tag:node.k8s.amazonaws.com/instance_id";
 
 /// EC2, reached when first asked.
 #[derive(Debug)]
@@ -324,7 +322,7 @@ async fn describe_enis(client: &Client, instance: &InstanceId, scope: DescribeSc
         DescribeScope::Attached => vec![filter("attachment.instance-id", instance.as_str())],
         DescribeScope::OursUnattached => {
             vec![
-                filter(OWNER_TAG_FILTER, instance.as_str()),
+                filter(&format!("tag:{}", tags::INSTANCE), instance.as_str()),
                 filter("status", "available"),
             ]
         }

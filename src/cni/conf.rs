@@ -9,12 +9,9 @@ use super::environment::is_plain_name;
 use super::error::{CniError, Code};
 use super::previous::{PreviousError, PreviousResult};
 use super::version::Version;
+use crate::net::layout::MTU;
+use crate::net::veth;
 use crate::rpc::types::Attachment;
-
-/// The MTU of a VPC with jumbo frames, and the plugin's default.
-pub const DEFAULT_MTU: u32 = 9001;
-const SMALLEST_MTU: u32 = 576;
-const LONGEST_VETH_PREFIX: usize = 4;
 
 /// Why the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +20,7 @@ pub enum ConfError {
     #[error("json: {0}")]
     Type(#[from] serde_json::Error),
     /// The host interface's name would not fit.
-    #[error("conf.VethPrefix can be at most 4 characters long")]
+    #[error("conf.VethPrefix can be at most {} characters long", veth::MAX_PREFIX)]
     VethPrefix,
     /// The runtime hands back a result this configuration's version can't have.
     #[error("could not parse prevResult: {0}")]
@@ -97,7 +94,7 @@ impl NetConf {
     pub fn parse(stdin: &[u8], version: Version) -> Result<Self, ConfError> {
         let raw: Raw = serde_json::from_slice(stdin)?;
         let veth_prefix = raw.veth_prefix.unwrap_or_else(|| "eni".to_owned());
-        if veth_prefix.len() > LONGEST_VETH_PREFIX {
+        if veth_prefix.len() > veth::MAX_PREFIX {
             return Err(ConfError::VethPrefix);
         }
         let previous = raw
@@ -161,8 +158,8 @@ pub fn check_name(stdin: &[u8]) -> Result<(), CniError> {
 /// What does not parse or lies outside what a VPC carries becomes the default, as upstream does.
 fn mtu(text: Option<&str>) -> u32 {
     text.and_then(|text| text.parse().ok())
-        .filter(|mtu| (SMALLEST_MTU..=DEFAULT_MTU).contains(mtu))
-        .unwrap_or(DEFAULT_MTU)
+        .filter(|mtu| MTU.contains(mtu))
+        .unwrap_or(*MTU.end())
 }
 
 /// A span written as a number of seconds, such as `30` or `0.5`; nothing else and nothing below zero.

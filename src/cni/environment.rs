@@ -1,6 +1,7 @@
 //! The variables a runtime sets.
 
 use super::error::{CniError, Code};
+use crate::net::veth;
 
 /// What the runtime wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +36,6 @@ pub struct Environment {
     /// `CNI_NETNS_OVERRIDE`
     pub netns_override: String,
 }
-
-/// `IFNAMSIZ` less the terminating zero.
-const MAX_IFNAME: usize = 15;
 
 impl Environment {
     /// Reads the variables through `get`, which answers an empty text for an absent one.
@@ -112,10 +110,10 @@ impl Environment {
 }
 
 fn check_ifname(ifname: &str) -> Result<(), CniError> {
-    if ifname.len() > MAX_IFNAME {
+    if ifname.len() > veth::MAX_NAME {
         return Err(invalid("interface name is too long").with_details(format!(
             "interface name should be less than {} characters",
-            MAX_IFNAME + 1
+            veth::MAX_NAME + 1
         )));
     }
     if ifname == "." || ifname == ".." {

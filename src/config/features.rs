@@ -27,6 +27,38 @@ const REMARKED: &[(&str, &str)] = &[
     ),
 ];
 
+/// Taken and checked, but nothing in the daemon acts on them yet; each with where to turn instead. What upstream's
+/// manifest sets by itself is not among them: a remark about it would come at every start and help nobody.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("WARM_IP_TARGET", ONLY_WARM_ENIS),
+    ("MINIMUM_IP_TARGET", ONLY_WARM_ENIS),
+    (
+        "POD_MTU",
+        "has no effect here; the plugin takes the pods' MTU from \"mtu\" in the conflist",
+    ),
+    (
+        "AWS_CNI_ADD_DEADLINE",
+        "has no effect here; the plugin takes it from \"addDeadlineSeconds\" in the conflist, or from the container \
+         runtime's environment",
+    ),
+    (
+        "INTROSPECTION_BIND_ADDRESS",
+        "has no effect in this version; `ipamd status --json` shows the daemon's state",
+    ),
+];
+
+const ONLY_WARM_ENIS: &str = "has no effect in this version; WARM_ENI_TARGET says how much is kept ready, and pods that \
+                              wait get their addresses at once";
+
+/// Remarks on settings that were given and do nothing.
+pub(super) fn note_without_effect(r: &mut Reader<'_>) {
+    for (name, remark) in WITHOUT_EFFECT {
+        if let (true, Some(raw)) = (r.asks_for_something(name), r.raw(name)) {
+            r.warn(name, &raw, ProblemKind::Remark((*remark).to_owned()));
+        }
+    }
+}
+
 /// Reads all feature switches; the answer is whether `ENABLE_IMDS_ONLY_MODE` is on.
 pub(super) fn check(r: &mut Reader<'_>) -> bool {
     for (name, feature) in REFUSED {

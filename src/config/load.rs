@@ -15,11 +15,20 @@ use crate::observe::{LogDestination, LogLevel};
 /// Where the configuration file is looked for unless `AWS_CNI_CONFIG` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/aws-cni/ipamd.env";
 
+/// The daemon's socket unless `AWS_CNI_SOCKET` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/aws-cni/ipamd.sock";
+
+/// Where what outlives a reboot is kept unless `AWS_CNI_STATE_DIR` says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/aws-cni";
+
+/// How long an ADD waits for an address unless told otherwise.
+pub const DEFAULT_ADD_DEADLINE: Duration = Duration::from_secs(30);
+
 /// `sun_path` holds 108 bytes with its terminator (unix(7)).
 const SOCKET_PATH_BYTES: usize = 107;
 
-/// Waiting longer than this outlives every runtime's own deadline (kubelet: 2 × `runtimeRequestTimeout`, 4 minutes).
-const LONGEST_ADD_DEADLINE: u32 = 600;
+/// The socket holds no request longer ([`crate::rpc::server::Limits`]), and waiting longer outlives every runtime's own deadline (kubelet: 2 × `runtimeRequestTimeout`, 4 minutes).
+const LONGEST_ADD_DEADLINE: u32 = 300;
 
 impl Config {
     /// Reads environment and file content; the environment has precedence.
@@ -42,6 +51,7 @@ impl Config {
         let aws = aws(&mut reader);
         let daemon = daemon(&mut reader);
         let log = log(&mut reader);
+        features::note_without_effect(&mut reader);
         let Reader {
             errors,
             warnings,
@@ -79,7 +89,7 @@ pub(super) fn absolute_path(text: &str) -> Read<PathBuf> {
 }
 
 fn pool(r: &mut Reader<'_>) -> PoolConfig {
-    let pool = PoolConfig {
+    PoolConfig {
         warm_eni_target: r.target("WARM_ENI_TARGET", 1),
         warm_ip_target: r.target("WARM_IP_TARGET", 0),
         minimum_ip_target: r.target("MINIMUM_IP_TARGET", 0),
@@ -110,18 +120,7 @@ fn pool(r: &mut Reader<'_>) -> PoolConfig {
         manage_when_cordoned: r.boolean_or_empty("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
         subnet_discovery: r.boolean_or_empty("ENABLE_SUBNET_DISCOVERY", true),
         leaked_eni_cleanup: !r.boolean("DISABLE_LEAKED_ENI_CLEANUP", false),
-    };
-    if let (1.., 0, Some(raw)) = (
-        pool.minimum_ip_target,
-        pool.warm_ip_target,
-        r.raw("MINIMUM_IP_TARGET"),
-    ) {
-        let remark = "without WARM_IP_TARGET the Go daemon stops growing at this minimum; this daemon still grows \
-                      for pods that wait, so set WARM_IP_TARGET if some addresses should be ready before they are \
-                      asked for";
-        r.warn("MINIMUM_IP_TARGET", &raw, ProblemKind::Remark(remark.to_owned()));
     }
-    pool
 }
 
 fn aws(r: &mut Reader<'_>) -> AwsConfig {
@@ -270,7 +269,7 @@ fn daemon(r: &mut Reader<'_>) -> DaemonConfig {
     DaemonConfig {
         socket: r.read(
             "AWS_CNI_SOCKET",
-            "/run/aws-cni/ipamd.sock".into(),
+            DEFAULT_SOCKET.into(),
             &socket,
             |text| match text.len() {
                 0..=SOCKET_PATH_BYTES => absolute_path(text),
@@ -279,13 +278,13 @@ fn daemon(r: &mut Reader<'_>) -> DaemonConfig {
         ),
         state_dir: r.read(
             "AWS_CNI_STATE_DIR",
-            "/var/lib/aws-cni".into(),
+            DEFAULT_STATE_DIR.into(),
             "an absolute path",
             absolute_path,
         ),
         add_deadline: r.read(
             "AWS_CNI_ADD_DEADLINE",
-            Duration::from_secs(30),
+            DEFAULT_ADD_DEADLINE,
             &deadline,
             |text| match text {
                 "" => Read::Unset,

@@ -16,7 +16,7 @@ mod reader;
 mod tests;
 mod types;
 
-pub use load::{DEFAULT_FILE, config_path};
+pub use load::{DEFAULT_ADD_DEADLINE, DEFAULT_FILE, DEFAULT_SOCKET, DEFAULT_STATE_DIR, config_path};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use process::{LoadError, from_process};
 pub use types::{

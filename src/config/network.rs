@@ -5,15 +5,8 @@ use super::problem::ProblemKind;
 use super::reader::{Read, Reader, Show, or_default, or_refuse};
 use super::types::{NetworkConfig, RuleLayout, SnatPorts};
 use crate::ipam::cidr::Ipv4Cidr;
-
-/// What upstream's entrypoint accepts for an IPv4 node.
-const MTU: std::ops::RangeInclusive<u32> = 576..=9001;
-
-/// A veth name is this and 11 hex digits, within IFNAMSIZ.
-const VETH_PREFIX_BYTES: usize = 4;
-
-/// The bits of the fwmark that name an ENI in the shared layout; `crate::net` defines them.
-const ENI_MARK_MASK: u32 = 0x7f;
+use crate::net::layout::{ENI_MARK_MASK, MTU};
+use crate::net::veth;
 
 /// Bits other node agents are known to use: kube-proxy's masquerade and drop marks, portmap's bit 13.
 const FOREIGN_MARKS: u32 = 0x4000 | 0x8000 | 0x2000;
@@ -71,12 +64,12 @@ fn snat_ports(r: &mut Reader<'_>) -> SnatPorts {
     let name = "AWS_VPC_K8S_CNI_RANDOMIZESNAT";
     r.read(
         name,
-        SnatPorts::Prng,
+        SnatPorts::FullyRandom,
         "prng, hashrandom or none",
         |text| match text {
             "" => Read::Unset,
-            "prng" => Read::Value(SnatPorts::Prng),
-            "hashrandom" => Read::Value(SnatPorts::HashRandom),
+            "prng" => Read::Value(SnatPorts::FullyRandom),
+            "hashrandom" => Read::Value(SnatPorts::Random),
             "none" => Read::Value(SnatPorts::None),
             _ => Read::FallBack,
         },
@@ -115,12 +108,15 @@ fn connmark(r: &mut Reader<'_>, layout: RuleLayout) -> u32 {
 }
 
 fn veth_prefix(r: &mut Reader<'_>) -> String {
-    let allowed = format!("1 to {VETH_PREFIX_BYTES} letters, digits, '-' or '_', and not eth, lo or vlan");
+    let allowed = format!(
+        "1 to {} letters, digits, '-' or '_', and not eth, lo or vlan",
+        veth::MAX_PREFIX
+    );
     r.read("AWS_VPC_K8S_CNI_VETHPREFIX", "eni".to_owned(), &allowed, |text| {
         let plain = text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        let fits = (1..=VETH_PREFIX_BYTES).contains(&text.len());
+        let fits = (1..=veth::MAX_PREFIX).contains(&text.len());
         or_refuse((plain && fits && !matches!(text, "eth" | "lo" | "vlan")).then(|| text.to_owned()))
     })
 }
@@ -128,8 +124,8 @@ fn veth_prefix(r: &mut Reader<'_>) -> String {
 impl Show for SnatPorts {
     fn show(&self) -> String {
         match self {
-            Self::Prng => "prng",
-            Self::HashRandom => "hashrandom",
+            Self::FullyRandom => "prng",
+            Self::Random => "hashrandom",
             Self::None => "none",
         }
         .to_owned()

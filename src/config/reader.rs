@@ -237,6 +237,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether a variable that was read has a value of its own; 0 switches off what a default of 0 leaves off.
+    pub(super) fn asks_for_something(&self, name: &str) -> bool {
+        self.settings
+            .iter()
+            .any(|setting| setting.name == name && setting.origin != Origin::Default && setting.value != "0")
+    }
+
     /// SDK variables of the file which the SDK will therefore not see.
     pub(super) fn note_unreachable_sdk_names(&mut self, handed_over: &[&str]) {
         let names: Vec<String> = self

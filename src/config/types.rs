@@ -5,11 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::problem::{Origin, Problem};
 use crate::ipam::cidr::Ipv4Cidr;
 pub use crate::net::layout::RuleLayout;
+pub use crate::net::nft::model::SnatPorts;
 use crate::observe::{LogDestination, LogLevel};
 
 /// Everything `ipamd` was told, checked and with defaults filled in.
@@ -60,19 +59,6 @@ pub struct PoolConfig {
     pub subnet_discovery: bool,
     /// `DISABLE_LEAKED_ENI_CLEANUP`, negated.
     pub leaked_eni_cleanup: bool,
-}
-
-/// How SNAT picks source ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SnatPorts {
-    /// `prng`: fully random.
-    #[default]
-    Prng,
-    /// `hashrandom`: hashed from the destination.
-    HashRandom,
-    /// `none`: the kernel's default.
-    None,
 }
 
 /// Pod and host networking.

@@ -43,11 +43,6 @@ impl Ipv4Cidr {
         self.len
     }
 
-    /// The netmask.
-    pub fn netmask(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(mask(self.len))
-    }
-
     /// The address with all host bits set.
     pub fn broadcast(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.base.to_bits() | !mask(self.len))

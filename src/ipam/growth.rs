@@ -6,11 +6,10 @@ use super::cloud::CloudCall;
 use super::ids::{ClientToken, EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::Creation;
-use super::observe::{DESCRIPTION_PREFIX, TAG_INSTANCE, TAG_TOKEN};
 use super::outbox::Outbox;
 use super::plan::{Act, plan};
 use super::pool::Pool;
-use super::{stamp, verify};
+use super::{stamp, tags, verify};
 
 pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let plan = plan(pool, now);
@@ -43,12 +42,12 @@ fn assign(pool: &mut Pool, id: &EniId, count: u32, now: Tick, out: &mut Outbox) 
 fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mut Outbox) {
     let token = token(pool, now);
     let creation = Creation {
-        tags: tags(pool, &token, now),
+        tags: labels(pool, &token, now),
         token: token.clone(),
         subnet,
         groups: pool.facts().security_groups.clone(),
         addresses,
-        description: format!("{DESCRIPTION_PREFIX}{}", pool.facts().instance),
+        description: format!("{}{}", tags::DESCRIPTION_PREFIX, pool.facts().instance),
     };
     let request = creation.call();
     pool.insert_creation(creation);
@@ -70,21 +69,22 @@ fn token(pool: &mut Pool, now: Tick) -> ClientToken {
     ClientToken(format!("{instance}-{boot}-{:x}-{:x}", now.0, pool.memory.tokens))
 }
 
-/// The Go daemon's tags (reference ipamd 4.8) and our token.
-fn tags(pool: &Pool, token: &ClientToken, now: Tick) -> BTreeMap<String, String> {
+/// The Go daemon's tags (reference ipamd 4.8) and our token. What the user adds never hides what an ENI is found by.
+fn labels(pool: &Pool, token: &ClientToken, now: Tick) -> BTreeMap<String, String> {
     let facts = pool.facts();
     let created = facts.booted_at.saturating_add(now.0 / 1000);
-    let mut tags = BTreeMap::new();
+    let mut labels = BTreeMap::new();
+    let mut put = |key: &str, value: String| labels.insert(key.to_owned(), value);
     if let Some(cluster) = &pool.policy().cluster_name {
-        tags.insert("cluster.k8s.amazonaws.com/name".to_owned(), cluster.clone());
-        tags.insert("eks:eni:owner".to_owned(), "amazon-vpc-cni".to_owned());
+        let (owner, cni) = tags::OWNER;
+        put(tags::CLUSTER, cluster.clone());
+        put(owner, cni.to_owned());
     }
-    tags.extend(pool.policy().additional_tags.clone());
-    tags.insert(TAG_INSTANCE.to_owned(), facts.instance.to_string());
-    tags.insert(
-        "node.k8s.amazonaws.com/createdAt".to_owned(),
-        stamp::rfc3339(created),
-    );
-    tags.insert(TAG_TOKEN.to_owned(), token.to_string());
-    tags
+    for (key, value) in &pool.policy().additional_tags {
+        put(key, value.clone());
+    }
+    put(tags::INSTANCE, facts.instance.to_string());
+    put(tags::CREATED_AT, stamp::rfc3339(created));
+    put(tags::TOKEN, token.to_string());
+    labels
 }

@@ -28,6 +28,7 @@ mod serve;
 pub mod stamp;
 pub mod status;
 pub mod step;
+pub mod tags;
 pub mod verify;
 pub mod witness;
 

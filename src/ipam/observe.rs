@@ -11,15 +11,8 @@ use super::model::{Eni, EniRole, EniState, Placed};
 use super::outbox::Outbox;
 use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
+use super::tags;
 use super::witness::{Doubt, Ec2Says};
-
-/// The Go daemon's tags, so that either daemon recognises the other's ENIs.
-pub(super) const TAG_INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
-/// Our own: finds the ENI of a creation whose answer was lost.
-pub(super) const TAG_TOKEN: &str = "node.k8s.amazonaws.com/client_token";
-const TAG_NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
-/// How ENIs created by either daemon are described.
-pub(super) const DESCRIPTION_PREFIX: &str = "aws-K8S-";
 
 /// How an ENI is used, by its tags and type (reference ipamd 1.6; another instance's ENI is never ours, Q50).
 pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
@@ -28,7 +21,7 @@ pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
     }
     let tag = |key: &str| eni.tags.get(key).map(String::as_str);
     let is_type = matches!(eni.interface_type.as_str(), "" | "interface" | "efa");
-    let managed = match (tag(TAG_NO_MANAGE), tag(TAG_INSTANCE)) {
+    let managed = match (tag(tags::NO_MANAGE), tag(tags::INSTANCE)) {
         (Some(no_manage), _) => no_manage != "true",
         (None, Some(instance)) => instance == pool.facts().instance.as_str(),
         (None, None) => pool.policy().manage_untagged,
@@ -401,11 +394,14 @@ pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: 
             }
             Some(EniState::Created | EniState::Attaching | EniState::Lost) => {}
             None => {
-                let token = cloud.tags.get(TAG_TOKEN).map(|token| ClientToken(token.clone()));
+                let token = cloud
+                    .tags
+                    .get(tags::TOKEN)
+                    .map(|token| ClientToken(token.clone()));
                 let known = token
                     .as_ref()
                     .is_some_and(|token| pool.creations().contains_key(token));
-                let ours = cloud.description.starts_with(DESCRIPTION_PREFIX)
+                let ours = cloud.description.starts_with(tags::DESCRIPTION_PREFIX)
                     && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
                 if known || ours {
                     let soon = now.after(pool.policy().describe_lag);

@@ -4,7 +4,7 @@
 //! no settled state shows: everything that is needed is asked for at once instead of one step every five seconds,
 //! what is on its way counts, and what cools does not count as available (its fault Q1).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::cloud::{CloudFailure, FailureClass};
 use super::ids::{EniId, SubnetId, Tick};
-use super::memory::{Ec2View, Purpose};
+use super::memory::Ec2View;
 use super::model::{AddressState, Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::policy::WarmTarget;
@@ -231,8 +231,7 @@ fn missing_links(pool: &Pool, now: Tick) -> impl Iterator<Item = Hindrance> {
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
     let census = census(pool, now);
-    let waiting: std::collections::BTreeSet<_> =
-        pool.memory.waiters.values().map(|request| &request.key).collect();
+    let waiting: BTreeSet<_> = pool.memory.waiters.values().map(|request| &request.key).collect();
     let mut plan = Plan {
         acts: Vec::new(),
         report: Report {
@@ -251,7 +250,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         plan.report.hindrances.push(Hindrance::LimitsUnknown);
         return plan;
     };
-    let slots = limits.ipv4_per_eni.saturating_sub(1);
+    let slots = limits.secondary_per_eni();
     plan.report.warm = warm_target(pool.policy().warm, slots);
     let wanted = plan.report.waiting.saturating_add(plan.report.warm);
     let mut need = Need {
@@ -400,17 +399,5 @@ impl Report {
             Hindrance::Starting | Hindrance::LimitsUnknown => 10,
         };
         self.hindrances.iter().min_by_key(weight)
-    }
-
-    /// How many addresses each ENI may still be asked for, by ENI; for explanations.
-    pub fn asked(pool: &Pool) -> BTreeMap<EniId, u32> {
-        pool.memory
-            .calls
-            .values()
-            .filter_map(|ask| match &ask.purpose {
-                Purpose::Assign { eni, count } => Some((eni.clone(), *count)),
-                _ => None,
-            })
-            .collect()
     }
 }

@@ -349,7 +349,7 @@ fn mark_differences(pool: &mut Pool, records: &BTreeMap<String, Vec<u8>>) {
     pool.mark(stale.into_iter().chain(new));
 }
 
-/// The ENIs recovery found, for a log line.
+/// What recovery found, for a log line.
 pub fn summary(pool: &Pool) -> String {
     let ids: Vec<&str> = pool.enis().keys().map(EniId::as_str).collect();
     format!(

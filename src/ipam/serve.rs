@@ -207,10 +207,21 @@ fn is_asking_around(pool: &Pool) -> bool {
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
 }
 
-/// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
+/// How often the kernel may still show a released address before nobody waits for it any more: some three seconds. A
+/// plugin that deletes its pod takes a millisecond from the daemon's answer to the end of the route.
+const KERNEL_LOOKS: u32 = 6;
+
+/// Whether quarantined addresses are looked at again before this waiter's time is over: by EC2, or by the kernel, which
+/// may have been read while a plugin was still taking its pod away.
 fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
-    let again = pool.memory.obstacles.get(&Topic::Doubts);
-    again.is_some_and(|obstacle| obstacle.until < deadline)
+    let before = |topic| {
+        pool.memory
+            .obstacles
+            .get(&topic)
+            .filter(|obstacle| obstacle.until < deadline)
+    };
+    before(Topic::Doubts).is_some()
+        || before(Topic::Kernel).is_some_and(|kernel| kernel.attempt <= KERNEL_LOOKS)
 }
 
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.

@@ -33,7 +33,7 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
     let Some(limits) = pool.limits() else {
         return vec![Violation("it grows without knowing the limits".to_owned())];
     };
-    let slots = limits.ipv4_per_eni.saturating_sub(1) as usize;
+    let slots = limits.secondary_per_eni() as usize;
     let mut asked: BTreeSet<&EniId> = BTreeSet::new();
     let mut created = 0_usize;
     for act in &plan.acts {

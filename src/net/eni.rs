@@ -19,7 +19,8 @@ use crate::ipam::ids::{Mac, TableId};
 /// Removing a wrong address may take ours with it once, and putting it back needs another look.
 const ADDRESS_ROUNDS: u32 = 3;
 
-/// How a secondary ENI should be.
+/// How a secondary ENI should be, in the kernel's terms. The pool's [`crate::ipam::effect::EniIntent`] says which ENI it
+/// is to EC2 and knows neither MTU nor mark, which are the host's affair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EniIntent {
     /// Its hardware address: links are named late and renamed.
@@ -119,22 +120,6 @@ pub fn deconfigure_eni_rules(primary: Ipv4Addr, mark: Option<EniMark>) -> Result
         .map(|rule| NetOp::DelRule(selectors(&rule)))
         .collect();
     all_or_gone(rtnl.apply(&ops)?)
-}
-
-/// Which table an ENI on a further network card uses: the one that a rule from its primary address already names (the
-/// AMI's network scripts make one), else the computed one. Of several, the one of the `older` formula, else computed.
-pub fn table_in_use(rules: &[RuleFact], primary: Ipv4Addr, computed: TableId, older: TableId) -> TableId {
-    let from = Some(Ipv4Cidr::host(primary));
-    let tables: Vec<TableId> = rules
-        .iter()
-        .filter(|rule| rule.from == from)
-        .filter_map(|rule| rule.table)
-        .collect();
-    match tables.as_slice() {
-        [only] => *only,
-        several if several.contains(&older) => older,
-        _ => computed,
-    }
 }
 
 fn link_changes(intent: &EniIntent, link: &LinkFact) -> Vec<NetOp> {

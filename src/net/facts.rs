@@ -11,13 +11,13 @@ use serde::Serialize;
 use super::layout::{FROM_POD_PRIORITY, POD_TABLE, TO_POD_PRIORITY};
 use super::netlink::NetError;
 use super::rtnl::{LinkFact, RouteFact, Rtnl, RuleFact};
+use super::veth;
 use crate::ipam::ids::TableId;
 
-/// How many hex digits end a host veth's name.
-const HASH_DIGITS: usize = 11;
 const SCOPE_LINK: u8 = 253;
 
-/// A route to one pod.
+/// A route to one pod, with what the kernel knows of it; the pool is told address and device alone
+/// ([`crate::ipam::witness::PodRoute`]).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PodRoute {
     /// The pod's address.
@@ -100,17 +100,8 @@ fn pod_route(route: &RouteFact, link: Option<&LinkFact>, prefix: &str) -> Option
 
 /// Whether a link looks like the host's end of a pod: a veth named by the configured prefix or by a hash.
 pub fn is_pod_link(link: &LinkFact, prefix: &str) -> bool {
-    let hashed = || {
-        let start = link.name.len().checked_sub(HASH_DIGITS)?;
-        let digits = link.name.get(start..)?;
-        Some(
-            digits
-                .bytes()
-                .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase()),
-        )
-    };
     let prefixed = !prefix.is_empty() && link.name.starts_with(prefix);
-    link.kind.as_deref() == Some("veth") && (prefixed || hashed().unwrap_or(false))
+    link.kind.as_deref() == Some("veth") && (prefixed || veth::prefix_of(&link.name).is_some())
 }
 
 #[cfg(test)]
@@ -119,7 +110,6 @@ mod tests {
     use super::super::op::{NetOp, Rule};
     use super::super::pod::{PodIntent, wire_pod};
     use super::super::testing::{fd_path, fresh_netns, in_fresh_netns};
-    use super::super::veth;
     use super::*;
 
     #[test]

@@ -13,6 +13,7 @@
 //! layout has no rule per pod. The per-pod layout is the Go daemon's, for tools that look for it.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +21,6 @@ use crate::ipam::ids::TableId;
 
 /// Where the shared layout keeps one route per pod. A miss falls through to the next rule.
 pub const POD_TABLE: TableId = TableId(512);
-/// The kernel's table of own and broadcast addresses.
-pub const LOCAL_TABLE: TableId = TableId(255);
 /// Priority of the rules that lead to pods.
 pub const TO_POD_PRIORITY: u32 = 512;
 /// Priority of the rule that sends marked traffic out of the primary ENI.
@@ -37,6 +36,10 @@ pub const ENI_MARK_MASK: u32 = 0x7f;
 pub const DOOMED_GROUP: u32 = 512_512;
 /// The gateway every pod sees; it exists only as the pod's permanent neighbour.
 pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// MTUs an ENI and a pod may have: from what every IPv4 host must take (RFC 791) to the VPC's jumbo frames, the
+/// default (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/network_mtu.html>).
+pub const MTU: RangeInclusive<u32> = 576..=9001;
 
 /// How pod addresses are routed on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]

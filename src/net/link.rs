@@ -7,7 +7,7 @@ use nix::libc;
 
 use super::layout::DOOMED_GROUP;
 use super::netlink::NetError;
-use super::op::{LinkRef, NetOp};
+use super::op::NetOp;
 use super::rtnl::{LinkFact, Rtnl};
 use super::veth::MAX_NAME;
 use crate::ipam::ids::Mac;
@@ -63,22 +63,6 @@ pub fn with_mac(rtnl: &mut Rtnl, mac: Mac) -> Result<Option<LinkFact>, NetError>
             link.index,
         )
     }))
-}
-
-/// Sets the MTU of the link with hardware address `mac`, which is how the primary ENI is told from others; sends
-/// nothing when it is right already. `None` when there is no such link.
-///
-/// # Errors
-/// The kernel's.
-pub fn ensure_mtu(rtnl: &mut Rtnl, mac: Mac, mtu: u32) -> Result<Option<LinkFact>, NetError> {
-    let Some(mut link) = with_mac(rtnl, mac)? else {
-        return Ok(None);
-    };
-    if link.mtu != mtu {
-        rtnl.apply_all(&[NetOp::LinkMtu(LinkRef::Index(link.index), mtu)])?;
-        link.mtu = mtu;
-    }
-    Ok(Some(link))
 }
 
 /// Deletes every doomed link in one request, which waits for RCU once instead of once per link. Returns whether there

@@ -1,14 +1,10 @@
 //! Kernel settings under `/proc/sys`: read, compare, write only on difference.
 //!
-//! `/proc/sys/net` shows the namespace of the thread that opens it, so settings of another namespace are written by a
-//! scratch thread inside it.
+//! `/proc/sys/net` shows the namespace of the thread that opens it.
 
 use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-
-use super::netns::{self, NetnsError};
 
 /// What a missing file means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +44,6 @@ pub enum SysctlError {
         /// Why.
         error: io::Error,
     },
-    /// The other namespace could not be entered.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
 }
 
 impl Setting {
@@ -112,18 +105,11 @@ pub fn ensure_all(settings: &[Setting]) -> Result<(), SysctlError> {
         .try_for_each(|setting| setting.ensure().map(|_changed| ()))
 }
 
-/// Brings all settings to their values in `netns`.
-///
-/// # Errors
-/// The first failure, or that of entering the namespace.
-pub fn ensure_all_in(netns: BorrowedFd<'_>, settings: &[Setting]) -> Result<(), SysctlError> {
-    netns::run_in(netns, || ensure_all(settings))?
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
 
+    use super::super::netns;
     use super::super::testing::{fresh_netns, in_fresh_netns};
     use super::*;
 
@@ -132,7 +118,9 @@ mod tests {
         in_fresh_netns(|| {
             let setting = Setting::of_interface("ipv4", "lo", "rp_filter", "2", Missing::Refused);
             let other = fresh_netns();
-            ensure_all_in(other.as_fd(), std::slice::from_ref(&setting)).unwrap();
+            netns::run_in(other.as_fd(), || ensure_all(std::slice::from_ref(&setting)))
+                .unwrap()
+                .unwrap();
             assert!(
                 setting.ensure().unwrap(),
                 "the other namespace's setting is not ours"

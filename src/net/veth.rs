@@ -6,8 +6,10 @@ use crate::ipam::ids::Mac;
 
 /// The longest name the kernel takes: `IFNAMSIZ` less the terminating NUL.
 pub const MAX_NAME: usize = 15;
-/// How many hex digits of the hash a name carries; with a prefix of four bytes the name is full.
+/// How many hex digits of the hash a name carries.
 const HASH_DIGITS: usize = 11;
+/// The longest prefix that leaves room for the hash.
+pub const MAX_PREFIX: usize = MAX_NAME - HASH_DIGITS;
 
 /// The host side's name for interface `index` of a pod: the prefix and eleven hex digits of SHA-1 over
 /// `namespace.pod`, or `namespace.pod.index` after the first.
@@ -26,6 +28,14 @@ pub fn host_name(prefix: &str, namespace: &str, pod: &str, index: u32) -> String
         .iter()
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     prefix.chars().chain(hex.chars().take(HASH_DIGITS)).collect()
+}
+
+/// The prefix of a name that ends like [`host_name`]'s; `None` for any other.
+pub fn prefix_of(name: &str) -> Option<&str> {
+    let (prefix, hash) = name.split_at_checked(name.len().checked_sub(HASH_DIGITS)?)?;
+    hash.bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+        .then_some(prefix)
 }
 
 /// A random hardware address: locally administered, unicast.
@@ -50,7 +60,7 @@ mod tests {
 
     /// Conformance: dataplane 0.5 (golden values) and case 61.
     #[test]
-    fn case_61_names_are_the_go_plugins() {
+    fn dataplane_61_names_are_the_go_plugins() {
         let name = |ns, pod, index| host_name("eni", ns, pod, index);
         for (ns, pod, index, hash) in [
             ("kube-system", "coredns-57ff979f67-qqbdh", 0, "b5faff8a083"),
@@ -68,9 +78,25 @@ mod tests {
         assert_eq!(host_name("vlan", "default", "nginx", 0).len(), MAX_NAME);
     }
 
+    #[test]
+    fn only_names_that_end_in_a_hash_have_a_prefix() {
+        assert_eq!(prefix_of("enic440f455693"), Some("eni"));
+        assert_eq!(prefix_of("c440f455693"), Some(""));
+        for other in [
+            "eth1",
+            "eni1",
+            "eni440f45569",
+            "enic440f455693z",
+            "enic440f45569A",
+            "ééééééé",
+        ] {
+            assert_eq!(prefix_of(other), None, "{other}");
+        }
+    }
+
     /// Conformance: dataplane case 63.
     #[test]
-    fn case_63_macs_are_local_and_unicast() {
+    fn dataplane_63_macs_are_local_and_unicast() {
         let macs: std::collections::BTreeSet<_> = (0..100).map(|_| random_mac().unwrap()).collect();
         assert!(macs.len() > 99);
         assert!(macs.iter().all(|mac| mac.0[0] & 0b11 == 0b10));

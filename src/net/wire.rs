@@ -66,38 +66,13 @@ impl Body {
         self.pad()
     }
 
-    /// An attribute without payload, whose presence is its value.
-    pub fn flag(&mut self, kind: u16) -> &mut Self {
-        self.bytes(kind, &[])
-    }
-
-    /// A byte.
-    pub fn u8(&mut self, kind: u16, value: u8) -> &mut Self {
-        self.bytes(kind, &[value])
-    }
-
-    /// Sixteen bits in host order.
-    pub fn u16(&mut self, kind: u16, value: u16) -> &mut Self {
-        self.bytes(kind, &value.to_ne_bytes())
-    }
-
     /// Thirty-two bits in host order.
     pub fn u32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
-    /// Sixteen bits in network order.
-    pub fn be16(&mut self, kind: u16, value: u16) -> &mut Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
     /// Thirty-two bits in network order, as nftables wants its numbers.
     pub fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
-    /// Sixty-four bits in network order.
-    pub fn be64(&mut self, kind: u16, value: u64) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
@@ -157,16 +132,6 @@ pub struct Attr<'a> {
 }
 
 impl<'a> Attr<'a> {
-    /// The payload as a byte.
-    pub fn u8(&self) -> Option<u8> {
-        array::<1>(self.payload, 0).map(|[byte]| byte)
-    }
-
-    /// The payload as sixteen bits in host order.
-    pub fn u16(&self) -> Option<u16> {
-        array(self.payload, 0).map(u16::from_ne_bytes)
-    }
-
     /// The payload as thirty-two bits in host order.
     pub fn u32(&self) -> Option<u32> {
         array(self.payload, 0).map(u32::from_ne_bytes)
@@ -307,15 +272,15 @@ mod tests {
         body.u32(1, 0xdead_beef)
             .str(2, "eth0")
             .nest(3, |inner| {
-                inner.u8(1, 7).ipv4(2, Ipv4Addr::new(10, 0, 1, 5));
+                inner.u32(1, 7).ipv4(2, Ipv4Addr::new(10, 0, 1, 5));
             })
             .be32(4, 1)
-            .flag(5);
+            .bytes(5, &[]);
         let attrs = Attrs::after(body.as_bytes(), 4).unwrap();
         assert_eq!(attrs.find(1).unwrap().u32(), Some(0xdead_beef));
         assert_eq!(attrs.find(2).unwrap().str(), Some("eth0"));
         let inner = attrs.find(3).unwrap().nested().unwrap();
-        assert_eq!(inner.find(1).unwrap().u8(), Some(7));
+        assert_eq!(inner.find(1).unwrap().u32(), Some(7));
         assert_eq!(inner.find(2).unwrap().ipv4(), Some(Ipv4Addr::new(10, 0, 1, 5)));
         assert_eq!(attrs.find(4).unwrap().be32(), Some(1));
         assert_eq!(attrs.find(5).unwrap().payload, b"");
@@ -363,7 +328,7 @@ mod tests {
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256), header in 0_usize..64) {
             if let Ok(attrs) = Attrs::after(&bytes, header) {
                 for attr in attrs {
-                    let _seen = (attr.u8(), attr.u16(), attr.u32(), attr.be32(), attr.be64(), attr.ipv4(), attr.str());
+                    let _seen = (attr.u32(), attr.be32(), attr.be64(), attr.ipv4(), attr.str());
                     if let Ok(inner) = attr.nested() {
                         prop_assert!(inner.into_iter().count() <= bytes.len());
                     }

@@ -53,11 +53,6 @@ impl ClientError {
             _ => None,
         }
     }
-
-    /// Whether the daemon is away, as opposed to having refused.
-    pub fn daemon_is_away(&self) -> bool {
-        !matches!(self, Self::Service(_))
-    }
 }
 
 /// One connection for one request.

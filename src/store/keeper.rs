@@ -3,11 +3,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::chain;
 use super::layout::Layout;
 use super::mirror::Shared;
 use super::record::Generation;
 use super::{Condition, Options, ballast, copy};
+use crate::causes::chain;
 
 /// How often a missing ballast or a failed copy is tried again.
 const RETRY: Duration = Duration::from_secs(5);

@@ -8,12 +8,12 @@ use nix::fcntl::Flock;
 
 use super::copy::{self, Copy, read_copy};
 use super::engine::{self, Engine, EngineError};
-use super::error::chain;
 use super::layout::{self, Format, Layout};
 use super::mirror::Mirror;
 use super::probe::{ProbeFailure, probe};
 use super::record::{self, Doubt, DoubtReason, Generation};
 use super::{Loaded, OpenError, Options, Origin, ballast};
+use crate::causes::chain;
 
 /// The record that says how far the database has come and how many keys it holds. No caller's key starts with NUL.
 const HEAD: &str = "\0head";

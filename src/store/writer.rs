@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use nix::fcntl::Flock;
 
 use super::engine::{Engine, EngineError};
-use super::error::{CommitError, chain};
+use super::error::CommitError;
 use super::layout::Layout;
 use super::mirror::{Mirror, Shared};
 use super::open::{build, count_existing, engine_error, head, scan};
 use super::record::{self, Generation};
 use super::{Condition, Loaded, MAX_ENTRIES, OpenError, Options, Write, ballast, panics};
+use crate::causes::chain;
 
 /// Called once with a commit's outcome.
 pub type OnDone = Box<dyn FnOnce(Result<Generation, CommitError>) + Send>;

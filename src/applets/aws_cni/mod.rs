@@ -18,15 +18,13 @@ use crate::cni::conf::{ConfError, NetConf, seconds_text};
 use crate::cni::environment::Verb;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Call;
+use crate::config::DEFAULT_ADD_DEADLINE;
 use crate::ipam::ids::PodRef;
 use crate::net::veth;
 use crate::rpc::client::{Client, ClientError};
 use crate::rpc::retry::Retry;
 use crate::rpc::types::{Check, Del, DelReason, Released};
 use crate::store::pending::{self, PendingDel};
-
-/// How long an ADD waits for an address unless told otherwise.
-const ADD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long the plugin waits beyond the deadline it announces, so that the daemon's reason arrives first.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
@@ -152,7 +150,7 @@ impl<'a> Session<'a> {
             .ok()
             .and_then(|text| seconds_text(&text))
             .or(self.conf.add_deadline)
-            .unwrap_or(ADD_DEADLINE)
+            .unwrap_or(DEFAULT_ADD_DEADLINE)
     }
 }
 

@@ -93,7 +93,9 @@ fn refused(refusal: Refusal) -> ServiceError {
     let by_code = refusal.aws.as_ref().and_then(next_step);
     let next_step = by_code.unwrap_or(refusal.next_step);
     let mut error = ServiceError::new(kind, refusal.message).with_next_step(next_step);
-    error.aws = refusal.aws.map(aws);
+    if let Some(failure) = refusal.aws {
+        error = error.with_aws(aws(failure));
+    }
     error.limit = refusal.limit.map(|limit| limit.to_string());
     error.retry_after_ms = refusal.retry_after_ms;
     error

@@ -124,7 +124,9 @@ fn serve() -> ExitCode {
 }
 
 fn show(status: &Status) -> ExitCode {
-    let client = Client::connect(&paths::socket(), Duration::from_secs(5));
+    // The daemon's own configuration says where it listens; one that cannot be read does not keep anybody from asking.
+    let socket = config::from_process().map_or_else(|_| paths::socket(), |config| config.daemon.socket);
+    let client = Client::connect(&socket, Duration::from_secs(5));
     let text = client.and_then(|client| {
         if status.json {
             Ok(format!("{:#}", client.dump()?))

@@ -8,6 +8,9 @@ use tracing::{info, warn};
 use crate::ipam::ids::{SandboxKey, WaiterId};
 use crate::store::pending;
 
+/// So many at one look: a long absence may have left thousands, and ADDs wait behind them.
+const MOST: usize = 1024;
+
 /// The deferred DELs being worked off. Their waiter ids count down from the top, far from the socket's.
 #[derive(Debug)]
 pub(super) struct Deferred {
@@ -39,6 +42,9 @@ impl Deferred {
         };
         let mut dels = Vec::new();
         for file in listed {
+            if self.files.len() >= MOST {
+                break;
+            }
             if self.files.values().any(|path| *path == file.path) {
                 continue;
             }
@@ -83,5 +89,33 @@ impl Deferred {
             warn!("a deferred DEL that is done could not be removed: {error}");
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::pending::PendingDel;
+
+    #[test]
+    fn a_long_absence_is_worked_off_piece_by_piece() {
+        let state = tempfile::tempdir().unwrap();
+        let mut deferred = Deferred::new(state.path());
+        std::fs::create_dir(&deferred.directory).unwrap();
+        for number in 0..MOST + 3 {
+            let record = PendingDel::new("aws-cni", &format!("c{number}"), "eth0");
+            let text = serde_json::to_vec(&record).unwrap();
+            std::fs::write(deferred.directory.join(record.file_name()), text).unwrap();
+        }
+        let first = deferred.collect();
+        assert_eq!(first.len(), MOST);
+        assert!(
+            deferred.collect().is_empty(),
+            "nothing more until those are answered"
+        );
+        for (waiter, _) in first {
+            assert!(deferred.answered(waiter));
+        }
+        assert_eq!(deferred.collect().len(), 3);
     }
 }

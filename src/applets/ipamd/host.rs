@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::kernel::{Setup, mark};
-use crate::config::{Config, SnatPorts as Ports};
+use crate::config::Config;
 use crate::ipam::model::{EniRole, EniState};
 use crate::ipam::pool::Pool;
 use crate::ipam::witness::KernelFacts;
 use crate::net::host::HostIntent;
 use crate::net::layout::EniMark;
-use crate::net::nft::model::SnatPorts;
 
 /// What the kernel thread starts with: ENIs that stood before a restart keep standing.
 pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Setup {
@@ -25,11 +24,7 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Setup
             connmark: network.connmark,
             veth_prefix: network.veth_prefix.clone(),
             node_port: network.node_port,
-            snat: (!network.external_snat).then_some(match network.snat_ports {
-                Ports::Prng => SnatPorts::FullyRandom,
-                Ports::HashRandom => SnatPorts::Random,
-                Ports::None => SnatPorts::None,
-            }),
+            snat: (!network.external_snat).then_some(network.snat_ports),
             vpc_cidrs: facts.vpc_cidrs.iter().copied().collect(),
             exclude_snat_cidrs: network.snat_exclude.iter().copied().collect(),
             external_service_cidrs: network.external_services.iter().copied().collect(),

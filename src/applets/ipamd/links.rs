@@ -8,10 +8,8 @@ use super::kernel::{Job, Kernel};
 use crate::ipam::event::Event;
 use crate::ipam::witness::LinkFact;
 use crate::net::netlink::NetError;
+use crate::net::veth;
 use crate::net::watch::{AsyncLinkWatch, LinkChange, LinkEvent, LinkWatch, Notice};
-
-/// Digits of the hash that ends a pod's host interface name.
-const HASH_DIGITS: usize = 11;
 
 /// Subscribes; what is present is told as well, so that nothing falls in between.
 pub(super) fn watch(
@@ -53,7 +51,9 @@ pub(super) fn watch(
 
 fn tell(events: Vec<LinkEvent>, veth_prefix: &str, mail: &UnboundedSender<Mail>, kernel: &Kernel) {
     for event in events {
-        if event.change != LinkChange::Doomed && is_pods(&event.name, veth_prefix) {
+        // Pods come and go by the hundred, and none of their links is an ENI.
+        let is_pods = !veth_prefix.is_empty() && veth::prefix_of(&event.name) == Some(veth_prefix);
+        if event.change != LinkChange::Doomed && is_pods {
             continue;
         }
         let Some(mac) = event.mac else { continue };
@@ -71,27 +71,5 @@ fn tell(events: Vec<LinkEvent>, veth_prefix: &str, mail: &UnboundedSender<Mail>,
         };
         // The actor is gone only when the daemon ends.
         drop(mail.send(event.into()));
-    }
-}
-
-/// Pods come and go by the hundred, and none of their links is an ENI.
-fn is_pods(name: &str, veth_prefix: &str) -> bool {
-    !veth_prefix.is_empty()
-        && name.strip_prefix(veth_prefix).is_some_and(|rest| {
-            rest.len() == HASH_DIGITS && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_hashed_names_are_pods() {
-        assert!(is_pods("enic440f455693", "eni"));
-        for other in ["eth1", "ens6", "eni1", "enic440f45569", "enix440f455693z"] {
-            assert!(!is_pods(other, "eni"), "{other}");
-        }
-        assert!(!is_pods("c440f455693", ""));
     }
 }

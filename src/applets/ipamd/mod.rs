@@ -1,17 +1,21 @@
 //! The daemon that owns this node's ENIs and addresses.
 
 mod actor;
+mod alarms;
 mod answers;
 mod args;
 mod clock;
 mod deferred;
 mod hands;
 mod host;
+mod identify;
 mod kernel;
 mod links;
 mod node;
 mod settings;
 mod start;
 mod state;
+mod stop;
+mod vpc;
 
 pub(super) use args::run;

@@ -7,41 +7,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tracing::{error, info, warn};
 
 use super::actor::{self, Actor, Mail};
 use super::deferred::Deferred;
 use super::hands::Hands;
-use super::kernel::{self, Job, Kernel, SetupError};
+use super::identify::{Identity, discover, remembered};
+use super::kernel::{self, Job, SetupError};
 use super::node::NodeError;
-use super::{clock, host, links, node, settings, state};
-use crate::cloud::{DiscoveredEni, Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
+use super::stop::Stop;
+use super::{clock, host, links, node, settings, state, vpc};
+use crate::causes::chain;
+use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits};
 use crate::config::Config;
 use crate::ipam::event::Event;
-use crate::ipam::ids::{BootId, Mac};
 use crate::ipam::limits;
-use crate::ipam::node::NodeFacts;
 use crate::ipam::pool::Pool;
-use crate::ipam::records::stored_facts;
-use crate::ipam::recover::Start;
+use crate::ipam::recover::{Start, summary};
 use crate::net::inherited::{self, InheritedError};
 use crate::net::netlink::NetError;
 use crate::observe::{NotifyError, Systemd};
-use crate::rpc::server::{self, Incoming, Limits};
-use crate::rpc::types::{ErrorKind, Request, ServiceError};
-use crate::store::{Loaded, OpenError, Store};
+use crate::rpc::server::{self, Limits};
+use crate::store::{OpenError, Store};
 
 /// Calls taken from the socket and not yet handled; more wait in the socket.
 const CALL_QUEUE: usize = 2048;
-/// IMDS answers within a millisecond when it answers at all; a node that boots waits for its link.
-const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
-/// VPC networks come rarely; one request a minute is what an idle node may cost IMDS.
-const VPC_REFRESH: Duration = Duration::from_mins(1);
-/// Deferred DELs are left only while the daemon is away or overwhelmed.
-const DEFERRED_REFRESH: Duration = Duration::from_secs(30);
+/// Deferred DELs are left only while the daemon is away or overwhelmed; alarms are seldom held back.
+const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
 /// Why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -78,18 +71,6 @@ pub(super) enum StartError {
     /// `NOTIFY_SOCKET` is wrong.
     #[error(transparent)]
     Notify(#[from] NotifyError),
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 /// Serves until told to stop.
@@ -152,21 +133,6 @@ async fn serve(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Which node this is, and what IMDS listed if it had to be asked.
-struct Identity {
-    facts: NodeFacts,
-    enis: Option<Vec<DiscoveredEni>>,
-}
-
-impl Identity {
-    fn found(found: NodeDiscovery, boot: BootId) -> Result<Self, NodeError> {
-        Ok(Self {
-            facts: node::facts(&found, boot)?,
-            enis: Some(found.enis),
-        })
-    }
-}
-
 /// The pool from what is known, the host set up for it, and everything that feeds them started.
 fn assemble(
     config: &Config,
@@ -199,10 +165,18 @@ fn assemble(
         kernel: kernel_facts.clone(),
     };
     let (pool, effects) = Pool::recover(start, clock::now());
+    info!("found {}", summary(&pool));
     let kernel = kernel::start(host::setup(config, &pool, &kernel_facts), mail.clone())?;
     links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
-    refresh_vpc(Arc::clone(&imds), primary, kernel.clone());
-    refresh_deferred(&mail);
+    // What is remembered may be out of date, what has just been discovered is not.
+    let first = identity.enis.as_ref().map_or(Duration::ZERO, |_| vpc::EVERY);
+    let (pool_mail, rules) = (mail.clone(), kernel.clone());
+    vpc::follow(Arc::clone(&imds), primary, first, vpc::EVERY, move |cidrs| {
+        rules.ask(Job::VpcCidrs(cidrs.clone()));
+        // The actor is gone only when the daemon ends.
+        drop(pool_mail.send(Event::VpcCidrs(cidrs).into()));
+    });
+    keep_house(&mail);
     let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
     let mut actor = Actor::new(pool, store, hands, mail, config.network.rule_layout, deferred);
@@ -234,74 +208,6 @@ fn listen(path: &Path) -> Result<UnixListener, StartError> {
     UnixListener::from_std(listener).map_err(failed)
 }
 
-/// The node as it was stored on this very boot, or on another boot of this very instance where the machine's DMI table
-/// says so: then neither IMDS nor EC2 is needed to serve.
-fn remembered(loaded: &Loaded, boot: &BootId) -> Option<NodeFacts> {
-    let stored = stored_facts(&loaded.entries)?;
-    let same_instance = || clock::dmi_instance_id().as_ref() == Some(&stored.instance);
-    if stored.boot != *boot && !same_instance() {
-        return None;
-    }
-    Some(NodeFacts {
-        boot: boot.clone(),
-        booted_at: clock::booted_at().ok()?,
-        ..stored
-    })
-}
-
-/// Asks IMDS until it answers. Meanwhile STATUS is told so, and everything else waits. `None` when told to stop.
-async fn discover(
-    imds: &Imds,
-    calls: &mut Receiver<Incoming>,
-    early: &mut Vec<Incoming>,
-    stop: &mut Stop,
-) -> Option<NodeDiscovery> {
-    let mut last = "IMDS has not answered yet".to_owned();
-    loop {
-        let attempt = imds.discover();
-        tokio::pin!(attempt);
-        let failed = loop {
-            tokio::select! {
-                biased;
-                () = stop.told() => return None,
-                Some(incoming) = calls.recv() => early.extend(put_off(incoming, &last)),
-                found = &mut attempt => match found {
-                    Ok(found) => return Some(found),
-                    Err(error) => break error,
-                },
-            }
-        };
-        last = failed.to_string();
-        error!("cannot find out which node this is: {failed}");
-        let pause = tokio::time::sleep(DISCOVERY_RETRY);
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.told() => return None,
-                Some(incoming) = calls.recv() => early.extend(put_off(incoming, &last)),
-                () = &mut pause => break,
-            }
-        }
-    }
-}
-
-/// Answers a question about the state; gives everything else back to be handled later.
-fn put_off(incoming: Incoming, why: &str) -> Option<Incoming> {
-    match incoming {
-        Incoming::Call(call) if matches!(call.request, Request::Status | Request::Dump) => {
-            let error = ServiceError::new(ErrorKind::Starting, format!("ipamd is starting: {why}"))
-                .with_next_step(
-                    "check that IMDSv2 answers on this node: hop limit, firewall, instance metadata options",
-                );
-            // A client that left needs no answer.
-            call.replies.fail(error);
-            None
-        }
-        other => Some(other),
-    }
-}
-
 /// A number of this node's own, so that a fleet does not retry in step.
 fn seed() -> u64 {
     let mut bytes = [0; 8];
@@ -311,77 +217,14 @@ fn seed() -> u64 {
     }
 }
 
-fn refresh_vpc(imds: Arc<Imds>, primary: Mac, kernel: Kernel) {
-    tokio::spawn(async move {
-        let mut known = None;
-        loop {
-            tokio::time::sleep(VPC_REFRESH).await;
-            match imds.vpc_cidrs(primary).await {
-                Ok(cidrs) if cidrs.is_empty() => {
-                    warn!("IMDS lists no network of the VPC; nothing is changed");
-                }
-                Ok(mut cidrs) => {
-                    cidrs.sort_unstable();
-                    if known.as_ref() != Some(&cidrs) {
-                        kernel.ask(Job::VpcCidrs(cidrs.clone()));
-                        known = Some(cidrs);
-                    }
-                }
-                Err(error) => warn!("the VPC's networks could not be read: {error}"),
-            }
-        }
-    });
-}
-
-fn refresh_deferred(mail: &UnboundedSender<Mail>) {
+fn keep_house(mail: &UnboundedSender<Mail>) {
     let mail = mail.clone();
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(DEFERRED_REFRESH).await;
-            if mail.send(Mail::LookForDeferred).is_err() {
+            tokio::time::sleep(HOUSEKEEPING).await;
+            if mail.send(Mail::Housekeeping).is_err() {
                 return;
             }
         }
     });
-}
-
-/// SIGTERM and SIGINT, told to whoever asks.
-struct Stop {
-    told: watch::Receiver<bool>,
-}
-
-impl Stop {
-    fn watch() -> io::Result<Self> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let (tell, told) = watch::channel(false);
-        tokio::spawn(async move {
-            first(&mut terminate, &mut interrupt).await;
-            info!("told to stop; finishing what is in flight");
-            tell.send_replace(true);
-            // Kept open: a closed channel would read as a signal nobody sent.
-            std::future::pending::<()>().await;
-        });
-        Ok(Self { told })
-    }
-
-    async fn told(&mut self) {
-        if self.told.wait_for(|told| *told).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    fn signal(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut told = Self {
-            told: self.told.clone(),
-        };
-        async move { told.told().await }
-    }
-}
-
-async fn first(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
 }

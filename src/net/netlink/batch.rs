@@ -46,16 +46,6 @@ impl Batch {
         self.append(kind, NlmF::empty(), what.into(), body, true)
     }
 
-    /// How many messages have an outcome.
-    pub fn len(&self) -> usize {
-        self.entries.iter().filter(|entry| !entry.control).count()
-    }
-
-    /// Whether there is nothing to send.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// How many bytes the send takes.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()

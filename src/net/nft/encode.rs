@@ -95,16 +95,6 @@ pub fn new_rule(table: &str, chain: &str, rule: &Rule) -> Message {
     })
 }
 
-/// One rule goes, named by its handle.
-pub fn delete_rule(table: &str, chain: &str, handle: u64) -> Message {
-    let what = format!("delete rule ip {table} {chain} handle {handle}");
-    change(NFT_MSG_DELRULE, NlmF::empty(), what, |body| {
-        body.str(NFTA_RULE_TABLE, table)
-            .str(NFTA_RULE_CHAIN, chain)
-            .be64(NFTA_RULE_HANDLE, handle);
-    })
-}
-
 /// An empty set or map. `id` tells sets of one transaction apart.
 pub fn new_set(table: &str, set: Set, id: u32) -> Message {
     let (key_type, key_order) = match set.key {

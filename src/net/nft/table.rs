@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use sha1::{Digest, Sha1};
@@ -14,7 +13,7 @@ use super::leftovers::{self, Leftover};
 use super::model::{Element, Verdict};
 use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END};
 use crate::net::layout::EniMark;
-use crate::net::netlink::{Batch, Family, NetError, OpenInError, Reply, Socket};
+use crate::net::netlink::{Batch, Family, NetError, Reply, Socket};
 use crate::net::ruleset::{
     ENI_LINK, EXEMPT, HostRuleset, POD_ENI, RulesetError, TABLE, eni_chain, eni_chain_name,
 };
@@ -64,16 +63,6 @@ impl Nft {
     pub fn open() -> Result<Self, NetError> {
         Ok(Self {
             socket: Socket::open(Family::Netfilter)?,
-        })
-    }
-
-    /// The table of another namespace.
-    ///
-    /// # Errors
-    /// When the namespace can't be entered or refuses a socket.
-    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, OpenInError> {
-        Ok(Self {
-            socket: Socket::open_in(netns, Family::Netfilter)?,
         })
     }
 
