@@ -1,8 +1,9 @@
 //! `kill -9` at random points: of the daemon while pods come and go and while it grows, and of the plugin.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use aws_cni_lab::faults::{Latency, Scope};
 use aws_cni_lab::lab::Lab;
 use aws_cni_lab::pod::Pod;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scene::{Scene, said};
 
@@ -267,44 +268,60 @@ fn a_plugin_killed_at_any_point_leaves_nothing_that_del_does_not_clean() {
     scene.check_empty(3);
 }
 
+/// Asks as a plugin does and dies before it has read that the address is durable. The daemon undoes that.
+fn ask_and_die(scene: &Scene, name: &str) -> Ipv4Addr {
+    let request = json!({"method": "local.awscni.Ipamd1.Add", "more": true, "parameters": {
+        "network": "aws-cni", "container_id": name, "ifname": "eth0", "netns": "/run/netns/x",
+        "host_veth": format!("eni{name:0>11}"), "deadline_ms": 20_000}});
+    let mut stream = UnixStream::connect(scene.node.dirs().socket()).unwrap();
+    stream.write_all(format!("{request}\0").as_bytes()).unwrap();
+    let mut assigned = Vec::new();
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).is_ok() && byte != [0] {
+        assigned.extend(byte);
+    }
+    let assigned: Value = serde_json::from_slice(&assigned).unwrap();
+    assigned["parameters"]["address"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
 #[test]
-fn an_address_a_killed_plugin_has_wired_goes_to_nobody_while_the_kernel_names_it() {
-    let scene = Scene::with_env("t3.medium", &[("IP_COOLDOWN_PERIOD", "0")]);
-    let mut dice = Dice(99);
-    let mut wired = BTreeMap::new();
-    // The runtime dies with its plugin: there is no DEL, and the sandboxes live on.
-    let victims: Vec<Pod> = (0..10)
-        .map(|round| {
-            let pod = scene.node.pod("victim", &format!("p{round}")).unwrap();
-            add_killed_after(&scene, &pod, Duration::from_micros(2_000 + dice.below(12_000)));
-            pod
-        })
-        .collect();
-    for address in scene.pod_routes() {
-        wired.insert(address, "victim".to_owned());
+fn a_released_address_goes_to_nobody_while_the_kernel_names_it() {
+    let scene = Scene::with_env("t3.medium", &[("IP_COOLDOWN_PERIOD", "3")]);
+    let names = ["1", "2", "3"];
+    let ghosts: BTreeSet<Ipv4Addr> = names.map(|name| ask_and_die(&scene, name)).into();
+    scene.wait_for("the allocations to be undone", |status| status["assigned"] == 0);
+    // What the daemon took for undone comes to light again before the addresses have rested.
+    for (name, address) in names.iter().zip(&ghosts) {
+        scene
+            .node
+            .ip(&format!(
+                "link add eni{name:0>11} type veth peer name ghost{name}\nlink set eni{name:0>11} up\n\
+                 route add {address}/32 dev eni{name:0>11} table 512\n"
+            ))
+            .unwrap();
     }
-    assert!(!wired.is_empty(), "some got as far as that");
-    // Every other address of the instance: those of victims that were not wired are used again.
-    let pods = scene.pods("next", 15 - wired.len());
-    scene.add(&pods, 5);
-    for pod in &pods {
-        let address = pod.address().unwrap();
-        if let Some(victim) = wired.insert(address, pod.label()) {
-            panic!(
-                "{address} of {} is still {victim}'s\n{}",
-                pod.label(),
-                scene.log()
-            );
-        }
+    // The least recently used address is handed out first: in the second round that would be a ghost's.
+    for round in ["first", "second"] {
+        let pods = scene.pods(round, 12);
+        scene.add(&pods, 4);
+        scene.check(&pods);
+        let taken: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+        assert!(
+            taken.is_disjoint(&ghosts),
+            "{taken:?} {ghosts:?}\n{}",
+            scene.log()
+        );
+        scene.del(&pods, 4);
     }
-    // DEL finds what the daemon does not know of in the sandbox itself, and the addresses come back.
-    for victim in &victims {
-        victim.del().unwrap();
+    // Once the kernel has forgotten the addresses they come back.
+    for name in names {
+        scene.node.ip(&format!("link del eni{name:0>11}\n")).unwrap();
     }
-    scene.del(&pods, 5);
-    scene.wait_for("every address to be free again", |status| {
-        status["quarantined"] == 0 && status["assigned"] == 0
-    });
+    scene.wait_for("every address to be free again", |status| status["free"] == 15);
     scene.check_empty(3);
 }
 

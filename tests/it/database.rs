@@ -263,7 +263,7 @@ impl Disk {
 
 #[test]
 fn on_a_full_disk_add_says_so_and_del_works_and_space_heals_it() {
-    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[("IP_COOLDOWN_PERIOD", "0")]);
     let state = scene.node.dirs().state.display().to_string();
     scene.prepare_mounts(&format!("mount -t tmpfs -o size=16m tmpfs '{state}'"));
     scene.start();
