@@ -171,7 +171,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .collect();
     resting.sort_unstable_by(|a, b| b.cmp(a));
     let mut coming = census(pool, now).coming;
-    let patient = report.has_transient() || is_asking_around(pool);
+    let patient = report.has_transient() || is_asking_around(pool) || is_kernel_catching_up(pool);
     let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
     for (deadline, waiter) in queue(pool) {
         let Some(key) = pool
@@ -205,6 +205,16 @@ fn is_asking_around(pool: &Pool) -> bool {
     use super::memory::Purpose;
     let describes = |purpose: &Purpose| matches!(purpose, Purpose::Describe(_));
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
+}
+
+/// Readings of the kernel by which a pod that is being taken away is gone: the last one is three seconds after the first.
+const READINGS_OF_A_DEL: u32 = 6;
+
+/// Whether the kernel is being read, or soon will be because it still routes an address that was just released.
+fn is_kernel_catching_up(pool: &Pool) -> bool {
+    let rereading = pool.memory.obstacles.get(&Topic::Kernel);
+    pool.memory.kernel_read.is_some()
+        || rereading.is_some_and(|obstacle| obstacle.attempt <= READINGS_OF_A_DEL)
 }
 
 /// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
