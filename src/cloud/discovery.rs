@@ -112,6 +112,11 @@ impl Imds {
         let mut incomplete = Vec::new();
         for mac in macs {
             match self.eni(mac).await {
+                // What is created with the primary ENI's groups would get the VPC's default one without any.
+                Ok(eni) if mac == primary && eni.security_groups.is_empty() => {
+                    let path = format!("{MACS}{mac}/security-group-ids");
+                    return Err(ImdsError::Missing { path });
+                }
                 Ok(eni) => enis.push(eni),
                 Err(error) if mac == primary => return Err(error),
                 Err(error @ (ImdsError::Missing { .. } | ImdsError::Invalid { .. })) => {

@@ -217,6 +217,17 @@ async fn ipamd_94_fault_2_an_empty_list_of_enis_is_not_believed() {
     }
 }
 
+/// Fault 10 of ipamd 11.1: every ENI has a security group, so a list of none is a lie, and would be copied to new ENIs.
+#[tokio::test]
+async fn ipamd_fault_10_a_primary_eni_without_groups_is_not_believed() {
+    let path = mac_path(PRIMARY, "security-group-ids");
+    let (_server, imds) = start(|tree| {
+        tree.insert(path.clone(), "\n".into());
+    })
+    .await;
+    assert_eq!(imds.discover().await.unwrap_err(), ImdsError::Missing { path });
+}
+
 #[tokio::test]
 async fn hostile_values_name_their_path() {
     for (path, text) in [

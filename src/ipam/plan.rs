@@ -340,7 +340,8 @@ fn widen(pool: &Pool, by_type: u32, slots: u32, need: &mut Need, plan: &mut Plan
         return;
     }
     let (limit, by_setting) = eni_limit(pool, by_type);
-    let mut room = limit.saturating_sub(places_taken(pool));
+    let devices = count(pool.room_for_devices());
+    let mut room = limit.saturating_sub(places_taken(pool)).min(devices);
     if room == 0 {
         plan.report.hindrances.push(Hindrance::EniLimit {
             enis: limit,

@@ -502,14 +502,25 @@ impl Pool {
         (keys, changes)
     }
 
-    /// The lowest free device index on card 0; 0 is the primary ENI's. EC2 takes 0 to 99.
+    /// The lowest free device index on card 0.
     pub(super) fn free_device(&self) -> Option<DeviceIndex> {
-        let taken = |device: &DeviceIndex| {
-            self.memory.devices_taken.contains(device)
-                || self.enis.values().any(|eni| {
-                    eni.card == CardIndex(0) && eni.takes_place() && eni.device.as_ref() == Some(device)
-                })
-        };
-        (1..=99).map(DeviceIndex).find(|device| !taken(device))
+        self.free_devices().next()
+    }
+
+    /// How many more ENIs find a device index once those without one have theirs.
+    pub(super) fn room_for_devices(&self) -> usize {
+        let without = |eni: &&Eni| eni.takes_place() && eni.device.is_none();
+        let owed = self.enis.values().filter(without).count() + self.creations.len();
+        self.free_devices().count().saturating_sub(owed)
+    }
+
+    /// The free device indexes on card 0; 0 is the primary ENI's. EC2 takes 0 to 99.
+    fn free_devices(&self) -> impl Iterator<Item = DeviceIndex> {
+        let here = |eni: &&Eni| eni.card == CardIndex(0) && eni.takes_place();
+        let used = self.enis.values().filter(here).filter_map(|eni| eni.device);
+        let taken: BTreeSet<DeviceIndex> = used.chain(self.memory.devices_taken.iter().copied()).collect();
+        (1..=99)
+            .map(DeviceIndex)
+            .filter(move |device| !taken.contains(device))
     }
 }

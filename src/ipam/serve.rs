@@ -171,7 +171,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .collect();
     resting.sort_unstable_by(|a, b| b.cmp(a));
     let mut coming = census(pool, now).coming;
-    let patient = report.has_transient() || is_asking_around(pool);
+    let patient = report.has_transient() || is_asking_around(pool) || is_kernel_catching_up(pool);
     let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
     for (deadline, waiter) in queue(pool) {
         let Some(key) = pool
@@ -207,21 +207,20 @@ fn is_asking_around(pool: &Pool) -> bool {
     pool.memory.calls.values().any(|ask| describes(&ask.purpose))
 }
 
-/// How often the kernel may still show a released address before nobody waits for it any more: some three seconds. A
-/// plugin that deletes its pod takes a millisecond from the daemon's answer to the end of the route.
-const KERNEL_LOOKS: u32 = 6;
+/// Readings of the kernel by which a pod that is being taken away is gone: the last one is three seconds after the first.
+const READINGS_OF_A_DEL: u32 = 6;
 
-/// Whether quarantined addresses are looked at again before this waiter's time is over: by EC2, or by the kernel, which
-/// may have been read while a plugin was still taking its pod away.
+/// Whether the kernel is being read, or soon will be because it still routes an address that was just released.
+fn is_kernel_catching_up(pool: &Pool) -> bool {
+    let rereading = pool.memory.obstacles.get(&Topic::Kernel);
+    pool.memory.kernel_read.is_some()
+        || rereading.is_some_and(|obstacle| obstacle.attempt <= READINGS_OF_A_DEL)
+}
+
+/// Whether EC2 is asked again about quarantined addresses before this waiter's time is over.
 fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
-    let before = |topic| {
-        pool.memory
-            .obstacles
-            .get(&topic)
-            .filter(|obstacle| obstacle.until < deadline)
-    };
-    before(Topic::Doubts).is_some()
-        || before(Topic::Kernel).is_some_and(|kernel| kernel.attempt <= KERNEL_LOOKS)
+    let again = pool.memory.obstacles.get(&Topic::Doubts);
+    again.is_some_and(|obstacle| obstacle.until < deadline)
 }
 
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.

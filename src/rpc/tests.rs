@@ -587,6 +587,21 @@ fn the_client_says_what_is_wrong_with_the_daemon() {
 }
 
 #[test]
+fn ipamd_113_a_missing_directory_is_made_and_a_stale_socket_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run/aws-cni/ipamd.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        let listener = runtime.block_on(async { bind(&path) });
+        drop(listener.unwrap());
+        assert!(path.exists(), "it stays when its listener goes");
+    }
+}
+
+#[test]
 fn ipamd_113_the_socket_is_for_root_alone_and_a_living_daemon_keeps_it() {
     use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::start(Limits::default());

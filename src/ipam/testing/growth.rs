@@ -230,6 +230,39 @@ fn ipamd_81_cooldown_of_zero_reuses_at_once() {
     assert_eq!(world.granted(first), world.granted(second));
 }
 
+/// The daemon releases first and the plugin takes the pod out of the kernel then: meanwhile the kernel still routes the
+/// address. An ADD waits for that, but not for a route that stays.
+#[test]
+fn ipamd_81_an_address_whose_pod_is_just_being_taken_away_is_waited_for() {
+    for stays in [false, true] {
+        let policy = Policy {
+            cooldown: Duration::ZERO,
+            ..policy(0)
+        };
+        let mut world = started(1, 2, policy);
+        let first = world.add(1, PATIENCE);
+        let address = world.granted(first).unwrap();
+        world.eager = false;
+        world.del(1);
+        while world.flush() {}
+        world.routes.insert(address, key(1));
+        world.settle();
+        let next = world.add(2, PATIENCE);
+        world.settle();
+        assert!(world.granted(next).is_none() && world.refused(next).is_none());
+        world.eager = true;
+        world.advance(Duration::from_millis(100));
+        if stays {
+            world.advance(Duration::from_secs(10));
+            assert_eq!(world.refused(next).unwrap().kind, RefusalKind::Exhausted);
+        } else {
+            world.routes.remove(&address);
+            world.advance(Duration::from_millis(500));
+            assert_eq!(world.granted(next), Some(address));
+        }
+    }
+}
+
 /// Fault 1 of `baseline`: a restart must not forget who rests.
 #[test]
 fn baseline_fault_1_cooldown_survives_a_kill() {

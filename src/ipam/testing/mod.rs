@@ -4,6 +4,7 @@
     reason = "seconds throughout, so that spans of time compare at a glance"
 )]
 
+mod conformance;
 mod ec2;
 mod growth;
 mod model_check;

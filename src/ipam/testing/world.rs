@@ -190,7 +190,7 @@ impl World {
         assert!(violations.is_empty(), "{violations:#?}");
     }
 
-    fn take(&mut self, effects: Vec<Effect>) {
+    pub(super) fn take(&mut self, effects: Vec<Effect>) {
         let mut effects = effects.into_iter();
         while let Some(effect) = effects.next() {
             if let Effect::Commit { commit, changes } = effect {
