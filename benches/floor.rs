@@ -19,7 +19,8 @@ const SOCK_RAW_CLOEXEC: c_int = 3 | 0o2_000_000;
 const CLONE_NEWNET: c_int = 0x4000_0000;
 const SIOCGIFINDEX: c_ulong = 0x8933;
 
-const REQUEST_ACK: u16 = 0x1 | 0x4;
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
 const REPLACE: u16 = 0x100;
 const EXCL: u16 = 0x200;
 const CREATE: u16 = 0x400;
@@ -110,17 +111,23 @@ fn del(host_name: &str, address: Ipv4Addr) -> Result<(), Box<dyn Error>> {
         group,
         Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 1)),
     ])
+    .or_else(gone_is_fine)
+}
+
+/// Once a link is in its group the daemon may delete it at any moment: ENODEV.
+fn gone_is_fine(error: Box<dyn Error>) -> Result<(), Box<dyn Error>> {
+    if error.to_string().ends_with("(os error 19)") {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 /// What the daemon does some time after DELs: all doomed links in one request.
 fn reap() -> Result<(), Box<dyn Error>> {
     let mut all = Message::new(RTM_DELLINK, 0, &link_header(0, 0, 0));
     all.attr(27, &DOOMED_GROUP.to_ne_bytes());
-    match Netlink::open()?.run(&[all]) {
-        // The daemon was faster.
-        Err(error) if error.to_string().ends_with("(os error 19)") => Ok(()),
-        result => result,
-    }
+    Netlink::open()?.run(&[all]).or_else(gone_is_fine)
 }
 
 fn veth(host: &str, pod: &str, netns: c_int) -> Message {
@@ -215,7 +222,7 @@ impl Message {
     fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = vec![0; 16];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&(flags | REQUEST_ACK).to_ne_bytes());
+        bytes[6..8].copy_from_slice(&(flags | REQUEST).to_ne_bytes());
         bytes.extend_from_slice(body);
         Self(bytes)
     }
@@ -250,7 +257,7 @@ impl Netlink {
         }))
     }
 
-    /// Sends all messages at once and reads as many acknowledgements.
+    /// Sends all messages at once; the last one is acknowledged, of the others only a failure is told.
     fn run(&mut self, messages: &[Message]) -> Result<(), Box<dyn Error>> {
         let mut bytes = Vec::new();
         for (message, seq) in messages.iter().zip(1_u32..) {
@@ -259,15 +266,18 @@ impl Netlink {
             let length = u32::try_from(message.0.len())?;
             bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
             bytes[start + 8..start + 12].copy_from_slice(&seq.to_ne_bytes());
+            if seq as usize == messages.len() {
+                bytes[start + 6] |= ACK as u8;
+            }
         }
         let fd = self.0.as_raw_fd();
         // SAFETY: the buffer outlives the call and its length is its own.
         if unsafe { send(fd, bytes.as_ptr().cast(), bytes.len(), 0) } < 0 {
             return Err(io::Error::last_os_error().into());
         }
-        let mut answered = 0;
+        let mut last = 0;
         let mut buffer = [0_u8; 8192];
-        while answered < messages.len() {
+        while last < messages.len() {
             // SAFETY: as above.
             let length = unsafe { recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             let mut rest = &buffer[..usize::try_from(length).map_err(|_| io::Error::last_os_error())?];
@@ -276,11 +286,11 @@ impl Netlink {
                 .map(|bytes| u32::from_ne_bytes(*bytes) as usize)
             {
                 let code = i32::from_ne_bytes(rest[16..20].try_into()?);
+                last = u32::from_ne_bytes(rest[8..12].try_into()?) as usize;
                 if code != 0 {
                     let error = io::Error::from_raw_os_error(-code);
-                    return Err(format!("message {answered} of {}: {error}", messages.len()).into());
+                    return Err(format!("message {last} of {}: {error}", messages.len()).into());
                 }
-                answered += 1;
                 rest = &rest[length.next_multiple_of(4).min(rest.len())..];
             }
         }

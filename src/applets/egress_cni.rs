@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn case_110_disabled_passes_the_previous_result_through() {
+    fn dataplane_110_disabled_passes_the_previous_result_through() {
         let answer = serve(&call(Verb::Add, &conf("9001", "false", Some(previous())))).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&answer).unwrap(), previous());
         assert!(answer.starts_with("{\n    \""));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn case_110_mtu_and_chaining_are_checked_before_enabled() {
+    fn dataplane_110_mtu_and_chaining_are_checked_before_enabled() {
         let bad_mtu = serve(&call(Verb::Add, &conf("abc", "false", Some(previous())))).unwrap_err();
         assert!(
             bad_mtu

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_eni_keeps_its_own_address_apart() {
+    fn ipamd_95_an_eni_keeps_its_own_address_apart() {
         let from = NetworkInterface::builder()
             .network_interface_id("eni-1")
             .mac_address("02:00:00:00:00:01")

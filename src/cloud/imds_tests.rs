@@ -198,7 +198,7 @@ async fn a_half_described_secondary_eni_is_set_aside() {
 
 /// Fault 2 of ipamd 11.1: an empty list of ENIs is a lie.
 #[tokio::test]
-async fn an_empty_list_of_enis_is_not_believed() {
+async fn ipamd_94_fault_2_an_empty_list_of_enis_is_not_believed() {
     for (macs, error) in [
         ("", ImdsError::NoInterfaces),
         (" \n", ImdsError::NoInterfaces),

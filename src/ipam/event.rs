@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use super::cidr::Ipv4Cidr;
 use super::cloud::CloudResult;
 use super::ids::{
     CallId, CommitId, ContainerId, EniId, IfName, Mac, NetworkName, PodRef, SandboxKey, Tick, WaiterId,
@@ -101,6 +102,8 @@ pub enum Event {
     Kernel(KernelFacts),
     /// Everything IMDS lists. A sweep that failed is no event.
     Imds(ImdsSnapshot),
+    /// The VPC's networks as IMDS lists them now, in order; kept for the next start.
+    VpcCidrs(Vec<Ipv4Cidr>),
     /// The configuration was read again.
     Reconfigured(Box<Policy>),
     /// The time of an [`super::effect::Effect::WakeAt`] has come. Harmless at any other time.

@@ -290,7 +290,7 @@ mod tests {
 
     /// Conformance: `reference` dataplane 0.2, ipamd 105.
     #[test]
-    fn eni_tables_are_numbered_like_the_go_daemon() {
+    fn ipamd_105_eni_tables_are_numbered_like_the_go_daemon() {
         let table = |card, device| TableId::of_eni(CardIndex(card), DeviceIndex(device)).0;
         assert_eq!(
             (table(0, 0), table(0, 4), table(1, 0), table(1, 1)),

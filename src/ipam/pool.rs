@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::cidr::Ipv4Cidr;
 use super::effect::{Change, EniIntent, Grant, ReleasedAddress};
 use super::event::AddRequest;
 use super::ids::{CardIndex, ClientToken, DeviceIndex, EniId, Mac, SandboxKey, Tick};
@@ -216,6 +217,13 @@ impl Pool {
     pub(super) fn set_limits(&mut self, limits: InstanceLimits) {
         self.limits = Some(limits);
         self.dirty.insert(RecordKey::Node);
+    }
+
+    pub(super) fn set_vpc_cidrs(&mut self, cidrs: Vec<Ipv4Cidr>) {
+        if self.facts.vpc_cidrs != cidrs {
+            self.facts.vpc_cidrs = cidrs;
+            self.dirty.insert(RecordKey::Node);
+        }
     }
 
     pub(super) fn mark(&mut self, keys: impl IntoIterator<Item = RecordKey>) {

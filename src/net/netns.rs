@@ -1,14 +1,14 @@
 //! Network namespaces: opening one by path, and working inside one without the caller leaving its own.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{Mode, fstat, stat};
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
 
 /// The magic of the file system that namespace files live on (`include/uapi/linux/magic.h`).
@@ -44,6 +44,9 @@ pub enum NetnsError {
     /// It is a namespace, but not one of networks, or entering it is not allowed.
     #[error("enter network namespace: {}", .0.desc().to_lowercase())]
     Enter(Errno),
+    /// The calling thread could not come back from it.
+    #[error("come back from a network namespace: {}", .0.desc().to_lowercase())]
+    Return(Errno),
     /// The scratch thread could not be started.
     #[error("start a thread to enter a network namespace: {0}")]
     Thread(#[source] std::io::Error),
@@ -99,18 +102,27 @@ impl Netns {
         Ok(Self { file: File::from(fd) })
     }
 
-    /// Whether this is the namespace the calling thread is in.
+    /// The namespace the calling thread is in.
     ///
     /// # Errors
     /// When `/proc` does not answer.
-    pub fn is_own(&self) -> Result<bool, NetnsError> {
-        let failed = |errno| NetnsError::Statfs {
-            path: "/proc/thread-self/ns/net".into(),
-            errno,
+    pub fn own() -> Result<Self, NetnsError> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Whether this is `other`.
+    ///
+    /// # Errors
+    /// When the kernel does not tell the one or the other.
+    pub fn is_same(&self, other: &Self) -> Result<bool, NetnsError> {
+        let identity = |netns: &Self| {
+            let file = fstat(&netns.file).map_err(|errno| NetnsError::Statfs {
+                path: format!("/proc/self/fd/{}", netns.file.as_raw_fd()).into(),
+                errno,
+            })?;
+            Ok((file.st_dev, file.st_ino))
         };
-        let own = stat("/proc/thread-self/ns/net").map_err(failed)?;
-        let this = fstat(&self.file).map_err(failed)?;
-        Ok((own.st_dev, own.st_ino) == (this.st_dev, this.st_ino))
+        Ok(identity(self)? == identity(other)?)
     }
 }
 
@@ -134,6 +146,19 @@ pub fn run_in<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -
     })
 }
 
+/// Runs `work` with the calling thread itself inside `netns` and takes it back to `home`, its own namespace: a tenth
+/// of a millisecond less than [`run_in`]. For the plugins, which have one thread and whose panics end the process.
+///
+/// # Errors
+/// When the namespace cannot be entered. After [`NetnsError::Return`] the thread must do nothing that depends on its
+/// namespace; that it may enter one and not the other is not known to happen.
+pub fn visit<T>(netns: &Netns, home: &Netns, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Enter)?;
+    let result = work();
+    setns(home, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Return)?;
+    Ok(result)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{fd_path, fresh_netns};
@@ -152,6 +177,17 @@ mod tests {
         let inside = run_in(netns.as_fd(), own).unwrap();
         assert_ne!(inside, before);
         assert_eq!(inside, std::fs::read_link(&path).unwrap());
+        assert_eq!(own(), before);
+    }
+
+    #[test]
+    fn a_visitor_is_inside_meanwhile_and_back_afterwards() {
+        let before = own();
+        let ns = fresh_netns();
+        let (netns, home) = (Netns::open(&fd_path(&ns)).unwrap(), Netns::own().unwrap());
+        assert!(!netns.is_same(&home).unwrap() && home.is_same(&Netns::own().unwrap()).unwrap());
+        let inside = visit(&netns, &home, own).unwrap();
+        assert_eq!(inside, std::fs::read_link(fd_path(&ns)).unwrap());
         assert_eq!(own(), before);
     }
 

@@ -60,7 +60,7 @@ mod tests {
 
     /// Conformance: dataplane 0.5 (golden values) and case 61.
     #[test]
-    fn case_61_names_are_the_go_plugins() {
+    fn dataplane_61_names_are_the_go_plugins() {
         let name = |ns, pod, index| host_name("eni", ns, pod, index);
         for (ns, pod, index, hash) in [
             ("kube-system", "coredns-57ff979f67-qqbdh", 0, "b5faff8a083"),
@@ -96,7 +96,7 @@ mod tests {
 
     /// Conformance: dataplane case 63.
     #[test]
-    fn case_63_macs_are_local_and_unicast() {
+    fn dataplane_63_macs_are_local_and_unicast() {
         let macs: std::collections::BTreeSet<_> = (0..100).map(|_| random_mac().unwrap()).collect();
         assert!(macs.len() > 99);
         assert!(macs.iter().all(|mac| mac.0[0] & 0b11 == 0b10));

@@ -8,12 +8,10 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 
+use super::auto::Auto;
 use super::file::LogFile;
 use super::layer::{Output, Sink};
 use super::level::{LogDestination, LogLevel};
-
-/// `journalctl AWS_CNI_POD=…` finds what concerns a pod.
-const FIELD_PREFIX: &str = "AWS_CNI";
 
 /// What stdout is for in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +65,7 @@ pub fn init(
         LogDestination::Auto => (auto(applet), None),
     };
     let subscriber = tracing_subscriber::registry()
-        .with(place.journal.map(|journal| journal.with_filter(filter(level))))
+        .with(place.auto.map(|auto| auto.with_filter(filter(level))))
         .with(place.lines.map(|lines| lines.with_filter(filter(level))));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyOn)?;
     problem.map_or(Ok(()), Err)
@@ -75,13 +73,13 @@ pub fn init(
 
 /// One of the two.
 struct Place {
-    journal: Option<tracing_journald::Layer>,
+    auto: Option<Auto>,
     lines: Option<Output>,
 }
 
 fn lines(sink: Sink) -> Place {
     Place {
-        journal: None,
+        auto: None,
         lines: Some(Output { sink }),
     }
 }
@@ -94,24 +92,16 @@ fn filter(level: LogLevel) -> Targets {
 }
 
 fn stderr() -> Place {
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    lines(Sink::Stderr { colours })
+    lines(Sink::stderr())
 }
 
 fn auto(applet: &str) -> Place {
     if io::stderr().is_terminal() {
         return stderr();
     }
-    match tracing_journald::layer() {
-        Ok(journal) => Place {
-            journal: Some(
-                journal
-                    .with_syslog_identifier(applet.to_owned())
-                    .with_field_prefix(Some(FIELD_PREFIX.to_owned())),
-            ),
-            lines: None,
-        },
-        Err(_) => stderr(),
+    Place {
+        auto: Some(Auto::new(applet)),
+        lines: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The `tracing` layer: collects the fields of an event and of the spans around it and hands them to a sink.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -25,6 +25,12 @@ pub(super) enum Sink {
 }
 
 impl Sink {
+    /// Coloured where somebody watches and does not mind.
+    pub(super) fn stderr() -> Self {
+        let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self::Stderr { colours }
+    }
+
     /// Nothing can be done, and nobody told, when a log cannot be written; working on is right.
     fn write(&self, record: &Record) {
         let now = SystemTime::now();

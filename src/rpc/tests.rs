@@ -163,7 +163,7 @@ fn errors_of_another_release_keep_their_text() {
 }
 
 #[test]
-fn unknown_fields_are_ignored_and_unknown_interfaces_refused_by_name() {
+fn ipamd_101_unknown_fields_are_ignored_and_unknown_interfaces_refused_by_name() {
     let call =
         br#"{"method":"local.awscni.Ipamd1.Status","parameters":{"colour":"red"},"oneway":false,"new":1}"#;
     assert_eq!(decode_request(call).unwrap(), Request::Status);
@@ -587,7 +587,7 @@ fn the_client_says_what_is_wrong_with_the_daemon() {
 }
 
 #[test]
-fn the_socket_is_for_root_alone_and_a_living_daemon_keeps_it() {
+fn ipamd_113_the_socket_is_for_root_alone_and_a_living_daemon_keeps_it() {
     use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::start(Limits::default());
     let mode = std::fs::metadata(&daemon.path).unwrap().permissions().mode();

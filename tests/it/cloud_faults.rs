@@ -210,7 +210,7 @@ fn without_the_permission_to_assign_other_enis_bring_addresses() {
 }
 
 #[test]
-fn without_the_permission_to_describe_or_modify_pods_start() {
+fn ipamd_25_39_without_the_permission_to_describe_or_modify_pods_start() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
     for action in ["DescribeNetworkInterfaces", "ModifyNetworkInterfaceAttribute"] {
         scene
@@ -250,7 +250,7 @@ fn attach_foreign(scene: &Scene, device: u32) -> EniId {
 }
 
 #[test]
-fn an_eni_that_finds_no_place_is_deleted_again_and_not_tried_in_a_loop() {
+fn ipamd_38_an_eni_that_finds_no_place_is_deleted_again_and_not_tried_in_a_loop() {
     // Fault 1 and Q23 of the Go daemon: Create, Attach, Delete every five seconds.
     let scene = Scene::with_env("t3.nano", &[("WARM_ENI_TARGET", "0")]);
     scene.settle_at(1);
@@ -273,7 +273,7 @@ fn an_eni_that_finds_no_place_is_deleted_again_and_not_tried_in_a_loop() {
 }
 
 #[test]
-fn fault_5_an_eni_said_to_be_full_is_not_asked_in_a_loop() {
+fn ipamd_fault_5_an_eni_said_to_be_full_is_not_asked_in_a_loop() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
     let action = "AssignPrivateIpAddresses";
     let message = "Number of private addresses will exceed limit.";
@@ -297,7 +297,7 @@ fn fault_5_an_eni_said_to_be_full_is_not_asked_in_a_loop() {
 }
 
 #[test]
-fn case_57_addresses_somebody_else_assigned_are_taken_up() {
+fn ipamd_57_addresses_somebody_else_assigned_are_taken_up() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[("WARM_ENI_TARGET", "0")]);
     let instance = scene.node.instance().clone();
     let primary = scene.node.primary_eni().clone();
@@ -344,7 +344,7 @@ fn furnished(environment: &[(&str, &str)]) -> Scene {
 }
 
 #[test]
-fn pods_start_while_ec2_is_down_if_addresses_are_there() {
+fn ipamd_25_pods_start_while_ec2_is_down_if_addresses_are_there() {
     let mut scene = furnished(&[]);
     scene
         .faults()

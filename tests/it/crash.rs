@@ -166,7 +166,7 @@ impl Drop for StopAtEnd<'_> {
 }
 
 #[test]
-fn killed_200_times_during_churn_the_daemon_loses_doubles_and_leaks_nothing() {
+fn baseline_fault_4_killed_200_times_during_churn_the_daemon_loses_doubles_and_leaks_nothing() {
     // One ENI's nine addresses for up to sixteen pods: they are reused all the time.
     let reused = survive("m5.large", 3, 200, usize::MAX, Some(0));
     assert!(reused > 0, "addresses were reused, or the test shows nothing");

@@ -72,7 +72,7 @@ fn pods_on_both_kinds_of_eni_reach_everything_with_a_rule_for_each_pod() {
 }
 
 #[test]
-fn networks_excluded_from_snat_see_the_pods_own_address() {
+fn dataplane_6_networks_excluded_from_snat_see_the_pods_own_address() {
     for layout in ["shared", "per-pod"] {
         let excluded = [
             ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "192.168.0.0/16"),
@@ -87,7 +87,7 @@ fn networks_excluded_from_snat_see_the_pods_own_address() {
 }
 
 #[test]
-fn with_external_snat_the_internet_sees_the_pods_own_address() {
+fn dataplane_14_with_external_snat_the_internet_sees_the_pods_own_address() {
     let pair = Pair::new(&[EXTERNAL_SNAT], 1);
     let lab = &pair.scene.lab;
     let outside = [lab.internet(), lab.on_premises(), lab.second_vpc()];
@@ -98,7 +98,7 @@ fn with_external_snat_the_internet_sees_the_pods_own_address() {
 }
 
 #[test]
-fn case_43_with_nothing_to_do_there_is_no_nft_table() {
+fn dataplane_2_43_with_nothing_to_do_there_is_no_nft_table() {
     let pair = Pair::new(
         &[EXTERNAL_SNAT, PER_POD, ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false")],
         2,
@@ -163,7 +163,7 @@ fn of_pod(rules: &[Value], pod: &Pod) -> Vec<(u64, String, String, String)> {
 }
 
 #[test]
-fn case_59_rules_of_each_pod_in_the_per_pod_layout() {
+fn dataplane_59_rules_of_each_pod_in_the_per_pod_layout() {
     let pair = Pair::new(&[PER_POD], 2);
     let found = rules(pair.a());
     for pod in [pair.on_primary(), pair.on_secondary()] {
@@ -266,7 +266,7 @@ fn link(answer: &Value) -> &Value {
 }
 
 #[test]
-fn cases_61_to_65_a_pods_link_is_as_the_go_plugin_makes_it() {
+fn dataplane_61_62_63_65_a_pods_link_is_as_the_go_plugin_makes_it() {
     let scene = Scene::new("t3.small");
     let pod = scene.node.pod("kube-system", "coredns-57ff979f67-qqbdh").unwrap();
     let pods = [pod];
@@ -345,7 +345,7 @@ fn cases_61_to_65_a_pods_link_is_as_the_go_plugin_makes_it() {
 }
 
 #[test]
-fn case_62_the_mtu_of_the_configuration_holds_when_it_can() {
+fn dataplane_62_the_mtu_of_the_configuration_holds_when_it_can() {
     let scene = Scene::new("t3.small");
     for (configured, effective) in [("8000", 8000), ("abc", 9001), ("500", 9001), ("10000", 9001)] {
         let mut runtime = scene.node.runtime();
@@ -363,7 +363,7 @@ fn case_62_the_mtu_of_the_configuration_holds_when_it_can() {
 }
 
 #[test]
-fn case_67_a_leftover_link_with_the_pods_name_is_replaced() {
+fn dataplane_67_a_leftover_link_with_the_pods_name_is_replaced() {
     let scene = Scene::new("t3.small");
     scene
         .node

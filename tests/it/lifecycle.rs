@@ -38,7 +38,7 @@ fn assert_detached_nothing(scene: &Scene) {
 }
 
 #[test]
-fn sigterm_ends_the_daemon_with_success_and_touches_neither_pods_nor_interfaces() {
+fn ipamd_61_sigterm_ends_the_daemon_with_success_and_touches_neither_pods_nor_interfaces() {
     let mut scene = Scene::new("m5.large");
     let pods = scene.pods("stay", 12);
     scene.add(&pods, 6);
@@ -57,7 +57,7 @@ fn sigterm_ends_the_daemon_with_success_and_touches_neither_pods_nor_interfaces(
 }
 
 #[test]
-fn sigterm_finishes_the_adds_that_are_in_flight() {
+fn ipamd_fault_8_sigterm_finishes_the_adds_that_are_in_flight() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
     scene.start();
     scene.settle();

@@ -86,7 +86,7 @@ fn the_cooldown_of_30_s_outlives_a_killed_daemon() {
 }
 
 #[test]
-fn an_address_rests_its_time_though_the_daemon_is_killed_meanwhile() {
+fn ipamd_81_baseline_fault_1_an_address_rests_its_time_though_the_daemon_is_killed_meanwhile() {
     let mut scene = Scene::with_env("t3.nano", &[("IP_COOLDOWN_PERIOD", "4"), ("MAX_ENI", "1")]);
     let pods = scene.pods("web", 1);
     scene.add(&pods, 1);
@@ -117,7 +117,7 @@ fn what_rested_longest_is_used_first() {
 }
 
 #[test]
-fn a_full_instance_refuses_with_its_numbers_and_leaks_nothing() {
+fn ipamd_103_a_full_instance_refuses_with_its_numbers_and_leaks_nothing() {
     let scene = Scene::with_env("t3.medium", &[("IP_COOLDOWN_PERIOD", "0")]);
     let pods = scene.pods("web", 15);
     scene.add(&pods, 15);
@@ -200,7 +200,7 @@ fn the_smallest_subnet_is_used_to_its_last_address() {
 }
 
 #[test]
-fn what_little_a_subnet_has_is_taken_in_smaller_bites() {
+fn ipamd_54_what_little_a_subnet_has_is_taken_in_smaller_bites() {
     // 32 - 5 - the node's own = 26: nine on the primary ENI, ten with the second, and seven for a third with six.
     let mut scene = in_subnet("10.0.16.0/27".parse().unwrap(), "m5.large", &[]);
     scene.start();
@@ -221,7 +221,7 @@ fn what_little_a_subnet_has_is_taken_in_smaller_bites() {
 }
 
 #[test]
-fn a_full_subnet_is_named_with_ec2s_code_and_request_and_asked_again_when_there_is_hope() {
+fn ipamd_55_a_full_subnet_is_named_with_ec2s_code_and_request_and_asked_again_when_there_is_hope() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
     let subnet = scene.lab.vpc().subnets[0].clone();
     let taken = scene

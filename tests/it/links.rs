@@ -32,7 +32,7 @@ fn pods_reach_out(scene: &Scene, count: usize) -> Vec<Pod> {
 }
 
 #[test]
-fn a_link_that_comes_late_is_waited_for() {
+fn dataplane_50_a_link_that_comes_late_is_waited_for() {
     let arrival = LinkArrival {
         late_by: Duration::from_secs(2),
         ..LinkArrival::default()
@@ -98,7 +98,7 @@ fn a_missing_link_is_named_and_the_pool_recovers_when_it_comes() {
 }
 
 #[test]
-fn a_link_that_never_comes_fails_nobody_who_can_have_another_address() {
+fn dataplane_50_ipamd_31_a_link_that_never_comes_fails_nobody_who_can_have_another_address() {
     let arrival = LinkArrival {
         never: true,
         ..LinkArrival::default()
@@ -262,26 +262,26 @@ fn empty_macs(scene: &Scene, _: &[Pod]) {
 }
 
 #[test]
-fn fault_1_an_eni_that_imds_omits_loses_nothing() {
+fn ipamd_26_fault_1_an_eni_that_imds_omits_loses_nothing() {
     survives_a_restart_with(hide_an_eni, false);
 }
 
 #[test]
-fn fault_2_an_empty_list_of_macs_loses_nothing() {
+fn ipamd_94_fault_2_an_empty_list_of_macs_loses_nothing() {
     survives_a_restart_with(empty_macs, false);
 }
 
 #[test]
-fn fault_3_an_address_that_imds_omits_loses_nothing() {
+fn ipamd_fault_3_an_address_that_imds_omits_loses_nothing() {
     survives_a_restart_with(hide_an_address, false);
 }
 
 #[test]
-fn fault_1_even_without_a_store_no_address_is_doubled() {
+fn ipamd_fault_1_even_without_a_store_no_address_is_doubled() {
     survives_a_restart_with(hide_an_eni, true);
 }
 
 #[test]
-fn fault_3_even_without_a_store_no_address_is_doubled() {
+fn ipamd_fault_3_even_without_a_store_no_address_is_doubled() {
     survives_a_restart_with(hide_an_address, true);
 }

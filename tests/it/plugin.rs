@@ -249,7 +249,7 @@ fn check_names_what_differs() {
 }
 
 #[test]
-fn case_71_a_refused_add_is_a_cni_error_on_stdout() {
+fn dataplane_71_a_refused_add_is_a_cni_error_on_stdout() {
     on_a_node(|node| {
         let error = ServiceError::new(ErrorKind::SubnetFull, "subnet-1a2b is full").with_aws(AwsFailure {
             action: "AssignPrivateIpAddresses".to_owned(),
@@ -307,7 +307,7 @@ fn an_add_that_is_not_durable_leaves_nothing_behind() {
 }
 
 #[test]
-fn case_70_a_missing_namespace_releases_the_address() {
+fn dataplane_70_a_missing_namespace_releases_the_address() {
     on_a_node(|node| {
         let daemon = node.daemon(healthy(RuleLayout::Shared));
         let answer = node.call_in("ADD", "/run/netns/never-was", &json!({}));
@@ -378,7 +378,7 @@ fn del_with_the_daemon_away_cleans_the_kernel_and_queues_the_rest() {
 
 /// Conformance: dataplane case 97, a record without tables.
 #[test]
-fn case_97_del_by_a_record_of_1_19() {
+fn dataplane_97_del_by_a_record_of_1_19() {
     on_a_node(|node| {
         let daemon = node.daemon(healthy(RuleLayout::PerPod));
         let mut result = node.call("ADD", &json!({})).json();
@@ -391,7 +391,7 @@ fn case_97_del_by_a_record_of_1_19() {
 }
 
 #[test]
-fn case_94_del_without_a_namespace_cleans_rules_and_releases() {
+fn dataplane_59_94_del_without_a_namespace_cleans_rules_and_releases() {
     on_a_node(|node| {
         let daemon = node.daemon(healthy(RuleLayout::PerPod));
         node.call("ADD", &json!({})).json();
@@ -413,7 +413,7 @@ fn case_94_del_without_a_namespace_cleans_rules_and_releases() {
 }
 
 #[test]
-fn case_95_del_of_an_unknown_sandbox_is_a_success() {
+fn dataplane_95_del_of_an_unknown_sandbox_is_a_success() {
     let unknown = ServiceError::new(ErrorKind::NotFound, "datastore: unknown pod");
     for answer in [Ok(Reply::Released(Released::default())), Err(unknown)] {
         on_a_node(move |node| {
@@ -469,7 +469,7 @@ fn status_gc_and_their_failures() {
 }
 
 #[test]
-fn case_107_configuration_errors_keep_upstreams_prefixes() {
+fn dataplane_107_configuration_errors_keep_upstreams_prefixes() {
     on_a_node(|node| {
         for (verb, word) in [("ADD", "add"), ("DEL", "del")] {
             let prefix = format!("{word} cmd: error loading config from args: ");

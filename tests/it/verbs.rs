@@ -85,7 +85,7 @@ fn del_converges_without_namespace_record_or_both_and_twice_is_the_same_as_once(
 }
 
 #[test]
-fn del_without_a_namespace_in_its_environment_cleans_everything() {
+fn dataplane_94_del_without_a_namespace_in_its_environment_cleans_everything() {
     for layout in LAYOUTS {
         let scene = scene(layout);
         let pods = pods_on_both_enis(&scene);
@@ -113,7 +113,7 @@ fn without_socket(node: &Node, work: impl FnOnce()) {
 }
 
 #[test]
-fn a_del_while_the_daemon_is_away_is_finished_by_it_even_without_a_record() {
+fn baseline_fault_2_a_del_while_the_daemon_is_away_is_finished_by_it_even_without_a_record() {
     for layout in LAYOUTS {
         let mut scene = scene(layout);
         let pods = pods_on_both_enis(&scene);
@@ -249,7 +249,7 @@ fn of_version(node: &Node, version: &str) -> Pod {
 }
 
 #[test]
-fn case_89_every_version_gets_the_shape_it_asks_for_from_add_to_del() {
+fn dataplane_89_every_version_gets_the_shape_it_asks_for_from_add_to_del() {
     let scene = scene("shared");
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let pod = of_version(&scene.node, version);
@@ -286,7 +286,7 @@ fn case_89_every_version_gets_the_shape_it_asks_for_from_add_to_del() {
 }
 
 #[test]
-fn case_91_verbs_that_a_version_does_not_have_are_refused() {
+fn dataplane_91_verbs_that_a_version_does_not_have_are_refused() {
     let scene = scene("shared");
     let mut runtime = scene.node.runtime();
     "0.4.0".clone_into(&mut runtime.conflist.cni_version);
@@ -301,7 +301,7 @@ fn case_91_verbs_that_a_version_does_not_have_are_refused() {
 }
 
 #[test]
-fn case_70_an_add_into_a_namespace_that_is_gone_leaves_nothing() {
+fn dataplane_70_an_add_into_a_namespace_that_is_gone_leaves_nothing() {
     for layout in LAYOUTS {
         let scene = scene(layout);
         let pods = scene.pods("web", 4);
@@ -346,7 +346,7 @@ fn a_repeated_add_of_a_wired_sandbox_answers_the_same_address() {
 }
 
 #[test]
-fn case_73_unknown_arguments_need_leave() {
+fn dataplane_73_unknown_arguments_need_leave() {
     let scene = scene("shared");
     let pod = &scene.pods("web", 1)[0];
     let runtime = scene.node.runtime();
@@ -367,7 +367,7 @@ fn case_73_unknown_arguments_need_leave() {
 }
 
 #[test]
-fn case_69_a_long_prefix_is_refused_before_anything_happens() {
+fn dataplane_69_a_long_prefix_is_refused_before_anything_happens() {
     let scene = scene("shared");
     let mut runtime = scene.node.runtime();
     runtime.conflist.plugins[0]["vethPrefix"] = Value::from("abcde");

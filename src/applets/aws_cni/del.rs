@@ -37,7 +37,7 @@ fn notes(session: &Session<'_>) -> Result<Option<Notes>, CniError> {
 fn take_away(released: &Released) -> Result<(), CniError> {
     let mut refused = Vec::new();
     for address in &released.addresses {
-        tracing::info!(address = %address.address, host_veth = address.host_veth, "released");
+        tracing::debug!(address = %address.address, host_veth = address.host_veth, "released");
         if let Err(error) = kernel::unwire_released(address) {
             refused.push(error.to_string());
         }

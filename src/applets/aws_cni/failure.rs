@@ -87,7 +87,7 @@ mod tests {
 
     /// Conformance: dataplane case 71, with the cause that upstream leaves out.
     #[test]
-    fn case_71_a_refused_add_names_cause_call_limit_and_next_step() {
+    fn dataplane_71_ipamd_103_a_refused_add_names_cause_call_limit_and_next_step() {
         let mut error = ServiceError::new(ErrorKind::SubnetFull, "subnet-1a2b has no free address")
             .with_next_step("add a subnet or free addresses in subnet-1a2b")
             .with_aws(AwsFailure {

@@ -73,6 +73,8 @@ pub(super) struct Actor {
     waiting: BTreeMap<WaiterId, Replies>,
     wake: Option<Tick>,
     deferred: Deferred,
+    /// Answers that are not logged yet, with what was assigned.
+    said: Vec<(Reply, Option<Held>)>,
     alarms: Alarms,
 }
 
@@ -95,6 +97,7 @@ impl Actor {
             waiting: BTreeMap::new(),
             wake: None,
             deferred,
+            said: Vec::new(),
             alarms: Alarms::default(),
         }
     }
@@ -286,7 +289,7 @@ impl Actor {
     /// A plugin that asked for a DEL cleans the kernel itself, with what it is told. Nobody does so after GC, nor after
     /// a DEL whose plugin could ask nobody what to clean.
     fn reply(&mut self, waiter: WaiterId, reply: Reply) {
-        log(&reply);
+        self.note(&reply);
         let left_to_us = match &reply {
             Reply::Collected(held) => held,
             Reply::Released { addresses, .. } if self.deferred.holds(waiter) => addresses,
@@ -297,6 +300,27 @@ impl Actor {
             .map(|held| removal(held.address, held.table, &held.host_veth, self.layout))
             .collect();
         self.hands.unwire(pods, Some((waiter, reply)));
+    }
+
+    fn note(&mut self, reply: &Reply) {
+        let held = match reply {
+            Reply::Durable => return,
+            Reply::Assigned(grant) => self.holder(grant.address),
+            _ => None,
+        };
+        self.said.push((reply.clone(), held));
+    }
+
+    fn holder(&self, address: Ipv4Addr) -> Option<Held> {
+        let key = self.pool.addresses().get(&address)?.holder.as_ref()?;
+        self.pool.allocations().get(key).cloned()
+    }
+
+    /// Logs what has been answered; see [`run`] for when.
+    pub(super) fn log(&mut self) {
+        for (reply, held) in self.said.drain(..) {
+            log(&reply, held.as_ref());
+        }
     }
 
     fn answer(&mut self, waiter: WaiterId, reply: Reply) {
@@ -342,11 +366,22 @@ fn write(change: Change) -> Write {
 }
 
 /// The message says what the fields say: journalctl shows only the message.
-fn log(reply: &Reply) {
+fn log(reply: &Reply, held: Option<&Held>) {
     match reply {
         Reply::Assigned(grant) => {
             let again = if grant.repeated { " again" } else { "" };
-            info!(address = %grant.address, eni = %grant.eni, "assigned {}{again} on {}", grant.address, grant.eni);
+            let pod = held.map(|held| &held.pod);
+            info!(
+                address = %grant.address,
+                eni = %grant.eni,
+                namespace = pod.map(|pod| pod.namespace.as_str()),
+                pod = pod.map(|pod| pod.name.as_str()),
+                container = held.map(|held| tracing::field::display(&held.key.container)),
+                host_veth = held.map(|held| held.host_veth.as_str()),
+                "assigned {}{again} on {}",
+                grant.address,
+                grant.eni
+            );
         }
         Reply::Refused(refusal) => {
             let request_id = refusal.aws.as_ref().and_then(|aws| aws.request_id.as_deref());
@@ -371,6 +406,9 @@ fn log_release(held: &ReleasedAddress) {
 }
 
 /// Runs the actor until `stop` resolves and nothing is open any more.
+///
+/// Log lines wait until the answers they are about are on their way and the disk is at work: writing one to journald
+/// takes as long as deciding an ADD.
 pub(super) async fn run(
     mut actor: Actor,
     mut calls: tokio::sync::mpsc::Receiver<Incoming>,
@@ -390,6 +428,10 @@ pub(super) async fn run(
             },
             () = sleep_until(wake) => actor.wake(),
             _ = watchdog.tick() => beat(),
+        }
+        if !actor.said.is_empty() {
+            tokio::task::yield_now().await;
+            actor.log();
         }
     }
 }

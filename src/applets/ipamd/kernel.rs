@@ -3,7 +3,7 @@
 //! A thread of its own because netlink and `/proc/sys` are synchronous, and one because two writers of the nftables
 //! table would meet half-way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -57,7 +57,7 @@ pub(super) enum Job {
         /// Who asked, and what to say.
         answer: Option<(WaiterId, Reply)>,
     },
-    /// The VPC's networks have changed.
+    /// The VPC's networks as they are now, changed or not.
     VpcCidrs(Vec<Ipv4Cidr>),
 }
 
@@ -154,6 +154,8 @@ pub(super) fn start(setup: Setup, mail: UnboundedSender<Mail>) -> Result<Kernel,
 struct Worker {
     host: Host,
     intent: HostIntent,
+    /// Whether the VPC's networks of the intent are in the kernel.
+    is_applied: bool,
     mail: UnboundedSender<Mail>,
 }
 
@@ -180,6 +182,7 @@ impl Worker {
         Ok(Self {
             host,
             intent: setup.intent,
+            is_applied: true,
             mail,
         })
     }
@@ -228,10 +231,7 @@ impl Worker {
                 }
             }
             Job::Read => self.read(),
-            Job::VpcCidrs(cidrs) => {
-                self.intent.vpc_cidrs = cidrs.into_iter().collect();
-                self.apply();
-            }
+            Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
             Job::Unwire { pods, answer } => {
                 unwire(&pods);
                 if let Some((waiter, reply)) = answer {
@@ -294,8 +294,15 @@ impl Worker {
         mark(self.intent.layout, device)
     }
 
-    fn apply(&mut self) {
-        match self.host.apply(&self.intent) {
+    /// What could not be applied is tried again with the next news, though it is no news.
+    fn follow_vpc(&mut self, cidrs: BTreeSet<Ipv4Cidr>) {
+        if self.intent.vpc_cidrs == cidrs && self.is_applied {
+            return;
+        }
+        self.intent.vpc_cidrs = cidrs;
+        let applied = self.host.apply(&self.intent);
+        self.is_applied = applied.is_ok();
+        match applied {
             Ok(report) => report.changes.iter().for_each(|change| info!("host: {change}")),
             Err(error) => error!("the host could not be brought up to date: {error}"),
         }
@@ -327,5 +334,58 @@ fn reap() {
         Ok(true) => debug!("deleted the links of deleted pods"),
         Ok(false) => {}
         Err(error) => warn!("the links of deleted pods could not be deleted: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::nft::model::SnatPorts;
+    use crate::net::nft::testbed::{NODE_IP, on_bare_node, run};
+
+    fn setup() -> Setup {
+        let link = Rtnl::open().unwrap().link_named("eth0").unwrap().unwrap();
+        let intent = HostIntent {
+            primary_mac: link.mac.unwrap(),
+            node_ip: NODE_IP,
+            eni_mtu: 9001,
+            connmark: 0x80,
+            veth_prefix: "eni".to_owned(),
+            node_port: true,
+            snat: Some(SnatPorts::default()),
+            vpc_cidrs: ["10.0.0.0/16".parse().unwrap()].into(),
+            exclude_snat_cidrs: BTreeSet::new(),
+            external_service_cidrs: BTreeSet::new(),
+            disable_tcp_early_demux: false,
+            enis: BTreeMap::new(),
+            layout: RuleLayout::Shared,
+        };
+        let published = BTreeMap::new();
+        Setup { intent, published }
+    }
+
+    /// Dataplane quirk 19, ipamd Q26: the Go daemon remembers networks it could not apply, and never tries again.
+    #[test]
+    fn dataplane_26_networks_that_could_not_be_applied_are_tried_again() {
+        on_bare_node(|_| {
+            let (mail, _letters) = tokio::sync::mpsc::unbounded_channel();
+            let mut worker = Worker::open(setup(), mail).unwrap();
+            let second: Vec<Ipv4Cidr> = ["10.0.0.0/16", "10.9.0.0/16"]
+                .map(|cidr| cidr.parse().unwrap())
+                .into();
+            let listed = || run("nft list table ip aws-cni").contains("10.9.0.0/16");
+            // A link in disguise is not found by its hardware address.
+            let (real, disguise) = (worker.intent.primary_mac, "02:00:00:00:00:99");
+            run(&format!("ip link set eth0 address {disguise}"));
+            worker.work(Job::VpcCidrs(second.clone()));
+            assert!(!listed());
+            run(&format!("ip link set eth0 address {real}"));
+            worker.work(Job::VpcCidrs(second.clone()));
+            assert!(listed());
+            // Nothing is looked at while nothing changes: what somebody else removes is the start's business.
+            run("nft delete table ip aws-cni");
+            worker.work(Job::VpcCidrs(second));
+            assert_eq!(run("nft list ruleset"), "");
+        });
     }
 }

@@ -16,5 +16,6 @@ mod settings;
 mod start;
 mod state;
 mod stop;
+mod vpc;
 
 pub(super) use args::run;

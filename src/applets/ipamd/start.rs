@@ -14,15 +14,14 @@ use super::actor::{self, Actor, Mail};
 use super::deferred::Deferred;
 use super::hands::Hands;
 use super::identify::{Identity, discover, remembered};
-use super::kernel::{self, Job, Kernel, SetupError};
+use super::kernel::{self, Job, SetupError};
 use super::node::NodeError;
 use super::stop::Stop;
-use super::{clock, host, links, node, settings, state};
+use super::{clock, host, links, node, settings, state, vpc};
 use crate::causes::chain;
 use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits};
 use crate::config::Config;
 use crate::ipam::event::Event;
-use crate::ipam::ids::Mac;
 use crate::ipam::limits;
 use crate::ipam::pool::Pool;
 use crate::ipam::recover::{Start, summary};
@@ -34,8 +33,6 @@ use crate::store::{OpenError, Store};
 
 /// Calls taken from the socket and not yet handled; more wait in the socket.
 const CALL_QUEUE: usize = 2048;
-/// VPC networks come rarely; one request a minute is what an idle node may cost IMDS.
-const VPC_REFRESH: Duration = Duration::from_mins(1);
 /// Deferred DELs are left only while the daemon is away or overwhelmed; alarms are seldom held back.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
@@ -171,7 +168,14 @@ fn assemble(
     info!("found {}", summary(&pool));
     let kernel = kernel::start(host::setup(config, &pool, &kernel_facts), mail.clone())?;
     links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
-    refresh_vpc(Arc::clone(&imds), primary, kernel.clone());
+    // What is remembered may be out of date, what has just been discovered is not.
+    let first = identity.enis.as_ref().map_or(Duration::ZERO, |_| vpc::EVERY);
+    let (pool_mail, rules) = (mail.clone(), kernel.clone());
+    vpc::follow(Arc::clone(&imds), primary, first, vpc::EVERY, move |cidrs| {
+        rules.ask(Job::VpcCidrs(cidrs.clone()));
+        // The actor is gone only when the daemon ends.
+        drop(pool_mail.send(Event::VpcCidrs(cidrs).into()));
+    });
     keep_house(&mail);
     let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
@@ -211,28 +215,6 @@ fn seed() -> u64 {
         Ok(()) => u64::from_ne_bytes(bytes),
         Err(_) => u64::from(std::process::id()),
     }
-}
-
-fn refresh_vpc(imds: Arc<Imds>, primary: Mac, kernel: Kernel) {
-    tokio::spawn(async move {
-        let mut known = None;
-        loop {
-            tokio::time::sleep(VPC_REFRESH).await;
-            match imds.vpc_cidrs(primary).await {
-                Ok(cidrs) if cidrs.is_empty() => {
-                    warn!("IMDS lists no network of the VPC; nothing is changed");
-                }
-                Ok(mut cidrs) => {
-                    cidrs.sort_unstable();
-                    if known.as_ref() != Some(&cidrs) {
-                        kernel.ask(Job::VpcCidrs(cidrs.clone()));
-                        known = Some(cidrs);
-                    }
-                }
-                Err(error) => warn!("the VPC's networks could not be read: {error}"),
-            }
-        }
-    });
 }
 
 fn keep_house(mail: &UnboundedSender<Mail>) {

@@ -34,7 +34,7 @@ pub(super) fn sizes(world: &World) -> Vec<usize> {
 
 /// Reference ipamd 3.9 (every row that `WARM_ENI_TARGET`, `MAX_ENI` and max-pods govern), and conformance 1–5, 30, 47.
 #[test]
-fn worked_table_of_warm_eni_target() {
+fn ipamd_30_47_worked_table_of_warm_eni_target() {
     struct Row(
         &'static str,
         u32,
@@ -160,7 +160,7 @@ fn growth_to_110_pods_at_once_takes_ten_calls() {
 
 /// 440 at once on top of 250: those that fit are served in one go, the others are told the limit at once.
 #[test]
-fn a_burst_beyond_the_limit_names_the_limit() {
+fn ipamd_103_a_burst_beyond_the_limit_names_the_limit() {
     let mut world = started(3, 10, policy(1));
     let waiters: Vec<_> = (0..40).map(|n| world.add(n, PATIENCE)).collect();
     let served = waiters
@@ -175,7 +175,7 @@ fn a_burst_beyond_the_limit_names_the_limit() {
 
 /// Conformance 79, 81: a repeated ADD gets the same; DEL is idempotent; cooldown is honoured, least recently used first.
 #[test]
-fn sandboxes_come_and_go() {
+fn ipamd_79_81_83_110_sandboxes_come_and_go() {
     let mut world = started(1, 4, policy(0));
     let first = world.add(1, PATIENCE);
     let again = world.add(1, PATIENCE);
@@ -214,7 +214,7 @@ fn sandboxes_come_and_go() {
 }
 
 #[test]
-fn cooldown_of_zero_reuses_at_once() {
+fn ipamd_81_cooldown_of_zero_reuses_at_once() {
     let mut world = started(
         1,
         2,
@@ -232,7 +232,7 @@ fn cooldown_of_zero_reuses_at_once() {
 
 /// Fault 1 of `baseline`: a restart must not forget who rests.
 #[test]
-fn cooldown_survives_a_kill() {
+fn baseline_fault_1_cooldown_survives_a_kill() {
     let mut world = started(1, 2, policy(0));
     let first = world.add(1, PATIENCE);
     world.del(1);
@@ -279,7 +279,7 @@ fn gc_releases_what_is_not_listed() {
 
 /// Q23, fault 11.1.1: no create, attach, delete every five seconds; and the ENI that found no place is deleted.
 #[test]
-fn attachment_limit_backs_off_and_deletes_with_proof() {
+fn ipamd_38_attachment_limit_backs_off_and_deletes_with_proof() {
     let mut world = started(3, 4, policy(0));
     world.limits.enis = 1; // EC2 allows fewer than the table says.
     for n in 0..3 {
@@ -298,7 +298,7 @@ fn attachment_limit_backs_off_and_deletes_with_proof() {
 
 /// Fault 11.1.5: `PrivateIpAddressLimitExceeded` is answered by one Describe, and never loops.
 #[test]
-fn address_limit_adopts_and_never_loops() {
+fn ipamd_fault_5_address_limit_adopts_and_never_loops() {
     let mut world = started(1, 10, policy(1));
     let hidden: Vec<_> = world.enis[&world.facts.primary_eni].secondary.clone();
     assert_eq!(hidden.len(), 9);
@@ -321,7 +321,7 @@ fn address_limit_adopts_and_never_loops() {
 }
 
 #[test]
-fn a_full_subnet_gives_what_it_has_and_then_says_so() {
+fn ipamd_54_55_a_full_subnet_gives_what_it_has_and_then_says_so() {
     let mut world = started(3, 10, policy(0));
     world.subnet_free = 4;
     for n in 0..9 {

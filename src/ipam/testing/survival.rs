@@ -42,7 +42,7 @@ fn a_kill_at_any_instant_of_growth_resumes() {
 }
 
 #[test]
-fn a_link_that_never_comes_is_an_alarm_and_no_loss() {
+fn dataplane_50_ipamd_31_a_link_that_never_comes_is_an_alarm_and_no_loss() {
     let mut world = started(3, 4, policy(0));
     world.eager = false;
     let waiters: Vec<_> = (0..4).map(|n| world.add(n, PATIENCE)).collect();
@@ -65,7 +65,7 @@ fn a_link_that_never_comes_is_an_alarm_and_no_loss() {
 
 /// Faults 11.1.1 and 11.1.2: what IMDS omits is still there.
 #[test]
-fn imds_never_takes_away() {
+fn ipamd_faults_1_2_imds_never_takes_away() {
     let mut world = started(3, 4, policy(1));
     for n in 0..5 {
         world.add(n, PATIENCE);
@@ -83,7 +83,7 @@ fn imds_never_takes_away() {
 
 /// Fault 11.1.3, Q20: an address one witness lacks at a restart is neither forgotten nor given to another.
 #[test]
-fn an_address_missing_at_restart_keeps_its_sandbox() {
+fn ipamd_87_fault_3_an_address_missing_at_restart_keeps_its_sandbox() {
     let mut world = started(1, 4, policy(1));
     let pods: Vec<_> = (0..2).map(|n| world.add(n, PATIENCE)).collect();
     let held = world.granted(pods[0]).unwrap();
@@ -236,7 +236,7 @@ fn a_route_nobody_stored_is_quarantined() {
 }
 
 #[test]
-fn an_eni_taken_away_is_lost_loudly_and_its_sandboxes_are_kept() {
+fn ipamd_93_an_eni_taken_away_is_lost_loudly_and_its_sandboxes_are_kept() {
     let mut world = started(3, 4, policy(0));
     for n in 0..4 {
         world.add(n, PATIENCE);
@@ -259,7 +259,7 @@ fn an_eni_taken_away_is_lost_loudly_and_its_sandboxes_are_kept() {
 }
 
 #[test]
-fn a_full_disk_refuses_adds_and_lets_dels_through() {
+fn ipamd_82_a_full_disk_refuses_adds_and_lets_dels_through() {
     let mut world = started(3, 4, policy(1));
     world.add(1, PATIENCE);
     world.eager = false;
@@ -316,7 +316,7 @@ fn idle_costs_one_drift_check_an_hour() {
 /// Somebody unassigns addresses by hand: EC2's word is enough to stop handing them out, a pod keeps its own, and when
 /// EC2 insists and no pod is wired to it, its place is filled again.
 #[test]
-fn an_address_ec2_no_longer_lists_is_quarantined_and_replaced() {
+fn ipamd_89_an_address_ec2_no_longer_lists_is_quarantined_and_replaced() {
     let mut world = started(1, 4, policy(1));
     let pod = world.add(0, PATIENCE);
     let held = world.granted(pod).unwrap();
@@ -356,7 +356,7 @@ fn an_address_ec2_no_longer_lists_is_quarantined_and_replaced() {
 
 /// EC2 shows an ENI that belongs to another instance, a trunk, and one a human has marked: none is touched.
 #[test]
-fn what_is_not_ours_takes_a_place_and_nothing_more() {
+fn ipamd_19_22_what_is_not_ours_takes_a_place_and_nothing_more() {
     for (tag, value, kind) in [
         ("node.k8s.amazonaws.com/instance_id", "i-another", "interface"),
         ("node.k8s.amazonaws.com/no_manage", "true", "interface"),
@@ -389,4 +389,19 @@ fn what_is_not_ours_takes_a_place_and_nothing_more() {
         let touched = |line: &&String| line.contains(id.as_str());
         assert_eq!(world.log.iter().filter(touched).count(), 0, "{:?}", world.log);
     }
+}
+
+/// The networks of the last start would cut pods off from one that came since, until IMDS is asked again.
+#[test]
+fn dataplane_26_a_restart_knows_the_networks_that_came_since_the_last_one() {
+    let mut world = started(1, 4, policy(1));
+    let networks: Vec<crate::ipam::cidr::Ipv4Cidr> = ["10.0.0.0/16", "10.2.0.0/16"]
+        .map(|cidr| cidr.parse().unwrap())
+        .into();
+    world.event(Event::VpcCidrs(networks.clone()));
+    world.settle();
+    let stored = crate::ipam::records::stored_facts(&world.store).unwrap();
+    assert_eq!(stored.vpc_cidrs, networks);
+    world.event(Event::VpcCidrs(networks));
+    assert!(!world.flush(), "what is known is not written again");
 }

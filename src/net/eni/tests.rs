@@ -57,7 +57,7 @@ fn assert_settled(rtnl: &mut Rtnl, intent: &EniIntent) {
 
 /// Conformance: dataplane case 49.
 #[test]
-fn case_49_an_eni_gets_its_table_and_rules() {
+fn dataplane_49_an_eni_gets_its_table_and_rules() {
     host(|rtnl, index| {
         let eni = configure_eni(&intent()).unwrap();
         assert_eq!((eni.ifindex, eni.name.as_str()), (index, "ens6"));
@@ -107,7 +107,7 @@ fn case_49_an_eni_gets_its_table_and_rules() {
 
 /// Conformance: dataplane case 58.
 #[test]
-fn case_58_a_second_run_changes_nothing() {
+fn dataplane_58_a_second_run_changes_nothing() {
     host(|rtnl, _| {
         configure_eni(&intent()).unwrap();
         assert_settled(rtnl, &intent());
@@ -147,7 +147,7 @@ fn the_go_daemons_work_is_taken_over_without_a_ripple() {
 
 /// Conformance: dataplane case 51, and quirk 5: also when removing the wrong address takes ours with it.
 #[test]
-fn case_51_only_wrong_addresses_go() {
+fn dataplane_51_only_wrong_addresses_go() {
     for wrong in [
         (Ipv4Addr::new(10, 0, 1, 99), 24),
         (Ipv4Addr::new(172, 16, 0, 9), 16),
@@ -186,7 +186,7 @@ fn case_51_only_wrong_addresses_go() {
 
 /// Quirk 5: a link that loses its only address loses every route over it, whoever made them.
 #[test]
-fn quirk_5_the_link_is_never_without_an_address() {
+fn dataplane_quirk_5_the_link_is_never_without_an_address() {
     host(|rtnl, index| {
         let others = Route::link("198.51.100.0/24".parse().unwrap(), index, TableId(77));
         rtnl.apply_all(&[
@@ -237,7 +237,7 @@ fn rules_of_an_earlier_eni_go() {
 
 /// Conformance: dataplane case 53.
 #[test]
-fn case_53_the_amis_rule_is_reused() {
+fn dataplane_53_the_amis_rule_is_reused() {
     host(|rtnl, _| {
         let ami = Rule::from(PRIMARY, 10_101, TableId(10_101));
         rtnl.apply_all(&[NetOp::AddRule(ami)]).unwrap();
@@ -255,7 +255,7 @@ fn case_53_the_amis_rule_is_reused() {
 
 /// Conformance: dataplane case 57.
 #[test]
-fn case_57_a_freed_eni_leaves_no_rules() {
+fn dataplane_57_a_freed_eni_leaves_no_rules() {
     host(|rtnl, _| {
         configure_eni(&intent()).unwrap();
         let other = Rule::from(Ipv4Addr::new(10, 0, 1, 21), 1536, TableId(3));

@@ -62,7 +62,7 @@ fn heard(monitors: &mut [Socket; 2]) -> Vec<Reply> {
 
 /// Conformance: dataplane 1, 13 and 28.
 #[test]
-fn conformance_001_a_second_start_changes_nothing() {
+fn dataplane_1_13_133_a_second_start_changes_nothing() {
     on_bare_node(|node| {
         let intent = intent(node);
         let mut host = Host::open().unwrap();
@@ -94,7 +94,7 @@ fn conformance_001_a_second_start_changes_nothing() {
 
 /// Conformance: dataplane 7.1. `ip rule add` sends no protocol either and is refused only by an equal rule without.
 #[test]
-fn conformance_001_rules_carry_no_protocol() {
+fn dataplane_1_109_rules_carry_no_protocol() {
     on_bare_node(|node| {
         Host::open().unwrap().apply(&intent(node)).unwrap();
         let shown: serde_json::Value = serde_json::from_str(&run("ip -j -d rule")).unwrap();
@@ -109,7 +109,7 @@ fn conformance_001_rules_carry_no_protocol() {
 }
 
 #[test]
-fn conformance_002_without_node_port_and_snat_the_mark_rule_goes() {
+fn dataplane_2_3_without_node_port_and_snat_the_mark_rule_goes() {
     on_bare_node(|node| {
         run("ip rule add pref 1024 fwmark 0x80/0x80 lookup main");
         let mut host = Host::open().unwrap();
@@ -140,7 +140,7 @@ fn conformance_002_without_node_port_and_snat_the_mark_rule_goes() {
 
 /// Conformance: dataplane 17 and 8.1 (the Go daemon leaves the old mark's rule behind).
 #[test]
-fn conformance_017_a_new_mark_replaces_the_old_one_everywhere() {
+fn dataplane_17_a_new_mark_replaces_the_old_one_everywhere() {
     on_bare_node(|node| {
         // Duplicates of every making, and others' rules at the same priorities.
         for rule in [
@@ -242,7 +242,7 @@ fn pods_of_the_other_layout_keep_their_rule_until_they_are_gone() {
 
 /// Conformance: dataplane 26; and the set-up as a whole carries packets.
 #[test]
-fn conformance_026_a_new_vpc_network_is_an_element() {
+fn dataplane_26_a_new_vpc_network_is_an_element() {
     on_bare_node(|node| {
         let mut host = Host::open().unwrap();
         let mut wanted = intent(node);
@@ -259,8 +259,31 @@ fn conformance_026_a_new_vpc_network_is_an_element() {
     });
 }
 
+/// Conformance: dataplane 6 and 11.
 #[test]
-fn a_drifted_node_is_put_right() {
+fn dataplane_6_11_excluded_networks_come_and_go_and_those_of_the_vpc_stay() {
+    on_bare_node(|node| {
+        let exempt = |host: &mut Host| host.table().facts().unwrap().unwrap().exempt;
+        let mut host = Host::open().unwrap();
+        let mut wanted = intent(node);
+        host.apply(&wanted).unwrap();
+        let vpc = exempt(&mut host);
+        wanted.exclude_snat_cidrs = ["8.8.8.0/24", "10.13.0.0/16"]
+            .map(|cidr| cidr.parse().unwrap())
+            .into();
+        host.apply(&wanted).unwrap();
+        host.table().publish(mark(1), &[POD_B]).unwrap();
+        assert_eq!(exempt(&mut host).difference(&vpc).count(), 2);
+        assert_eq!(node.echo(&node.pod_b, INTERNET), (POD_B, "w1"));
+        wanted.exclude_snat_cidrs.clear();
+        host.apply(&wanted).unwrap();
+        assert_eq!(exempt(&mut host), vpc);
+        assert_eq!(node.echo(&node.pod_b, INTERNET), (NODE_IP, "w0"));
+    });
+}
+
+#[test]
+fn dataplane_133_a_drifted_node_is_put_right() {
     on_bare_node(|node| {
         let mut host = Host::open().unwrap();
         host.apply(&intent(node)).unwrap();

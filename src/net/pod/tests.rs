@@ -90,7 +90,7 @@ fn words(intent: &PodIntent) -> Vec<String> {
 
 /// Conformance: dataplane cases 61 to 63 and 65.
 #[test]
-fn case_62_63_65_a_wired_pod_is_what_was_meant() {
+fn dataplane_62_63_65_a_wired_pod_is_what_was_meant() {
     lab(RuleLayout::Shared, 3, |mut lab| {
         let wired = wire_pod(&lab.intent).unwrap();
         assert_eq!(words(&lab.intent), [""; 0]);
@@ -122,6 +122,28 @@ fn case_62_63_65_a_wired_pod_is_what_was_meant() {
             "no rule per pod in the shared layout"
         );
         iproute2_sees_the_pod(&lab);
+    });
+}
+
+/// A kernel without IPv6 has no such directory; here another file system hides it from this thread alone.
+#[test]
+fn dataplane_66_a_host_without_ipv6_wires_pods() {
+    lab(RuleLayout::Shared, 3, |lab| {
+        use nix::mount::{MsFlags, mount};
+        let none = None::<&str>;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(
+            Some("none"),
+            "/proc/sys/net/ipv6",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .unwrap();
+        assert!(!fs::exists("/proc/sys/net/ipv6/conf").unwrap());
+        wire_pod(&lab.intent).unwrap();
+        assert_eq!(words(&lab.intent), [""; 0]);
     });
 }
 
@@ -164,7 +186,7 @@ fn iproute2_sees_the_pod(lab: &Lab) {
 
 /// Conformance: dataplane case 59.
 #[test]
-fn case_59_the_per_pod_layout_is_the_go_plugins() {
+fn dataplane_59_the_per_pod_layout_is_the_go_plugins() {
     lab(RuleLayout::PerPod, 3, |mut lab| {
         let wired = wire_pod(&lab.intent).unwrap();
         assert_eq!(words(&lab.intent), [""; 0]);
@@ -188,7 +210,7 @@ fn case_59_the_per_pod_layout_is_the_go_plugins() {
 
 /// Quirk 9: rules of an earlier owner of the address win because they are older.
 #[test]
-fn quirk_9_stale_rules_from_the_pod_go_first() {
+fn dataplane_quirk_9_stale_rules_from_the_pod_go_first() {
     for (table, expected) in [(3, Some(TableId(3))), (254, None)] {
         lab(RuleLayout::PerPod, table, |mut lab| {
             for stale in [7, 3, 9] {
@@ -225,7 +247,7 @@ fn quirk_9_stale_rules_from_the_pod_go_first() {
 
 /// Conformance: dataplane case 67.
 #[test]
-fn case_67_a_leftover_of_that_name_is_replaced() {
+fn dataplane_67_a_leftover_of_that_name_is_replaced() {
     lab(RuleLayout::Shared, 3, |mut lab| {
         let old_sandbox = fresh_netns();
         let mut old = lab.intent.clone();
@@ -244,7 +266,7 @@ fn case_67_a_leftover_of_that_name_is_replaced() {
 
 /// Conformance: dataplane case 70 and 8.1 (the Go plugin deletes the live interface first).
 #[test]
-fn case_70_a_missing_namespace_costs_nothing() {
+fn dataplane_70_a_missing_namespace_costs_nothing() {
     lab(RuleLayout::Shared, 3, |mut lab| {
         wire_pod(&lab.intent).unwrap();
         let before = lab.traces();
@@ -315,7 +337,7 @@ fn an_interface_of_that_name_in_the_pod_is_refused() {
 
 /// Quirk 7: the Go plugin leaves what it made.
 #[test]
-fn quirk_7_a_failure_undoes_what_was_made() {
+fn dataplane_quirk_7_a_failure_undoes_what_was_made() {
     lab(RuleLayout::PerPod, 3, |mut lab| {
         let before = lab.traces();
         // A default route is there already, so that the pod's side fails late.
@@ -390,7 +412,7 @@ fn unwiring_stops_traffic_and_dooms_the_link() {
 
 /// Conformance: dataplane cases 93 and 94 (several rules of old releases; no namespace needed).
 #[test]
-fn case_93_94_all_rules_go_without_the_namespace() {
+fn dataplane_93_94_all_rules_go_without_the_namespace() {
     lab(RuleLayout::PerPod, 3, |mut lab| {
         wire_pod(&lab.intent).unwrap();
         for to in ["10.0.0.0/16", "10.1.0.0/16"] {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::super::layout::{FROM_POD_PRIORITY, POD_GATEWAY, RuleLayout, TO_POD_PRIORITY};
 use super::super::link;
 use super::super::netlink::{NetError, OpenInError, Outcome};
-use super::super::netns::{Netns, NetnsError};
+use super::super::netns::{self, Netns, NetnsError};
 use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
 use super::super::rtnl::Rtnl;
 use super::super::sysctl::{self, Missing, Setting, SysctlError};
@@ -108,13 +108,13 @@ impl PodSockets {
     /// # Errors
     /// When the namespace cannot be entered or is the host's own.
     pub fn open(netns: &Path) -> Result<Self, WireFailure> {
-        let netns = Netns::open(netns)?;
-        if netns.is_own()? {
+        let (netns, home) = (Netns::open(netns)?, Netns::own()?);
+        if netns.is_same(&home)? {
             return Err(WireFailure::OwnNetns);
         }
         Ok(Self {
             host: Rtnl::open().map_err(WireFailure::Socket)?,
-            pod: Rtnl::open_in(netns.as_fd())?,
+            pod: netns::visit(&netns, &home, Rtnl::open)?.map_err(WireFailure::Socket)?,
             netns,
         })
     }

@@ -214,7 +214,7 @@ fn foreign_directories_are_left_alone() {
 }
 
 #[test]
-fn a_future_format_is_refused_with_both_numbers() {
+fn ipamd_85_a_future_format_is_refused_with_both_numbers() {
     let place = Place::new();
     place.open().0.close();
     let marker = place.dir().join("FORMAT");

@@ -17,7 +17,7 @@ use super::*;
 const ROUNDS: u64 = 6;
 
 #[test]
-fn a_power_cut_loses_nothing_acknowledged() {
+fn baseline_fault_4_a_power_cut_loses_nothing_acknowledged() {
     if !crate::testing::is_real_root() {
         println!("SKIPPED: only the machine's root may mount a loop device");
         return;

@@ -32,7 +32,7 @@ fn other_source_translations_come_first_in_any_order() {
 
 /// Conformance 33, 34 and 35: whatever was done to the table, it is ours again, and others' tables stay.
 #[test]
-fn conformance_034_a_meddled_table_is_replaced_and_keeps_its_addresses() {
+fn dataplane_34_a_meddled_table_is_replaced_and_keeps_its_addresses() {
     on_node(|node| {
         with_foreign_table();
         let mut table = Nft::open().unwrap();
@@ -86,7 +86,7 @@ const GO_TABLE: &str = "table ip aws-cni {
     }";
 
 #[test]
-fn conformance_033_the_go_daemons_table_is_recognised_and_replaced() {
+fn dataplane_33_the_go_daemons_table_is_recognised_and_replaced() {
     on_node(|node| {
         nft(&GO_TABLE.replace("chain snat-mark", "chain snat-mark {\n}\n chain snat-mark"));
         let mut table = Nft::open().unwrap();
@@ -102,7 +102,7 @@ fn conformance_033_the_go_daemons_table_is_recognised_and_replaced() {
 }
 
 #[test]
-fn conformance_043_external_snat_leaves_nothing() {
+fn dataplane_43_external_snat_leaves_nothing() {
     on_node(|node| {
         with_foreign_table();
         let before = nft_listing();

@@ -78,7 +78,7 @@ fn a_connection_survives_the_replacement_of_the_table() {
 
 /// A fwmark bit of others, set before us, on a flow that we don't mark and on one that we do.
 #[test]
-fn conformance_042_foreign_mark_bits_survive() {
+fn dataplane_42_foreign_mark_bits_survive() {
     on_node(|node| {
         nft("table ip other {
             chain early { type filter hook prerouting priority -160; meta mark set meta mark | 0x10000; iifname \"eni*\" meta mark set meta mark | 0x80; }
@@ -107,7 +107,7 @@ fn conformance_042_foreign_mark_bits_survive() {
 
 /// Service traffic, translated before us, is neither marked nor given the node's address, wherever it leads.
 #[test]
-fn conformance_041_a_dnated_flow_is_unmarked() {
+fn dataplane_41_a_dnated_flow_is_unmarked() {
     on_node(|node| {
         nft("table ip services {
             chain services { type nat hook prerouting priority -100; ip daddr 172.20.0.1 dnat to 10.1.0.9

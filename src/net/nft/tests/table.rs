@@ -12,7 +12,7 @@ use crate::net::ruleset::{HostRuleset, RulesetError};
 use crate::net::testing::in_fresh_netns;
 
 #[test]
-fn nft_reads_back_what_we_wrote() {
+fn dataplane_5_7_15_30_31_nft_reads_back_what_we_wrote() {
     on_node(|node| {
         let mut table = Nft::open().unwrap();
         let mut want = node.ruleset();
@@ -51,7 +51,7 @@ fn nft_reads_back_what_we_wrote() {
 }
 
 #[test]
-fn every_combination_is_accepted_and_stays_unwritten() {
+fn dataplane_13_31_every_combination_is_accepted_and_stays_unwritten() {
     on_node(|node| {
         let mut table = Nft::open().unwrap();
         for snat in [
