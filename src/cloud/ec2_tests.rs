@@ -4,9 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::testing::{Action, Asked, Server};
+use super::testing::{Action, Asked, Server, settings};
 use super::*;
-use crate::config::AccessKey;
 use crate::ipam::cloud::{CloudAnswer, CloudCall, CloudFailure, DescribeScope, FailureClass};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
 use crate::ipam::limits::InstanceLimits;
@@ -40,26 +39,6 @@ fn fault(status: u16, code: &str, message: &str) -> Action {
              </Errors><RequestID>req-9</RequestID></Response>"
         ),
     )
-}
-
-fn settings(endpoint: String) -> Ec2Settings {
-    Ec2Settings {
-        region: Some("eu-west-1".into()),
-        endpoint: Some(endpoint),
-        metadata_endpoint: None,
-        profile: None,
-        access_key: Some(AccessKey {
-            id: "AKIAX".into(),
-            secret: "s".into(),
-            session_token: None,
-        }),
-        use_fips: None,
-        use_dual_stack: None,
-        ca_bundle: None,
-        connect_timeout: Duration::from_secs(3),
-        attempt_timeout: Duration::from_secs(20),
-        max_attempts: 2,
-    }
 }
 
 async fn start(answer: impl Fn(&Asked) -> Action + Send + Sync + 'static) -> (Server, Ec2) {

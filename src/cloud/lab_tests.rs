@@ -7,8 +7,8 @@ use std::time::Duration;
 use aws_cni_lab::cloud::{Cloud, CloudConfig};
 use aws_cni_lab::vpc::NewInstance;
 
+use super::testing::settings;
 use super::*;
-use crate::config::AccessKey;
 use crate::ipam::cloud::{CloudAnswer, CloudCall, FailureClass};
 use crate::ipam::ids::{AttachmentId, CardIndex, DeviceIndex};
 
@@ -31,23 +31,7 @@ async fn an_eni_is_emptied_detached_and_deleted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let _server = cloud.serve_ec2_for(listener, Some(node.clone())).unwrap();
-    let ec2 = Ec2::new(Ec2Settings {
-        region: Some("eu-central-1".into()),
-        endpoint: Some(endpoint),
-        metadata_endpoint: None,
-        profile: None,
-        access_key: Some(AccessKey {
-            id: "AKIAX".into(),
-            secret: "s".into(),
-            session_token: None,
-        }),
-        use_fips: None,
-        use_dual_stack: None,
-        ca_bundle: None,
-        connect_timeout: Duration::from_secs(3),
-        attempt_timeout: Duration::from_secs(20),
-        max_attempts: 2,
-    });
+    let ec2 = Ec2::new(settings(endpoint));
     let create = CloudCall::CreateEni {
         token: "t".into(),
         subnet: subnet.to_string().into(),

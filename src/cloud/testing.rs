@@ -7,6 +7,30 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::settings::Ec2Settings;
+use crate::config::AccessKey;
+
+/// How an endpoint of a test is reached.
+pub(super) fn settings(endpoint: String) -> Ec2Settings {
+    Ec2Settings {
+        region: Some("eu-west-1".into()),
+        endpoint: Some(endpoint),
+        metadata_endpoint: None,
+        profile: None,
+        access_key: Some(AccessKey {
+            id: "AKIAX".into(),
+            secret: "s".into(),
+            session_token: None,
+        }),
+        use_fips: None,
+        use_dual_stack: None,
+        ca_bundle: None,
+        connect_timeout: Duration::from_secs(3),
+        attempt_timeout: Duration::from_secs(20),
+        max_attempts: 2,
+    }
+}
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod pool;
 pub mod records;
 pub mod recover;
+mod refusal;
 mod serve;
 pub mod stamp;
 pub mod status;

@@ -7,16 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::cidr::Ipv4Cidr;
-use super::effect::{Change, EniIntent, Grant, ReleasedAddress};
+use super::effect::{Change, ReleasedAddress};
 use super::event::AddRequest;
-use super::ids::{CardIndex, ClientToken, DeviceIndex, EniId, Mac, SandboxKey, Tick};
+use super::ids::{CardIndex, ClientToken, DeviceIndex, EniId, SandboxKey, Tick};
 use super::limits::InstanceLimits;
-use super::memory::{Ec2View, Memory};
-use super::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed};
+use super::memory::Memory;
+use super::model::{Address, Allocation, Creation, Eni, EniRole, Placed};
 use super::node::NodeFacts;
 use super::policy::Policy;
 use super::records::{AddressRecord, NodeRecord, Record, RecordKey};
 use super::witness::Doubt;
+
+mod reading;
 
 /// The state of the address management of one node.
 #[derive(Debug, Clone)]
@@ -47,165 +49,6 @@ impl Pool {
             dirty: BTreeSet::new(),
             memory,
         }
-    }
-
-    // ---- reading ----
-
-    /// The operator's settings.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
-    /// The node.
-    pub fn facts(&self) -> &NodeFacts {
-        &self.facts
-    }
-
-    /// The instance type's limits, once known.
-    pub fn limits(&self) -> Option<InstanceLimits> {
-        self.limits
-    }
-
-    /// Every ENI known, the unmanaged ones included.
-    pub fn enis(&self) -> &BTreeMap<EniId, Eni> {
-        &self.enis
-    }
-
-    /// Every address known: on an ENI, or gone from it but still held, resting or in doubt.
-    pub fn addresses(&self) -> &BTreeMap<Ipv4Addr, Address> {
-        &self.addresses
-    }
-
-    /// Every allocation.
-    pub fn allocations(&self) -> &BTreeMap<SandboxKey, Allocation> {
-        &self.allocations
-    }
-
-    /// ENIs being created.
-    pub fn creations(&self) -> &BTreeMap<ClientToken, Creation> {
-        &self.creations
-    }
-
-    /// How the address sits on its ENI, while it does.
-    pub fn placed(&self, address: Ipv4Addr) -> Option<(&Eni, Placed)> {
-        let eni = self.enis.get(&self.addresses.get(&address)?.eni)?;
-        Some((eni, *eni.addresses.get(&address)?))
-    }
-
-    /// Whether what only IMDS said may be used: EC2 could not be reached, or not in time.
-    pub fn trusts_imds(&self, now: Tick) -> bool {
-        match self.memory.ec2 {
-            Ec2View::Failed(_) => true,
-            Ec2View::Answered => false,
-            Ec2View::Asking => now >= self.memory.started.after(self.policy.start_patience),
-        }
-    }
-
-    /// Whether a pod on this ENI would be reachable, once its address is published.
-    fn stands(&self, eni: &Eni) -> bool {
-        match eni.role {
-            EniRole::Primary => true,
-            EniRole::Secondary => eni.state == EniState::Ready && self.memory.is_configured(&eni.id),
-            EniRole::Unmanaged => false,
-        }
-    }
-
-    /// Every address on an ENI of ours that nobody has, that has rested, and that a pod could be reached on.
-    ///
-    /// What is being written about an address must be durable before anybody gets it (design invariant 3).
-    fn usable(&self, now: Tick) -> impl Iterator<Item = (Ipv4Addr, &Address, &Eni, Placed)> {
-        let trusting = self.trusts_imds(now);
-        self.enis
-            .values()
-            .filter(|eni| self.stands(eni))
-            .flat_map(|eni| {
-                eni.addresses
-                    .iter()
-                    .map(move |(address, placed)| (*address, eni, *placed))
-            })
-            .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
-            .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
-            .filter(move |(address, known, _, _)| known.is_free(now) && self.is_settled(*address, known))
-    }
-
-    /// Whether what happened to it last is durable, and undone in the kernel.
-    fn is_settled(&self, address: Ipv4Addr, known: &Address) -> bool {
-        !known.has_past()
-            || (!self.memory.unwritten.contains_key(&address)
-                && !self.dirty.contains(&RecordKey::Address(address))
-                && !self.memory.is_unproven(address))
-    }
-
-    /// Whether a sandbox may have this one now.
-    pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
-        let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
-        self.addresses.get(&address).is_some_and(fits)
-            && self.placed(address).is_some_and(|(eni, placed)| {
-                self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
-            })
-    }
-
-    /// How many a sandbox may have now.
-    pub(super) fn count_usable(&self, now: Tick) -> usize {
-        self.usable(now).count()
-    }
-
-    /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
-    pub fn is_wired(&self, address: Ipv4Addr) -> bool {
-        self.placed(address)
-            .is_some_and(|(eni, placed)| self.stands(eni) && placed.published)
-    }
-
-    /// Every address a sandbox may have now.
-    pub fn usable_addresses(&self, now: Tick) -> BTreeSet<Ipv4Addr> {
-        self.usable(now).map(|(address, ..)| address).collect()
-    }
-
-    /// What can be handed out, in the order it should be: confirmed before unconfirmed, never used before used, least
-    /// recently used first.
-    pub fn free_in_order(&self, now: Tick) -> Vec<Ipv4Addr> {
-        let mut free: Vec<_> = self
-            .usable(now)
-            .map(|(address, known, eni, placed)| (!placed.verified, known.last_used, eni.device, address))
-            .collect();
-        free.sort_unstable();
-        free.into_iter().map(|(.., address)| address).collect()
-    }
-
-    /// The ENI with this hardware address.
-    pub fn eni_by_mac(&self, mac: Mac) -> Option<&Eni> {
-        self.enis.values().find(|eni| eni.mac == mac)
-    }
-
-    /// What an allocation's client is told.
-    pub fn grant(&self, key: &SandboxKey, repeated: bool) -> Option<Grant> {
-        let allocation = self.allocations.get(key)?;
-        Some(Grant {
-            address: allocation.address,
-            eni: allocation.eni.clone(),
-            device: allocation.device,
-            card: allocation.card,
-            table: allocation.table(),
-            eni_primary: self
-                .enis
-                .get(&allocation.eni)
-                .map_or(Ipv4Addr::UNSPECIFIED, |eni| eni.primary),
-            repeated,
-        })
-    }
-
-    /// How an ENI's link shall be, once enough is known of it.
-    pub fn intent(&self, id: &EniId) -> Option<EniIntent> {
-        let eni = self.enis.get(id)?;
-        Some(EniIntent {
-            eni: eni.id.clone(),
-            mac: eni.mac,
-            device: eni.device?,
-            card: eni.card,
-            primary: eni.primary,
-            subnet_cidr: eni.subnet_cidr?,
-            table: eni.table(),
-        })
     }
 
     // ---- changing ----

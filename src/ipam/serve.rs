@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::cloud::FailureClass;
-use super::effect::{Effect, Refusal, RefusalKind, Reply};
+use super::effect::{Effect, Reply};
 use super::event::AddRequest;
 use super::ids::{CommitId, ContainerId, IfName, NetworkName, SandboxKey, Tick, WaiterId};
 use super::memory::Final;
@@ -14,10 +13,11 @@ use super::outbox::Outbox;
 use super::plan::{Hindrance, Report, census};
 use super::pool::Pool;
 use super::records::RecordKey;
+use super::refusal;
 
 pub(super) fn add(pool: &mut Pool, request: AddRequest, out: &mut Outbox) {
     if let Some(reason) = &pool.memory.store_trouble {
-        out.refuse(request.waiter, disk_full(reason));
+        out.refuse(request.waiter, refusal::disk_full(reason));
         return;
     }
     pool.memory.waiters.insert(request.waiter, request);
@@ -27,14 +27,7 @@ pub(super) fn del(pool: &mut Pool, waiter: WaiterId, key: &SandboxKey, now: Tick
     let cancelled: Vec<WaiterId> = waiting_for(pool, key);
     for other in cancelled {
         pool.memory.waiters.remove(&other);
-        out.refuse(
-            other,
-            refusal(
-                RefusalKind::Cancelled,
-                format!("sandbox {key} was deleted while its ADD waited for an address"),
-                "nothing: the runtime has given this sandbox up",
-            ),
-        );
+        out.refuse(other, refusal::cancelled(key));
     }
     let released = pool.release(key, now);
     out.tell(
@@ -183,7 +176,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             continue;
         };
         let refusal = if deadline <= now {
-            out_of_time(&report)
+            refusal::out_of_time(&report)
         } else if !counted.insert(key) || patient || soon(&report, deadline) || doubts_end(pool, deadline) {
             continue;
         } else if resting.last().is_some_and(|until| *until < deadline) {
@@ -193,7 +186,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             coming -= 1;
             continue;
         } else {
-            hopeless(&report, now)
+            refusal::hopeless(&report, now)
         };
         pool.memory.waiters.remove(&waiter);
         out.refuse(waiter, refusal);
@@ -259,7 +252,7 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
                 } else {
                     pool.mark([RecordKey::Allocation(key)]);
                 }
-                out.refuse(waiter, disk_full(&reason));
+                out.refuse(waiter, refusal::disk_full(&reason));
             }
             // The runtime does not come back after a DEL: it is told, and the release is written as soon as possible.
             Final::Told(reply) => out.now(Effect::Reply { waiter, reply }),
@@ -274,151 +267,8 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     let waiting: Vec<WaiterId> = pool.memory.waiters.keys().copied().collect();
     for waiter in waiting {
         pool.memory.waiters.remove(&waiter);
-        out.refuse(waiter, disk_full(&reason));
+        out.refuse(waiter, refusal::disk_full(&reason));
     }
     pool.memory.store_trouble = Some(reason);
     pool.memory.obstruct(Topic::Store, Pace::secs(1, 10), None, now);
-}
-
-fn refusal(kind: RefusalKind, message: String, next_step: &str) -> Refusal {
-    Refusal {
-        kind,
-        message,
-        next_step: next_step.to_owned(),
-        aws: None,
-        limit: None,
-        retry_after_ms: None,
-    }
-}
-
-fn disk_full(reason: &str) -> Refusal {
-    Refusal {
-        retry_after_ms: Some(1000),
-        ..refusal(
-            RefusalKind::DiskFull,
-            format!("the allocation could not be written to disk: {reason}"),
-            "free space on the file system of the state directory, or repair it; ADD works again by itself",
-        )
-    }
-}
-
-fn out_of_time(report: &Report) -> Refusal {
-    let mut refusal = refusal(
-        RefusalKind::Deadline,
-        format!(
-            "no address became free in time; {} are on their way, {} are cooling, {} sandboxes wait",
-            report.coming, report.cooling, report.waiting
-        ),
-        "retry; if it persists, look at ipamd status for what the growth waits for",
-    );
-    match report.cause() {
-        Some(Hindrance::Failed { failure, .. }) => {
-            refusal.message = format!("{}; last: {failure}", refusal.message);
-            refusal.aws = Some(failure.clone());
-        }
-        Some(missing @ Hindrance::NoLink { .. }) => {
-            refusal.message = format!("{}; {missing}", refusal.message);
-            NO_LINK.clone_into(&mut refusal.next_step);
-        }
-        _ => {}
-    }
-    refusal
-}
-
-const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
-                       retry, it is taken up when it appears";
-
-/// Why no address can come, in words and numbers.
-fn hopeless(report: &Report, now: Tick) -> Refusal {
-    match report.cause() {
-        Some(Hindrance::Failed { failure, until }) => {
-            let (kind, next_step) = match failure.class {
-                FailureClass::SubnetFull => (
-                    RefusalKind::SubnetFull,
-                    "free addresses in the subnet, or give the node another one",
-                ),
-                FailureClass::Denied => (RefusalKind::Denied, "allow the action in the node's IAM role"),
-                FailureClass::AccountLimit => (
-                    RefusalKind::Exhausted,
-                    "raise the account's quota, or delete unused network interfaces",
-                ),
-                FailureClass::AttachmentLimit => (
-                    RefusalKind::Exhausted,
-                    "detach network interfaces that are not ours, or use a larger instance type",
-                ),
-                FailureClass::Throttled => (RefusalKind::Throttled, "retry later"),
-                _ => (
-                    RefusalKind::TryAgain,
-                    "retry later; the message names EC2's reason",
-                ),
-            };
-            let wait = until.since(now);
-            Refusal {
-                aws: Some(failure.clone()),
-                retry_after_ms: u64::try_from(wait.as_millis()).ok(),
-                ..refusal(
-                    kind,
-                    format!(
-                        "no address is free and {failure}; next try in {} s",
-                        wait.as_secs()
-                    ),
-                    next_step,
-                )
-            }
-        }
-        Some(Hindrance::EniLimit {
-            enis,
-            slots,
-            by_setting,
-        }) => Refusal {
-            limit: Some(*enis),
-            ..refusal(
-                RefusalKind::Exhausted,
-                format!(
-                    "every address is taken: {} assigned, {} cooling, {} quarantined, on at most {enis} ENIs ({}) with {slots} addresses for pods each",
-                    report.assigned,
-                    report.cooling,
-                    report.quarantined,
-                    if *by_setting {
-                        "MAX_ENI"
-                    } else {
-                        "limit of the instance type"
-                    },
-                ),
-                "run fewer pods on this node (max-pods), or use a larger instance type",
-            )
-        },
-        Some(Hindrance::MaxPods { max_pods }) => Refusal {
-            limit: Some(*max_pods),
-            ..refusal(
-                RefusalKind::Exhausted,
-                format!("all {max_pods} addresses that max-pods allows are in use"),
-                "find sandboxes without pods with ipamd status, or raise max-pods",
-            )
-        },
-        Some(missing @ Hindrance::NoLink { .. }) => Refusal {
-            retry_after_ms: Some(1000),
-            ..refusal(
-                RefusalKind::TryAgain,
-                format!("no address is free and {missing}"),
-                NO_LINK,
-            )
-        },
-        Some(Hindrance::ProvisioningOff) => refusal(
-            RefusalKind::Exhausted,
-            "every address is taken and provisioning is switched off".to_owned(),
-            "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
-        ),
-        Some(Hindrance::Starting | Hindrance::LimitsUnknown) | None => Refusal {
-            retry_after_ms: Some(1000),
-            ..refusal(
-                RefusalKind::TryAgain,
-                format!(
-                    "no address is free: {} assigned, {} cooling, {} quarantined",
-                    report.assigned, report.cooling, report.quarantined
-                ),
-                "retry",
-            )
-        },
-    }
 }

@@ -1,4 +1,4 @@
-//! RFC 3339 in UTC, by arithmetic alone.
+//! RFC 3339 in UTC, by arithmetic alone. Here, because the rest may use what is pure, and not the other way round.
 
 /// Seconds since 1970 as `2026-11-21T08:00:00Z`.
 ///

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
+use crate::ipam::stamp::rfc3339;
+
 /// Names and values in order of appearance; a name set again moves to its newest value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields(pub(super) Vec<(&'static str, String)>);
@@ -102,28 +104,9 @@ pub(super) fn timestamp(now: SystemTime) -> String {
     let since_epoch = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or(Duration::ZERO);
-    let seconds = since_epoch.as_secs();
-    let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let second = rfc3339(since_epoch.as_secs());
     let millis = since_epoch.subsec_millis();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
-/// Year, month and day of a day counted from 1970-01-01, by Howard Hinnant's algorithm
-/// (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    format!("{}.{millis:03}Z", second.trim_end_matches('Z'))
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use super::types::{
     ServiceError, Status,
 };
 
-/// Largest request; the largest real one is a GC listing of a few hundred sandboxes.
-pub const MAX_REQUEST: usize = 64 * 1024;
+/// Largest request; the largest real one is a GC listing of every sandbox of the largest instance, some 750 of a hundred
+/// bytes each.
+pub const MAX_REQUEST: usize = 256 * 1024;
 
 /// Largest reply; the largest real one is a dump of the whole state.
 pub const MAX_REPLY: usize = 8 * 1024 * 1024;

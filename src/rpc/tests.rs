@@ -658,3 +658,18 @@ fn strangers_are_refused_even_when_the_socket_lets_them_in() {
     let mut calls = daemon.stop();
     assert!(calls.blocking_recv().is_none());
 }
+
+/// 15 ENIs with 49 addresses for pods each.
+#[test]
+fn a_gc_of_the_largest_instance_fits_with_room_to_spare() {
+    let attachment = |number: u32| Attachment {
+        container_id: format!("{number:064x}").as_str().into(),
+        ifname: "eth0".into(),
+    };
+    let gc = Gc {
+        network: "aws-cni".into(),
+        valid: (0..15 * 49).map(attachment).collect(),
+    };
+    let frame = encode_request(&Request::Gc(gc)).unwrap();
+    assert!(frame.len() < MAX_REQUEST / 2, "{}", frame.len());
+}

@@ -8,50 +8,26 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::child::command;
+use super::child::succeed;
 use super::*;
 
 #[test]
 fn a_full_disk_is_survived_and_no_change_is_skipped() {
     let root = tempfile::tempdir().unwrap();
-    let output = command("mode=full", root.path()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    if text.contains("SKIPPED") {
-        println!("SKIPPED: no right to make a mount namespace");
-    }
+    succeed("mode=full", root.path());
 }
 
 #[test]
 fn a_database_lost_while_open_is_written_anew_from_memory() {
     let root = tempfile::tempdir().unwrap();
-    let output = command("mode=broken", root.path()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    succeed("mode=broken", root.path());
 }
 
 /// The full disk makes the store close the database, which is the moment to take it away.
 pub(super) fn lose_the_database_while_open(root: &Path) {
-    if !own_mounts() {
-        println!("SKIPPED");
+    if !on_a_tiny_disk(root) {
         return;
     }
-    mount(
-        Some("tmpfs"),
-        root,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("size=24m"),
-    )
-    .unwrap();
     let dir = root.join("ipam");
     let options = Options {
         retry_min: Duration::from_hours(1),
@@ -82,6 +58,17 @@ pub(super) fn lose_the_database_while_open(root: &Path) {
     assert_eq!((loaded.doubts.len(), loaded.set_aside_count), (0, 1));
 }
 
+/// Puts 24 MiB of a file system there, for this process alone.
+fn on_a_tiny_disk(root: &Path) -> bool {
+    if !own_mounts() {
+        println!("SKIPPED: no right to make a mount namespace");
+        return false;
+    }
+    let none = MsFlags::empty();
+    mount(Some("tmpfs"), root, Some("tmpfs"), none, Some("size=24m")).unwrap();
+    true
+}
+
 /// True when this thread, and the threads it starts, have mounts of their own.
 pub(super) fn own_mounts() -> bool {
     match unshare(CloneFlags::CLONE_NEWNS) {
@@ -100,18 +87,9 @@ pub(super) fn own_mounts() -> bool {
 }
 
 pub(super) fn live_on_a_tiny_disk(root: &Path) {
-    if !own_mounts() {
-        println!("SKIPPED");
+    if !on_a_tiny_disk(root) {
         return;
     }
-    mount(
-        Some("tmpfs"),
-        root,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("size=24m"),
-    )
-    .unwrap();
     let dir = root.join("ipam");
     let options = Options {
         ballast_bytes: 4 << 20,

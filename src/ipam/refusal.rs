@@ -1,0 +1,160 @@
+//! Why an ADD gets no address, in words and numbers, and what to do about it.
+
+use super::cloud::FailureClass;
+use super::effect::{Refusal, RefusalKind};
+use super::ids::{SandboxKey, Tick};
+use super::plan::{Hindrance, Report};
+
+fn refusal(kind: RefusalKind, message: String, next_step: &str) -> Refusal {
+    Refusal {
+        kind,
+        message,
+        next_step: next_step.to_owned(),
+        aws: None,
+        limit: None,
+        retry_after_ms: None,
+    }
+}
+
+/// The sandbox was deleted while its ADD waited.
+pub(super) fn cancelled(key: &SandboxKey) -> Refusal {
+    refusal(
+        RefusalKind::Cancelled,
+        format!("sandbox {key} was deleted while its ADD waited for an address"),
+        "nothing: the runtime has given this sandbox up",
+    )
+}
+
+/// The store cannot be written.
+pub(super) fn disk_full(reason: &str) -> Refusal {
+    Refusal {
+        retry_after_ms: Some(1000),
+        ..refusal(
+            RefusalKind::DiskFull,
+            format!("the allocation could not be written to disk: {reason}"),
+            "free space on the file system of the state directory, or repair it; ADD works again by itself",
+        )
+    }
+}
+
+/// The deadline passed while something was on its way.
+pub(super) fn out_of_time(report: &Report) -> Refusal {
+    let mut refusal = refusal(
+        RefusalKind::Deadline,
+        format!(
+            "no address became free in time; {} are on their way, {} are cooling, {} sandboxes wait",
+            report.coming, report.cooling, report.waiting
+        ),
+        "retry; if it persists, look at ipamd status for what the growth waits for",
+    );
+    match report.cause() {
+        Some(Hindrance::Failed { failure, .. }) => {
+            refusal.message = format!("{}; last: {failure}", refusal.message);
+            refusal.aws = Some(failure.clone());
+        }
+        Some(missing @ Hindrance::NoLink { .. }) => {
+            refusal.message = format!("{}; {missing}", refusal.message);
+            NO_LINK.clone_into(&mut refusal.next_step);
+        }
+        _ => {}
+    }
+    refusal
+}
+
+const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
+                       retry, it is taken up when it appears";
+
+/// Why no address can come, in words and numbers.
+pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
+    match report.cause() {
+        Some(Hindrance::Failed { failure, until }) => {
+            let (kind, next_step) = match failure.class {
+                FailureClass::SubnetFull => (
+                    RefusalKind::SubnetFull,
+                    "free addresses in the subnet, or give the node another one",
+                ),
+                FailureClass::Denied => (RefusalKind::Denied, "allow the action in the node's IAM role"),
+                FailureClass::AccountLimit => (
+                    RefusalKind::Exhausted,
+                    "raise the account's quota, or delete unused network interfaces",
+                ),
+                FailureClass::AttachmentLimit => (
+                    RefusalKind::Exhausted,
+                    "detach network interfaces that are not ours, or use a larger instance type",
+                ),
+                FailureClass::Throttled => (RefusalKind::Throttled, "retry later"),
+                _ => (
+                    RefusalKind::TryAgain,
+                    "retry later; the message names EC2's reason",
+                ),
+            };
+            let wait = until.since(now);
+            Refusal {
+                aws: Some(failure.clone()),
+                retry_after_ms: u64::try_from(wait.as_millis()).ok(),
+                ..refusal(
+                    kind,
+                    format!(
+                        "no address is free and {failure}; next try in {} s",
+                        wait.as_secs()
+                    ),
+                    next_step,
+                )
+            }
+        }
+        Some(Hindrance::EniLimit {
+            enis,
+            slots,
+            by_setting,
+        }) => Refusal {
+            limit: Some(*enis),
+            ..refusal(
+                RefusalKind::Exhausted,
+                format!(
+                    "every address is taken: {} assigned, {} cooling, {} quarantined, on at most {enis} ENIs ({}) with {slots} addresses for pods each",
+                    report.assigned,
+                    report.cooling,
+                    report.quarantined,
+                    if *by_setting {
+                        "MAX_ENI"
+                    } else {
+                        "limit of the instance type"
+                    },
+                ),
+                "run fewer pods on this node (max-pods), or use a larger instance type",
+            )
+        },
+        Some(Hindrance::MaxPods { max_pods }) => Refusal {
+            limit: Some(*max_pods),
+            ..refusal(
+                RefusalKind::Exhausted,
+                format!("all {max_pods} addresses that max-pods allows are in use"),
+                "find sandboxes without pods with ipamd status, or raise max-pods",
+            )
+        },
+        Some(missing @ Hindrance::NoLink { .. }) => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!("no address is free and {missing}"),
+                NO_LINK,
+            )
+        },
+        Some(Hindrance::ProvisioningOff) => refusal(
+            RefusalKind::Exhausted,
+            "every address is taken and provisioning is switched off".to_owned(),
+            "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
+        ),
+        Some(Hindrance::Starting | Hindrance::LimitsUnknown) | None => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!(
+                    "no address is free: {} assigned, {} cooling, {} quarantined",
+                    report.assigned, report.cooling, report.quarantined
+                ),
+                "retry",
+            )
+        },
+    }
+}
