@@ -503,7 +503,7 @@ fn logs_never_reach_stdout() {
         );
         assert_eq!(answer.json()["cniVersion"], "1.1.0");
         let log = node.folder.path().join("plugin.log");
-        node.call("DEL", &json!({"pluginLogFile": log}))
+        node.call("DEL", &json!({"pluginLogFile": log, "pluginLogLevel": "debug"}))
             .assert_silent_success();
         assert!(std::fs::read_to_string(log).unwrap().contains("10.0.1.5"));
     });
