@@ -195,7 +195,7 @@ fn killed_while_it_grows_the_daemon_resumes_and_leaves_no_interface_over() {
             .map(|pod| scope.spawn(|| pod.add().unwrap()))
             .collect();
         let mut dice = Dice(77);
-        for _ in 0..12 {
+        for _ in 0..8 {
             std::thread::sleep(Duration::from_millis(dice.below(150)));
             scene.write().unwrap().restart();
         }
