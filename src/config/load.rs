@@ -111,15 +111,15 @@ fn pool(r: &mut Reader<'_>) -> PoolConfig {
         subnet_discovery: r.boolean_or_empty("ENABLE_SUBNET_DISCOVERY", true),
         leaked_eni_cleanup: !r.boolean("DISABLE_LEAKED_ENI_CLEANUP", false),
     };
-    if let (1.., 0, Some(raw)) = (
-        pool.minimum_ip_target,
-        pool.warm_ip_target,
-        r.raw("MINIMUM_IP_TARGET"),
-    ) {
-        let remark = "without WARM_IP_TARGET the Go daemon stops growing at this minimum; this daemon still grows \
-                      for pods that wait, so set WARM_IP_TARGET if some addresses should be ready before they are \
-                      asked for";
-        r.warn("MINIMUM_IP_TARGET", &raw, ProblemKind::Remark(remark.to_owned()));
+    // An operator who counts on these must not find out from a pod that waits.
+    for (name, target) in [
+        ("WARM_IP_TARGET", pool.warm_ip_target),
+        ("MINIMUM_IP_TARGET", pool.minimum_ip_target),
+    ] {
+        if let (1.., Some(raw)) = (target, r.raw(name)) {
+            let remark = "has no effect in this version yet: WARM_ENI_TARGET says how much is held ready";
+            r.warn(name, &raw, ProblemKind::Remark(remark.to_owned()));
+        }
     }
     pool
 }
@@ -267,6 +267,13 @@ fn daemon(r: &mut Reader<'_>) -> DaemonConfig {
             }
         },
     );
+    if let Some(raw) = r
+        .raw("INTROSPECTION_BIND_ADDRESS")
+        .filter(|raw| !raw.text.is_empty())
+    {
+        let remark = "nothing is served there by this version yet; see ipamd status".to_owned();
+        r.warn("INTROSPECTION_BIND_ADDRESS", &raw, ProblemKind::Remark(remark));
+    }
     DaemonConfig {
         socket: r.read(
             "AWS_CNI_SOCKET",
