@@ -185,7 +185,7 @@ fn dataplane_59_rules_of_each_pod_in_the_per_pod_layout() {
 }
 
 #[test]
-fn stale_rules_of_an_earlier_owner_of_the_address_do_not_lead_a_pod_astray() {
+fn dataplane_109_stale_rules_of_an_earlier_owner_of_the_address_do_not_lead_a_pod_astray() {
     let scene = Scene::with_env("t3.small", &[PER_POD, ("MAX_ENI", "2"), ("WARM_ENI_TARGET", "2")]);
     scene.wait_for("both ENIs", |status| status["free"] == 6);
     for address in scene.ec2_addresses() {

@@ -137,13 +137,13 @@ fn row_3_9_m5_large_with_two_warm_enis() {
 }
 
 #[test]
-fn row_3_9_and_case_47_max_eni_limits_the_enis() {
+fn ipamd_47_row_3_9_max_eni_limits_the_enis() {
     let environment = [("WARM_ENI_TARGET", "3"), ("MAX_ENI", "2")];
     settles("m5.large", &environment, &[(0, 2, 18), (9, 2, 18)]);
 }
 
 #[test]
-fn row_3_9_and_case_30_max_pods_ends_growth() {
+fn ipamd_30_row_3_9_max_pods_ends_growth() {
     settles("m5.large", &[("AWS_CNI_MAX_PODS", "5")], &[(0, 1, 9), (1, 1, 9)]);
 }
 

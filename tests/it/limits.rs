@@ -101,7 +101,7 @@ fn ipamd_81_baseline_fault_1_an_address_rests_its_time_though_the_daemon_is_kill
 
 #[test]
 fn what_rested_longest_is_used_first() {
-    let scene = Scene::with_env("m5.large", &[("IP_COOLDOWN_PERIOD", "0"), ("MAX_ENI", "1")]);
+    let scene = Scene::with_env("m5.large", &[("IP_COOLDOWN_PERIOD", "1"), ("MAX_ENI", "1")]);
     let pods = scene.pods("web", 9);
     scene.add(&pods, 1);
     scene.settle_at(9);

@@ -14,6 +14,7 @@ mod arch;
 mod cli;
 mod cloud;
 mod cloud_faults;
+mod conformance;
 mod crash;
 mod database;
 mod dataplane;

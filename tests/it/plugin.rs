@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::fake_daemon::{Answers, FakeDaemon};
 
+const PLUGIN: &str = env!("CARGO_BIN_EXE_aws-cni");
 const VETH: &str = "enic440f455693";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 5);
 
@@ -97,12 +98,23 @@ impl Node {
     }
 
     fn call_in(&self, verb: &str, netns: &str, extra: &Value) -> Answer {
+        self.run(Command::new(PLUGIN), verb, netns, extra)
+    }
+
+    /// By root without the capability that changing the network takes.
+    fn call_powerless(&self, verb: &str, extra: &Value) -> Answer {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", PLUGIN]);
+        self.run(command, verb, &self.sandbox_path(), extra)
+    }
+
+    fn run(&self, mut command: Command, verb: &str, netns: &str, extra: &Value) -> Answer {
         let mut conf = json!({"cniVersion": "1.1.0", "name": "aws-cni", "type": "aws-cni", "mtu": "8000",
                               "pluginLogFile": "stderr"});
         for (key, value) in extra.as_object().unwrap() {
             conf[key] = value.clone();
         }
-        let mut child = Command::new(env!("CARGO_BIN_EXE_aws-cni"))
+        let mut child = command
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", "c1")
             .env("CNI_NETNS", netns)
@@ -420,6 +432,44 @@ fn dataplane_95_del_of_an_unknown_sandbox_is_a_success() {
             let _daemon = node.daemon(move |_| vec![answer.clone()]);
             node.call("DEL", &json!({})).assert_silent_success();
             assert_eq!(node.waiting_dels(), 0);
+        });
+    }
+}
+
+/// The Go plugin fails then; here the kernel is cleaned, and the release waits for a daemon that can do it.
+#[test]
+fn dataplane_101_a_daemon_that_refuses_a_release_gets_a_note() {
+    for kind in [ErrorKind::Internal, ErrorKind::Denied, ErrorKind::BadRequest] {
+        on_a_node(move |node| {
+            let well = healthy(RuleLayout::PerPod);
+            let _daemon = node.daemon(move |request| match request {
+                Request::Del(_) => vec![Err(ServiceError::new(kind, "no"))],
+                _ => well(request),
+            });
+            let result = node.call("ADD", &json!({})).json();
+            node.call("DEL", &json!({"prevResult": result}))
+                .assert_silent_success();
+            assert_kernel_is_empty();
+            assert_eq!(node.waiting_dels(), 1);
+        });
+    }
+}
+
+/// The Go plugin shrugs at a route that it cannot delete; here that fails, too, and the runtime's next DEL gets it.
+#[test]
+fn dataplane_106_a_del_that_the_kernel_refuses_fails_and_can_be_repeated() {
+    for layout in [RuleLayout::Shared, RuleLayout::PerPod] {
+        on_a_node(|node| {
+            let _daemon = node.daemon(healthy(layout));
+            let result = node.call("ADD", &json!({})).json();
+            let del = json!({"prevResult": result});
+            let answer = node.call_powerless("DEL", &del);
+            answer.assert_refused(999, "del cmd: failed on tear down pod network: ");
+            answer.assert_refused(999, "not permitted");
+            node.call("DEL", &del).assert_silent_success();
+            let mut host = Rtnl::open().unwrap();
+            assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
+            assert!(host.rules().unwrap().iter().all(|rule| rule.to.is_none()));
         });
     }
 }
