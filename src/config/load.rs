@@ -120,19 +120,6 @@ fn pool(r: &mut Reader<'_>) -> PoolConfig {
         manage_when_cordoned: r.boolean_or_empty("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
         subnet_discovery: r.boolean_or_empty("ENABLE_SUBNET_DISCOVERY", true),
         leaked_eni_cleanup: !r.boolean("DISABLE_LEAKED_ENI_CLEANUP", false),
-<<<<<<< HEAD
-=======
-    };
-    // An operator who counts on these must not find out from a pod that waits.
-    for (name, target) in [
-        ("WARM_IP_TARGET", pool.warm_ip_target),
-        ("MINIMUM_IP_TARGET", pool.minimum_ip_target),
-    ] {
-        if let (1.., Some(raw)) = (target, r.raw(name)) {
-            let remark = "has no effect in this version yet: WARM_ENI_TARGET says how much is held ready";
-            r.warn(name, &raw, ProblemKind::Remark(remark.to_owned()));
-        }
->>>>>>> net
     }
 }
 
