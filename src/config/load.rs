@@ -266,13 +266,6 @@ fn daemon(r: &mut Reader<'_>) -> DaemonConfig {
             }
         },
     );
-    if let Some(raw) = r
-        .raw("INTROSPECTION_BIND_ADDRESS")
-        .filter(|raw| !raw.text.is_empty())
-    {
-        let remark = "nothing is served there by this version yet; see ipamd status".to_owned();
-        r.warn("INTROSPECTION_BIND_ADDRESS", &raw, ProblemKind::Remark(remark));
-    }
     DaemonConfig {
         socket: r.read(
             "AWS_CNI_SOCKET",
