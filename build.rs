@@ -13,7 +13,8 @@ fn main() -> Result<(), AnyError> {
     let csv = fs::read_to_string("data/instance-limits.csv")?;
     fs::write(Path::new(&out).join("limits_table.rs"), limits_table(&csv)?)?;
 
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    // Grows with every commit and checkout; `.git/HEAD` names the branch and stays as it is.
+    println!("cargo:rerun-if-changed=.git/logs/HEAD");
     println!("cargo:rerun-if-env-changed=AWS_CNI_COMMIT");
     println!("cargo:rustc-env=AWS_CNI_COMMIT={}", commit());
     println!("cargo:rustc-env=AWS_CNI_TARGET={}", env::var("TARGET")?);
