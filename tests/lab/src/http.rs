@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -167,13 +168,18 @@ impl Server {
             return Ok(());
         }
         let socket = SockRef::from(&self.socket);
-        if refuse {
-            socket.shutdown(std::net::Shutdown::Both)?;
-        } else {
-            socket.listen(BACKLOG)?;
-        }
-        changes.send_modify(|count| *count += 1);
-        Ok(())
+        let mut switched = Ok(());
+        // Inside, so that no connection is accepted between the switch and its count (`accept_in`).
+        changes.send_if_modified(|count| {
+            switched = if refuse {
+                socket.shutdown(std::net::Shutdown::Both)
+            } else {
+                socket.listen(BACKLOG)
+            };
+            *count += u64::from(switched.is_ok());
+            switched.is_ok()
+        });
+        switched
     }
 }
 
@@ -209,19 +215,33 @@ async fn accept_until_changed(
     handler: &Arc<dyn Handler>,
 ) -> bool {
     loop {
-        match race(changed.changed(), listener.accept()).await {
+        let mut closing = changed.clone();
+        match race(changed.changed(), accept_in(listener, &closing)).await {
             Either::Left(change) => return change.is_err(),
-            Either::Right(Ok((stream, peer))) => {
-                let serve = serve(stream, peer.ip(), Arc::clone(handler));
-                let mut closing = changed.clone();
+            Either::Right(Ok((stream, peer, changes))) => {
+                let serve = serve(stream, peer, Arc::clone(handler));
                 tokio::spawn(async move {
-                    race(serve, closing.changed()).await;
+                    race(serve, closing.wait_for(|now| *now != changes)).await;
                 });
             }
             // Out of descriptors and the like: nothing tells when that ends.
             Either::Right(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+/// Accepts a connection and tells after how many changes, the count held still meanwhile: a connection that waited
+/// in the queue of a socket since switched twice would otherwise count as one from before, and be closed.
+async fn accept_in(
+    listener: &TcpListener,
+    changes: &watch::Receiver<u64>,
+) -> io::Result<(TcpStream, IpAddr, u64)> {
+    std::future::poll_fn(|context| {
+        let changes = changes.borrow();
+        let accepted = std::task::ready!(listener.poll_accept(context));
+        Poll::Ready(accepted.map(|(stream, peer)| (stream, peer.ip(), *changes)))
+    })
+    .await
 }
 
 enum Either<A, B> {
@@ -233,8 +253,8 @@ enum Either<A, B> {
 async fn race<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> Either<A, B> {
     let (mut left, mut right) = (Box::pin(left), Box::pin(right));
     std::future::poll_fn(move |context| {
-        if let std::task::Poll::Ready(value) = left.as_mut().poll(context) {
-            return std::task::Poll::Ready(Either::Left(value));
+        if let Poll::Ready(value) = left.as_mut().poll(context) {
+            return Poll::Ready(Either::Left(value));
         }
         right.as_mut().poll(context).map(Either::Right)
     })
