@@ -125,16 +125,21 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         } else if deadline < now || !assign_next(pool, &request, &mut free, now) {
             continue;
         }
-        let Some(grant) = pool.grant(&request.key, repeated) else {
-            continue;
-        };
         pool.memory.waiters.remove(&waiter);
-        out.now(Effect::Reply {
-            waiter,
-            reply: Reply::Assigned(grant),
-        });
-        out.durable(waiter, request.key);
+        assigned(pool, waiter, request.key, repeated, out);
     }
+}
+
+/// Tells a waiter of the allocation it has been given: at once, and again when it is durable.
+pub(super) fn assigned(pool: &Pool, waiter: WaiterId, key: SandboxKey, repeated: bool, out: &mut Outbox) {
+    let Some(grant) = pool.grant(&key, repeated) else {
+        return;
+    };
+    out.now(Effect::Reply {
+        waiter,
+        reply: Reply::Assigned(grant),
+    });
+    out.durable(waiter, key);
 }
 
 fn assign_next(

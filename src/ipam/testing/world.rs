@@ -184,7 +184,16 @@ impl World {
     // ---- driving ----
 
     pub(super) fn event(&mut self, event: Event) {
+        let long_way = self.pool.is_calm().then(|| {
+            let mut pool = self.pool.clone();
+            pool.forget_calm();
+            (pool.step(event.clone(), self.now), pool)
+        });
         let effects = self.pool.step(event, self.now);
+        if let Some((expected, pool)) = long_way {
+            assert_eq!(effects, expected, "the quick way and the long way differ");
+            assert_eq!(self.pool.records(), pool.records());
+        }
         self.take(effects);
         let violations = verify::pool(&self.pool, self.now);
         assert!(violations.is_empty(), "{violations:#?}");
