@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use super::effect::{Effect, Reply};
+use super::effect::Effect;
 use super::event::{AddRequest, Event};
 use super::ids::{SandboxKey, Tick, WaiterId};
 use super::model::Allocation;
@@ -52,60 +52,57 @@ pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
     })
 }
 
-/// Takes the event when nothing follows from it but its answer; gives it back otherwise.
-pub(super) fn step(pool: &mut Pool, event: Event, now: Tick) -> Result<Vec<Effect>, Event> {
+/// The effects of an event from which nothing follows but its answer; `None`, and nothing changed, for any other.
+pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effect>> {
+    if pool.memory.store_trouble.is_some() {
+        return None;
+    }
     if let Event::Committed { commit } = event
         && pool.memory.waiters.is_empty()
-        && pool.memory.store_trouble.is_none()
     {
-        serve::committed(pool, commit);
-        return Ok(Vec::new());
+        serve::committed(pool, *commit);
+        return Some(Vec::new());
     }
     // Time alone leads to conclusions only when the pool has asked to be woken for them.
-    let is_due = pool.memory.wake.is_some_and(|due| due <= now);
-    let calm = pool.memory.calm.take();
-    let Some(mut calm) = calm.filter(|_| !is_due && pool.memory.store_trouble.is_none()) else {
-        return Err(event);
-    };
+    if pool.memory.wake.is_some_and(|due| due <= now) {
+        return None;
+    }
+    let mut calm = pool.memory.calm.take()?;
     let mut out = Outbox::default();
     match event {
-        Event::Add(request) => add(pool, &mut calm, request, now, &mut out).map_err(Event::Add)?,
-        Event::Del { waiter, key } if is_only_rest(pool, &calm, &key) => {
-            del(pool, waiter, &key, now, &mut out);
+        Event::Add(request) => add(pool, &mut calm, request, now, &mut out)?,
+        Event::Del { waiter, key } if is_only_rest(pool, &calm, key) => {
+            del(pool, *waiter, key, now, &mut out);
         }
         // Other software's links: containers of other networks come and go, too.
-        Event::LinkSeen(LinkFact { mac, .. }) | Event::LinkGone { mac } if pool.eni_by_mac(mac).is_none() => {
-            step::note(pool, event, now, &mut out);
+        Event::LinkSeen(LinkFact { mac, .. }) | Event::LinkGone { mac }
+            if pool.eni_by_mac(*mac).is_none() =>
+        {
+            step::note(pool, event.clone(), now, &mut out);
         }
-        other => return Err(other),
+        _ => return None,
     }
     pool.memory.calm = Some(calm);
-    Ok(out.seal(pool, now))
+    Some(out.seal(pool, now))
 }
 
-fn add(
-    pool: &mut Pool,
-    calm: &mut Calm,
-    request: AddRequest,
-    now: Tick,
-    out: &mut Outbox,
-) -> Result<(), AddRequest> {
+fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &mut Outbox) -> Option<()> {
     let after = match calm.growth {
-        Growth::After(0) => return Err(request),
+        Growth::After(0) => return None,
         Growth::After(spare) => Growth::After(spare.saturating_sub(1)),
         Growth::Hindered => Growth::Hindered,
     };
     if request.deadline < now || pool.allocations().contains_key(&request.key) {
-        return Err(request);
+        return None;
     }
     while let Some(address) = calm.free.pop_front() {
-        if pool.assign(&request, address, now) {
+        if pool.assign(request, address, now) {
             calm.growth = after;
-            serve::assigned(pool, request.waiter, request.key, false, out);
-            return Ok(());
+            serve::assigned(pool, request.waiter, request.key.clone(), false, out);
+            return Some(());
         }
     }
-    Err(request)
+    None
 }
 
 /// Whether what a DEL gives back changes nothing before it has rested: its ENI stands, nothing is in doubt, and it is
@@ -122,18 +119,13 @@ fn is_only_rest(pool: &Pool, calm: &Calm, key: &SandboxKey) -> bool {
 
 fn del(pool: &mut Pool, waiter: WaiterId, key: &SandboxKey, now: Tick, out: &mut Outbox) {
     let released = pool.release(key, now);
-    if released.is_some() {
+    let known = released.is_some();
+    serve::released(waiter, released, out);
+    if known {
         // The kernel is asked about it then.
         let rested = now.after(pool.policy().cooldown);
         step::wake_by(pool, Tick(rested.0.saturating_add(1)), now, out);
     }
-    out.tell(
-        waiter,
-        Reply::Released {
-            known: released.is_some(),
-            addresses: released.into_iter().collect(),
-        },
-    );
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::effect::{Effect, Reply};
+use super::effect::{Effect, ReleasedAddress, Reply};
 use super::event::AddRequest;
 use super::ids::{CommitId, ContainerId, IfName, NetworkName, SandboxKey, Tick, WaiterId};
 use super::memory::Final;
@@ -30,13 +30,19 @@ pub(super) fn del(pool: &mut Pool, waiter: WaiterId, key: &SandboxKey, now: Tick
         out.refuse(other, refusal::cancelled(key));
     }
     let released = pool.release(key, now);
-    out.tell(
+    self::released(waiter, released, out);
+}
+
+/// Tells what a DEL released: at once, and that it is done when that is durable.
+pub(super) fn released(waiter: WaiterId, released: Option<ReleasedAddress>, out: &mut Outbox) {
+    out.now(Effect::Reply {
         waiter,
-        Reply::Released {
+        reply: Reply::Released {
             known: released.is_some(),
             addresses: released.into_iter().collect(),
         },
-    );
+    });
+    out.tell(waiter, Reply::Settled);
 }
 
 fn waiting_for(pool: &Pool, key: &SandboxKey) -> Vec<WaiterId> {

@@ -17,10 +17,9 @@ impl Pool {
     ///
     /// The effects are executed in order; see [`Effect::Commit`] for what waits for the disk.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
-        let event = match quick::step(self, event, now) {
-            Ok(effects) => return effects,
-            Err(event) => event,
-        };
+        if let Some(effects) = quick::step(self, &event, now) {
+            return effects;
+        }
         let mut out = Outbox::default();
         let is_sweep = matches!(event, Event::Timer | Event::CallEnded { .. } | Event::Kernel(_));
         note(self, event, now, &mut out);

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::ipam::cloud::*;
-use crate::ipam::effect::{Alarm, Change, Effect, Grant, Refusal, Reply};
+use crate::ipam::effect::{Alarm, Change, Effect, Grant, Refusal, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::*;
 use crate::ipam::limits::InstanceLimits;
@@ -46,6 +46,7 @@ pub(super) enum Work {
 pub(super) struct Client {
     pub(super) key: Option<SandboxKey>,
     pub(super) grant: Option<Grant>,
+    pub(super) released: Option<Vec<ReleasedAddress>>,
     pub(super) last: Option<Reply>,
     pub(super) gone: bool,
 }
