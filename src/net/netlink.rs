@@ -32,6 +32,8 @@ use super::wire::{Attrs, Body, align, array};
 const MESSAGE_HEADER: usize = 16;
 /// The kernel never fills more than this into one part of a dump, and fits its parts to the reader's buffer.
 const RECEIVE_BUFFER: usize = 32 * 1024;
+/// An acknowledgement is short, but one of a failure may carry the whole message back.
+const ANSWER_BUFFER: usize = 2 * 1024;
 /// The default send buffer is 208 KiB; a batch near that asks for more.
 const ROOMY_BATCH: usize = 128 * 1024;
 /// A dump that other changes interrupted is started again this often (the Go daemon's number).
@@ -122,7 +124,7 @@ impl Socket {
         Ok(Self {
             fd: socket,
             next_seq: 1,
-            buffer: vec![0; RECEIVE_BUFFER],
+            buffer: Vec::new(),
         })
     }
 
@@ -169,6 +171,7 @@ impl Socket {
             // Refused without CAP_NET_ADMIN; then the send says EMSGSIZE itself.
             let _send_will_tell = setsockopt(self, sockopt::SndBufForce, &batch.byte_len().saturating_mul(2));
         }
+        self.make_room(batch.byte_len().saturating_add(ANSWER_BUFFER));
         self.send(&batch.stamped(first), || summary(batch))?;
         let mut outcomes: Vec<Outcome> = batch.entries.iter().map(|_| Ok(())).collect();
         let mut done = false;
@@ -225,6 +228,7 @@ impl Socket {
             return Err(NetError::new(what, Errno::EMSGSIZE));
         }
         let seq = self.take_seqs(1);
+        self.make_room(RECEIVE_BUFFER);
         self.send(&batch.stamped(seq), || what.to_string())?;
         let (mut reply, mut done) = (None, false);
         while !done {
@@ -269,6 +273,7 @@ impl Socket {
         let mut batch = Batch::new();
         batch.push(kind, NlmF::DUMP, what.to_owned(), body);
         let seq = self.take_seqs(1);
+        self.make_room(RECEIVE_BUFFER);
         self.send(&batch.stamped(seq), || what.to_owned())?;
         let (mut replies, mut done, mut torn) = (Vec::new(), false, false);
         while !done {
@@ -297,6 +302,7 @@ impl Socket {
     /// ENOBUFS when the kernel dropped notifications: whoever listens must look at everything again.
     pub fn drain(&mut self) -> Result<Vec<Reply>, NetError> {
         let mut replies = Vec::new();
+        self.make_room(RECEIVE_BUFFER);
         match self.receive_once(|| "receive notifications".to_owned(), &mut |message: Received<
             '_,
         >| {
@@ -306,6 +312,13 @@ impl Socket {
             Err(error) if error.errno == Errno::EAGAIN => Ok(replies),
             Err(error) => Err(error),
             Ok(()) => Ok(replies),
+        }
+    }
+
+    /// What a socket of a plugin never needs is not allocated.
+    fn make_room(&mut self, len: usize) {
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
         }
     }
 

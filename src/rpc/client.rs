@@ -1,12 +1,15 @@
 //! The plugins' side of the socket: blocking, with a deadline, without tokio.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, setsockopt, socket, sockopt,
+};
 use nix::sys::time::TimeVal;
 
 use super::frame::{self, FrameBuffer, FrameError, MAX_REPLY};
@@ -219,6 +222,11 @@ impl Client {
     }
 }
 
+/// A connection that has served.
+#[derive(Debug)]
+#[must_use = "it closes when dropped"]
+pub struct Connection(#[expect(dead_code, reason = "held, not used")] Client);
+
 /// An ADD on its way.
 #[derive(Debug)]
 pub struct SentAdd {
@@ -227,6 +235,12 @@ pub struct SentAdd {
 }
 
 impl SentAdd {
+    /// Whether (part of) an answer, or the end of the connection, is there already. Never waits.
+    pub fn is_answered(&self) -> bool {
+        let mut fds = [PollFd::new(self.client.stream.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+
     /// Waits for the address; [`PendingAdd::durable`] then waits for the disk.
     ///
     /// # Errors
@@ -253,13 +267,27 @@ pub struct PendingAdd {
 }
 
 impl PendingAdd {
-    /// Waits until the allocation is on the disk.
+    /// Whether the daemon is gone without its last word: then it may be another sandbox that has the address by now.
+    /// Never waits.
+    pub fn is_lost(&self) -> bool {
+        let mut next = [0];
+        self.client.buffer.pending() == 0
+            && recv(
+                self.client.stream.as_raw_fd(),
+                &mut next,
+                MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
+            )
+            .is_ok_and(|count| count == 0)
+    }
+
+    /// Waits until the allocation is on the disk. The connection stays open as long as what is returned: the daemon,
+    /// which wakes up when it closes, need not do so before the runtime has its answer.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn durable(mut self) -> Result<(), ClientError> {
+    pub fn durable(mut self) -> Result<Connection, ClientError> {
         match self.client.receive(&self.request)? {
-            Reply::Durable => Ok(()),
+            Reply::Durable => Ok(Connection(self.client)),
             _ => Err(FrameError::Empty.into()),
         }
     }

@@ -330,7 +330,7 @@ fn an_add_gets_two_frames_in_one_packet_or_in_two() {
         let plugin = in_thread(move || {
             let (answer, pending) = client.send_add(add()).unwrap().assigned().unwrap();
             first_seen.send(()).unwrap();
-            pending.durable().unwrap();
+            drop(pending.durable().unwrap());
             answer
         });
         let call = daemon.next_call();

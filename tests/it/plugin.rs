@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
+use aws_cni::ipam::cidr::Ipv4Cidr;
 use aws_cni::ipam::ids::{DeviceIndex, TableId};
 use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
 use aws_cni::net::op::{NetOp, Rule};
@@ -155,7 +156,9 @@ impl Node {
 
 fn assert_kernel_is_empty() {
     let mut host = Rtnl::open().unwrap();
-    assert!(host.link_named(VETH).unwrap().is_none());
+    // What is in this group the daemon deletes, at its next start at the latest.
+    let link = host.link_named(VETH).unwrap();
+    assert!(link.is_none_or(|link| link.group == DOOMED_GROUP && !link.up));
     assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
     let rules = host.rules().unwrap();
     assert!(
@@ -424,6 +427,41 @@ fn dataplane_59_94_del_without_a_namespace_cleans_rules_and_releases() {
             "{rules:?}"
         );
         assert_eq!(daemon.methods(), ["Add", "Del"]);
+    });
+}
+
+/// The daemon assigned and was killed before that was on the disk: by now the address may be another sandbox's.
+#[test]
+fn what_a_dead_daemon_has_assigned_does_not_stay_wired() {
+    on_a_node(|node| {
+        let other: IpAddr = Ipv4Addr::new(10, 0, 1, 99).into();
+        let answers = std::sync::Mutex::new(0);
+        let daemon = node.daemon(move |request| {
+            if !matches!(request, Request::Add(_)) {
+                return healthy(RuleLayout::Shared)(request);
+            }
+            let mut asked = answers.lock().unwrap();
+            *asked += 1;
+            let assigned = |address| {
+                Ok(Reply::Assigned(Assigned {
+                    allocation: Allocation {
+                        address,
+                        ..allocation(RuleLayout::Shared)
+                    },
+                    repeated: false,
+                }))
+            };
+            match *asked {
+                1 => vec![assigned(other)],
+                _ => vec![assigned(IpAddr::V4(ADDRESS)), Ok(Reply::Durable)],
+            }
+        });
+        let result = node.call("ADD", &json!({})).json();
+        assert_eq!(result["ips"][0]["address"], "10.0.1.5/32");
+        assert_eq!(daemon.methods(), ["Add", "Add"]);
+        let routes = Rtnl::open().unwrap().routes(Some(POD_TABLE), None).unwrap();
+        let routed: Vec<_> = routes.iter().map(|route| route.dst).collect();
+        assert_eq!(routed, [Ipv4Cidr::host(ADDRESS)]);
     });
 }
 

@@ -8,9 +8,9 @@ use super::{ADD_ABSENCE, ANSWER_MARGIN, Session, kernel};
 use crate::applets::plugin;
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::AddResult;
-use crate::net::pod::{PodIntent, PodSockets, WireFailure, unwire_pod};
+use crate::net::pod::{PodIntent, Sandbox, VethPair, WireFailure, unwire_pod};
 use crate::net::veth;
-use crate::rpc::client::ClientError;
+use crate::rpc::client::{ClientError, Connection};
 use crate::rpc::retry::Retry;
 use crate::rpc::types::{Add, Allocation, Assigned, DelReason};
 use crate::store::pending;
@@ -21,7 +21,11 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
         return Err(own_netns());
     }
     forget_pending_del(session);
-    let (intent, assigned) = obtain(session)?;
+    let Obtained {
+        intent,
+        assigned,
+        connection,
+    } = obtain(session)?;
     let allocation = assigned.allocation;
     // The daemon's line about this allocation says the same; a second one would cost every ADD a tenth of a millisecond.
     tracing::debug!(
@@ -36,6 +40,7 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     let answer = result(session, &allocation).to_json(session.call.version);
     // Printed here and not by the caller: a runtime that is gone never learns of the pod, so it is undone as well.
     plugin::print(&answer).inspect_err(|_| undo(session, &intent))?;
+    drop(connection);
     Ok(String::new())
 }
 
@@ -53,21 +58,34 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// A wired pod whose allocation is on the disk. What a daemon that ends leaves unanswered is asked of the next one;
-/// that one knows the address if it was durable, and gives another one if not.
-fn obtain(session: &Session<'_>) -> Result<(PodIntent, Assigned), CniError> {
+/// A wired pod whose allocation is on the disk.
+struct Obtained {
+    intent: PodIntent,
+    assigned: Assigned,
+    connection: Connection,
+}
+
+/// What the attempts have made so far.
+#[derive(Default)]
+struct Progress {
+    /// The open sandbox, until it is wired.
+    sandbox: Option<(Sandbox, VethPair)>,
+    wired: Option<PodIntent>,
+}
+
+/// What a daemon that ends leaves unanswered is asked of the next one; that one knows the address if it was durable, and
+/// gives another one if not.
+fn obtain(session: &Session<'_>) -> Result<Obtained, CniError> {
     let deadline = session.add_deadline();
     let mut retry = Retry::new(deadline + ANSWER_MARGIN, ADD_ABSENCE);
-    let mut wired = None;
+    let mut progress = Progress::default();
     loop {
-        match attempt(session, retry.remaining(), &mut wired) {
+        match attempt(session, retry.remaining(), &mut progress) {
             Ok(obtained) => return Ok(obtained),
             Err(Failure::Client(error)) if retry.again(&error) => {}
             Err(failure) => {
-                let used = wired.is_some() || retry.was_lost();
-                if let Some(intent) = wired {
-                    unwire(session, &intent);
-                }
+                let used = progress.wired.is_some() || retry.was_lost();
+                progress.undo(session);
                 return Err(match failure {
                     Failure::Wiring(error) => {
                         release(session);
@@ -85,36 +103,75 @@ fn obtain(session: &Session<'_>) -> Result<(PodIntent, Assigned), CniError> {
     }
 }
 
-/// Asks once and wires what is answered, unless an earlier attempt has done so already.
-fn attempt(
-    session: &Session<'_>,
-    patience: Duration,
-    wired: &mut Option<PodIntent>,
-) -> Result<(PodIntent, Assigned), Failure> {
-    let deadline = patience.saturating_sub(ANSWER_MARGIN);
-    let sent = session.connect(patience)?.send_add(request(session, deadline))?;
-    // Entering the sandbox takes a tenth of a millisecond, which the wait for the daemon hides; and a sandbox that is
-    // gone is not worth waiting for. Hanging up undoes the request, the release says why.
-    let sockets = open_sandbox(session)?;
-    let (assigned, pending) = sent.assigned()?;
-    let allocation = &assigned.allocation;
-    if let Some(earlier) = wired.take_if(|earlier| !kernel::is_for(earlier, allocation)) {
-        tracing::info!(address = %earlier.address, "the restarted daemon gave another address");
-        unwire(session, &earlier);
+impl Progress {
+    fn undo(self, session: &Session<'_>) {
+        if let Some(intent) = self.wired {
+            unwire(session, &intent);
+        }
+        if let Some((sandbox, _)) = self.sandbox {
+            sandbox.give_up();
+        }
     }
-    let intent = match wired {
-        Some(earlier) => earlier.clone(),
-        None => wired
-            .insert(wire(session, allocation, sockets).map_err(Failure::Wiring)?)
-            .clone(),
-    };
-    pending.durable()?;
-    Ok((intent, assigned))
 }
 
-fn open_sandbox(session: &Session<'_>) -> Result<PodSockets, Failure> {
-    PodSockets::open(session.call.environment.netns.as_ref())
-        .map_err(|failure| Failure::Wiring(wiring_failed(&failure, &failure.to_string())))
+/// Asks once and wires what is answered, unless an earlier attempt has done so already.
+fn attempt(session: &Session<'_>, patience: Duration, progress: &mut Progress) -> Result<Obtained, Failure> {
+    let deadline = patience.saturating_sub(ANSWER_MARGIN);
+    let sent = session.connect(patience)?.send_add(request(session, deadline))?;
+    if progress.wired.is_none() && progress.sandbox.is_none() {
+        progress.sandbox = Some(open_sandbox(session)?);
+    }
+    // An answer that came so soon may be a refusal, for which no pair need be made.
+    if let Some((sandbox, pair)) = &mut progress.sandbox
+        && !sent.is_answered()
+    {
+        sandbox.make_pair(pair);
+    }
+    let (assigned, pending) = sent.assigned()?;
+    // What a daemon that is gone has assigned is not to be wired, and what could not be wired then is no wonder.
+    if pending.is_lost() {
+        return Err(ClientError::Closed.into());
+    }
+    let wired = progress.wire(session, &assigned.allocation);
+    if wired.is_err() && pending.is_lost() {
+        return Err(ClientError::Closed.into());
+    }
+    let intent = wired?;
+    let connection = pending.durable()?;
+    Ok(Obtained {
+        intent,
+        assigned,
+        connection,
+    })
+}
+
+/// A sandbox that is gone is not worth waiting for: hanging up undoes the request, the release says why.
+fn open_sandbox(session: &Session<'_>) -> Result<(Sandbox, VethPair), Failure> {
+    let sandbox = Sandbox::open(session.call.environment.netns.as_ref())
+        .map_err(|failure| Failure::Wiring(wiring_failed(&failure, &failure.to_string())))?;
+    let mac = || {
+        veth::random_mac()
+            .map_err(|error| Failure::Wiring(setup_failed(&format!("no random hardware address: {error}"))))
+    };
+    Ok((sandbox, kernel::pair(session, mac()?, mac()?)))
+}
+
+impl Progress {
+    fn wire(&mut self, session: &Session<'_>, allocation: &Allocation) -> Result<PodIntent, Failure> {
+        if let Some(earlier) = self.wired.take_if(|earlier| !kernel::is_for(earlier, allocation)) {
+            tracing::info!(address = %earlier.address, "the restarted daemon gave another address");
+            unwire(session, &earlier);
+        }
+        if let Some(earlier) = &self.wired {
+            return Ok(earlier.clone());
+        }
+        let (sandbox, pair) = match self.sandbox.take() {
+            Some(open) => open,
+            None => open_sandbox(session)?,
+        };
+        let intent = wire(session, allocation, sandbox, pair).map_err(Failure::Wiring)?;
+        Ok(self.wired.insert(intent).clone())
+    }
 }
 
 fn request(session: &Session<'_>, deadline: Duration) -> Add {
@@ -138,17 +195,28 @@ fn forget_pending_del(session: &Session<'_>) {
     }
 }
 
-fn wire(session: &Session<'_>, allocation: &Allocation, sockets: PodSockets) -> Result<PodIntent, CniError> {
-    if allocation.address.is_unspecified() {
-        return Err(CniError::new(
+fn wire(
+    session: &Session<'_>,
+    allocation: &Allocation,
+    sandbox: Sandbox,
+    pair: VethPair,
+) -> Result<PodIntent, CniError> {
+    let intent = if allocation.address.is_unspecified() {
+        Err(CniError::new(
             Code::Internal,
             format!("{NO_ADDRESS}: the daemon's answer has no address"),
-        ));
-    }
-    let mac =
-        || veth::random_mac().map_err(|error| setup_failed(&format!("no random hardware address: {error}")));
-    let intent = kernel::intent(session, allocation, mac()?, mac()?)?;
-    match sockets.wire(&intent) {
+        ))
+    } else {
+        kernel::intent(session, allocation, pair)
+    };
+    let intent = match intent {
+        Ok(intent) => intent,
+        Err(error) => {
+            sandbox.give_up();
+            return Err(error);
+        }
+    };
+    match sandbox.wire(&intent) {
         Ok(_) => Ok(intent),
         Err(error) => Err(wiring_failed(&error.failure, &error.to_string())),
     }

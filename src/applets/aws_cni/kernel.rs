@@ -12,9 +12,20 @@ use crate::net::layout::{POD_TABLE, RuleLayout};
 use crate::net::netlink::NetError;
 use crate::net::netns::Netns;
 use crate::net::op::{LinkRef, NetOp};
-use crate::net::pod::{LinkRemoval, PodIntent, PodRemoval, UnwireError, unwire_pod};
+use crate::net::pod::{LinkRemoval, PodIntent, PodRemoval, UnwireError, VethPair, unwire_pod};
 use crate::net::rtnl::Rtnl;
 use crate::rpc::types::{Allocation, ReleasedAddress};
+
+/// The veth pair of this call, whatever the address.
+pub(super) fn pair(session: &Session<'_>, host_mac: Mac, pod_mac: Mac) -> VethPair {
+    VethPair {
+        host_veth: session.host_veth.clone(),
+        ifname: session.call.environment.ifname.clone(),
+        mtu: session.conf.mtu,
+        host_mac,
+        pod_mac,
+    }
+}
 
 /// The pod interface that an allocation means for this call.
 ///
@@ -23,17 +34,16 @@ use crate::rpc::types::{Allocation, ReleasedAddress};
 pub(super) fn intent(
     session: &Session<'_>,
     allocation: &Allocation,
-    host_mac: Mac,
-    pod_mac: Mac,
+    pair: VethPair,
 ) -> Result<PodIntent, CniError> {
     Ok(PodIntent {
-        host_veth: session.host_veth.clone(),
-        ifname: session.call.environment.ifname.clone(),
+        host_veth: pair.host_veth,
+        ifname: pair.ifname,
         netns: session.call.environment.netns.clone().into(),
         address: ipv4(allocation.address)?,
-        mtu: session.conf.mtu,
-        host_mac,
-        pod_mac,
+        mtu: pair.mtu,
+        host_mac: pair.host_mac,
+        pod_mac: pair.pod_mac,
         eni_table: allocation.eni_table,
         layout: allocation.layout,
     })

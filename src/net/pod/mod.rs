@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 pub use check::{Difference, check_pod};
 pub use unwire::{LinkFate, LinkRemoval, PodRemoval, UnwireError, Unwired, unwire_pod};
-pub use wire::{PodSockets, WireError, WireFailure, WiredPod, wire_pod};
+pub use wire::{Sandbox, WireError, WireFailure, WiredPod, wire_pod};
 
 use super::layout::RuleLayout;
 use crate::ipam::ids::{Mac, TableId};
@@ -43,6 +43,34 @@ pub struct PodIntent {
     pub eni_table: TableId,
     /// How the host routes to and from the pod.
     pub layout: RuleLayout,
+}
+
+/// What of it does not depend on the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VethPair {
+    /// Name of the host's end.
+    pub host_veth: String,
+    /// Name of the pod's end.
+    pub ifname: String,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Hardware address of the host's end.
+    pub host_mac: Mac,
+    /// Hardware address of the pod's end.
+    pub pod_mac: Mac,
+}
+
+impl PodIntent {
+    /// The pair it wants.
+    pub fn pair(&self) -> VethPair {
+        VethPair {
+            host_veth: self.host_veth.clone(),
+            ifname: self.ifname.clone(),
+            mtu: self.mtu,
+            host_mac: self.host_mac,
+            pod_mac: self.pod_mac,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -245,6 +245,109 @@ fn dataplane_quirk_9_stale_rules_from_the_pod_go_first() {
     }
 }
 
+#[test]
+fn a_pair_made_before_the_address_is_known_becomes_the_pods() {
+    lab(RuleLayout::Shared, 3, |mut lab| {
+        let mut sandbox = Sandbox::open(&lab.intent.netns).unwrap();
+        sandbox.make_pair(&lab.intent.pair());
+        let early = lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap();
+        assert!(!early.up);
+        let wired = sandbox.wire(&lab.intent).unwrap();
+        assert_eq!(wired.host_index, early.index, "the same pair");
+        assert_eq!(words(&lab.intent), [""; 0]);
+    });
+}
+
+#[test]
+fn a_pair_that_no_address_comes_for_is_left_to_the_daemon() {
+    lab(RuleLayout::Shared, 3, |mut lab| {
+        let mut sandbox = Sandbox::open(&lab.intent.netns).unwrap();
+        sandbox.make_pair(&lab.intent.pair());
+        sandbox.give_up();
+        let left = lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap();
+        assert_eq!((left.group, left.up), (DOOMED_GROUP, false));
+        // The next attempt does not wait for that.
+        wire_pod(&lab.intent).unwrap();
+        assert_eq!(words(&lab.intent), [""; 0]);
+    });
+}
+
+/// Until an address is there nothing that exists is touched: the ADD may be refused, and what exists may be in use.
+#[test]
+fn a_pair_in_use_is_replaced_only_once_there_is_an_address() {
+    lab(RuleLayout::Shared, 3, |mut lab| {
+        let before = wire_pod(&lab.intent).unwrap();
+        let again = PodIntent {
+            host_mac: veth::random_mac().unwrap(),
+            pod_mac: veth::random_mac().unwrap(),
+            ..lab.intent.clone()
+        };
+        let mut sandbox = Sandbox::open(&again.netns).unwrap();
+        sandbox.make_pair(&again.pair());
+        sandbox.give_up();
+        assert_eq!(words(&lab.intent), [""; 0], "as it was");
+        let mut sandbox = Sandbox::open(&again.netns).unwrap();
+        sandbox.make_pair(&again.pair());
+        let wired = sandbox.wire(&again).unwrap();
+        assert_ne!(before.host_index, wired.host_index);
+        lab.intent = again;
+        assert_eq!(words(&lab.intent), [""; 0]);
+    });
+}
+
+/// What failed on the way is undone, the pair made in advance included.
+#[test]
+fn a_pair_made_in_advance_goes_when_the_rest_fails() {
+    lab(RuleLayout::Shared, 3, |mut lab| {
+        let before = lab.traces();
+        let mut sandbox = Sandbox::open(&lab.intent.netns).unwrap();
+        sandbox.make_pair(&lab.intent.pair());
+        // An address twice is refused.
+        let pod = lab.inside().link_named("eth0").unwrap().unwrap();
+        let taken = NetOp::AddAddress {
+            address: POD,
+            len: 32,
+            link: pod.index,
+        };
+        lab.inside().apply_all(&[taken]).unwrap();
+        let error = sandbox.wire(&lab.intent).unwrap_err();
+        assert!(matches!(error.failure, WireFailure::Pod(_)), "{error}");
+        assert_eq!(lab.traces(), before);
+    });
+}
+
+/// Two plugins may believe in one address for a moment, when the daemon dies after it has assigned it and before that is
+/// on the disk. Whoever comes second waits, and takes nothing away.
+#[test]
+fn an_address_that_is_routed_is_waited_for_and_never_taken_over() {
+    lab(RuleLayout::Shared, 3, |mut lab| {
+        wire_pod(&lab.intent).unwrap();
+        let second_sandbox = fresh_netns();
+        let second = PodIntent {
+            host_veth: veth::host_name("eni", "default", "second", 0),
+            netns: fd_path(&second_sandbox),
+            ..lab.intent.clone()
+        };
+        let error = wire_pod(&second).unwrap_err();
+        assert!(
+            matches!(&error.failure, WireFailure::Host(why) if why.errno == nix::errno::Errno::EEXIST),
+            "{error}"
+        );
+        assert!(error.left_behind.is_empty());
+        assert_eq!(words(&lab.intent), [""; 0], "the first one is as it was");
+        assert!(lab.host.link_named(&second.host_veth).unwrap().is_none());
+        std::thread::scope(|scope| {
+            let wiring = scope.spawn(|| wire_pod(&second));
+            while lab.host.link_named(&second.host_veth).unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            unwire_pod(&lab.removal(LinkRemoval::Doom)).unwrap();
+            wiring.join().unwrap().unwrap();
+        });
+        assert_eq!(words(&second), [""; 0]);
+    });
+}
+
 /// Conformance: dataplane case 67.
 #[test]
 fn dataplane_67_a_leftover_of_that_name_is_replaced() {

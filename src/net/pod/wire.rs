@@ -3,19 +3,25 @@
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::super::layout::{FROM_POD_PRIORITY, POD_GATEWAY, RuleLayout, TO_POD_PRIORITY};
+use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, POD_GATEWAY, RuleLayout, TO_POD_PRIORITY};
 use super::super::link;
 use super::super::netlink::{NetError, OpenInError, Outcome};
 use super::super::netns::{self, Netns, NetnsError};
 use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
 use super::super::rtnl::Rtnl;
 use super::super::sysctl::{self, Missing, Setting, SysctlError};
-use super::PodIntent;
+use super::{PodIntent, VethPair};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::TableId;
+
+/// How long an address may still be routed elsewhere.
+const ROUTE_PATIENCE: Duration = Duration::from_secs(2);
+const ROUTE_PAUSE: Duration = Duration::from_millis(5);
 
 /// More stale rules than this for one address are not an accident, and not ours to count.
 const MAX_STALE_RULES: u32 = 256;
@@ -93,16 +99,19 @@ impl From<OpenInError> for WireFailure {
     }
 }
 
-/// A pod's namespace found in order, and a socket on either side of it: all that can be done before the address is
-/// known. Entering a namespace takes a tenth of a millisecond, which the wait for the daemon's answer hides.
+/// A pod's namespace found in order, a socket on either side of it, and the veth pair between: all that can be done
+/// before the address is known. It takes half of an ADD's time, which the wait for the daemon's answer hides.
 #[derive(Debug)]
-pub struct PodSockets {
+pub struct Sandbox {
     netns: Netns,
     host: Rtnl,
     pod: Rtnl,
+    made: Option<VethPair>,
+    /// The settings of the host's end of what was made stand, too.
+    is_set: bool,
 }
 
-impl PodSockets {
+impl Sandbox {
     /// Opens the pod's namespace at `netns` and both sockets. Changes nothing.
     ///
     /// # Errors
@@ -116,7 +125,36 @@ impl PodSockets {
             host: Rtnl::open().map_err(WireFailure::Socket)?,
             pod: netns::visit(&netns, &home, Rtnl::open)?.map_err(WireFailure::Socket)?,
             netns,
+            made: None,
+            is_set: false,
         })
+    }
+
+    /// Makes the pair already, with neither address nor route, and both ends down. Changes nothing when one of the names
+    /// is taken or anything else is wrong: [`Sandbox::wire`] deals with that once it is worth it.
+    pub fn make_pair(&mut self, pair: &VethPair) {
+        if self.made.is_none() && self.host.apply_all(&[add_pair(pair, &self.netns)]).is_ok() {
+            self.made = Some(pair.clone());
+            self.is_set = sysctl::ensure_all(&host_settings(&pair.host_veth)).is_ok();
+        }
+    }
+
+    /// Nothing will be wired: a pair made in advance is left to the daemon to delete together with others, or deleted if
+    /// the kernel does not take that.
+    pub fn give_up(mut self) {
+        let Some(pair) = self.made.take() else { return };
+        let link = LinkRef::Name(pair.host_veth);
+        // Up for a moment: of a link that is down the kernel tells nobody that its group has changed
+        // (`netdev_state_change` in net/core/dev.c), and the daemon waits for that news.
+        let doom = [
+            NetOp::LinkUp(link.clone()),
+            NetOp::LinkGroup(link.clone(), DOOMED_GROUP),
+            NetOp::LinkDown(link.clone()),
+        ];
+        if self.host.apply_all(&doom).is_err() {
+            // It is gone, or will be with the sandbox.
+            let _sandbox_takes_it = self.host.apply_all(&[NetOp::DelLink(link)]);
+        }
     }
 
     /// Makes the pod's interface; on failure undoes what it made, newest first. A leftover host interface of that name
@@ -125,11 +163,13 @@ impl PodSockets {
     /// # Errors
     /// [`WireError`]; nothing of this attempt stays behind unless it says so.
     pub fn wire(self, intent: &PodIntent) -> Result<WiredPod, WireError> {
+        let made = self.made.iter().map(|pair| add_pair(pair, &self.netns));
         let mut wiring = Wiring {
             intent,
+            done: made.collect(),
+            is_set: self.is_set,
             host: self.host,
             pod: self.pod,
-            done: Vec::new(),
         };
         wiring.run(&self.netns).map_err(|failure| WireError {
             failure,
@@ -138,16 +178,16 @@ impl PodSockets {
     }
 }
 
-/// [`PodSockets::open`] and [`PodSockets::wire`] in one.
+/// [`Sandbox::open`] and [`Sandbox::wire`] in one.
 ///
 /// # Errors
 /// Theirs.
 pub fn wire_pod(intent: &PodIntent) -> Result<WiredPod, WireError> {
-    let sockets = PodSockets::open(&intent.netns).map_err(|failure| WireError {
+    let sandbox = Sandbox::open(&intent.netns).map_err(|failure| WireError {
         failure,
         left_behind: Vec::new(),
     })?;
-    sockets.wire(intent)
+    sandbox.wire(intent)
 }
 
 struct Wiring<'a> {
@@ -156,12 +196,20 @@ struct Wiring<'a> {
     pod: Rtnl,
     /// What succeeded and has to go if a later step fails, oldest first.
     done: Vec<NetOp>,
+    /// The host's end has its settings.
+    is_set: bool,
 }
 
 impl Wiring<'_> {
     fn run(&mut self, netns: &Netns) -> Result<WiredPod, WireFailure> {
-        self.create_pair(netns)?;
-        sysctl::ensure_all(&host_settings(&self.intent.host_veth))?;
+        let add = add_pair(&self.intent.pair(), netns);
+        if self.done.first() != Some(&add) {
+            self.create_pair(add)?;
+            self.is_set = false;
+        }
+        if !self.is_set {
+            sysctl::ensure_all(&host_settings(&self.intent.host_veth))?;
+        }
         let host_index = present(&self.host, &self.intent.host_veth).map_err(WireFailure::Host)?;
         self.set_up_host(host_index).map_err(WireFailure::Host)?;
         let pod_index = present(&self.pod, &self.intent.ifname).map_err(WireFailure::Pod)?;
@@ -174,19 +222,7 @@ impl Wiring<'_> {
         })
     }
 
-    fn create_pair(&mut self, netns: &Netns) -> Result<(), WireFailure> {
-        let add = NetOp::AddVeth {
-            here: VethEnd {
-                name: self.intent.host_veth.clone(),
-                mac: self.intent.host_mac,
-            },
-            there: VethEnd {
-                name: self.intent.ifname.clone(),
-                mac: self.intent.pod_mac,
-            },
-            netns: netns.as_fd().as_raw_fd(),
-            mtu: self.intent.mtu,
-        };
+    fn create_pair(&mut self, add: NetOp) -> Result<(), WireFailure> {
         let mut result = self.host.apply_all(std::slice::from_ref(&add));
         if is(&result, Errno::EEXIST) {
             self.remove_leftover()?;
@@ -232,7 +268,8 @@ impl Wiring<'_> {
 
     fn set_up_host(&mut self, index: u32) -> Result<(), NetError> {
         let ops = host_side(self.intent, index);
-        let outcomes = self.host.apply(&ops)?;
+        let mut outcomes = self.host.apply(&ops)?;
+        self.wait_for_the_route(&ops, &mut outcomes);
         let (mut first_error, mut stale) = (None, false);
         for (op, outcome) in ops.into_iter().zip(outcomes) {
             match (op, outcome) {
@@ -249,6 +286,21 @@ impl Wiring<'_> {
             Some(error) => Err(error),
             None if stale => self.remove_more_stale_rules(),
             None => Ok(()),
+        }
+    }
+
+    /// An address that is routed already is given up within moments by a plugin that its daemon has died on; a route
+    /// that stays is an error.
+    fn wait_for_the_route(&mut self, ops: &[NetOp], outcomes: &mut [Outcome]) {
+        let until = Instant::now() + ROUTE_PATIENCE;
+        for (op, outcome) in ops.iter().zip(outcomes) {
+            if !matches!(op, NetOp::AddRoute(_)) {
+                continue;
+            }
+            while is(outcome, Errno::EEXIST) && Instant::now() < until {
+                sleep(ROUTE_PAUSE);
+                *outcome = self.host.apply_all(std::slice::from_ref(op));
+            }
         }
     }
 
@@ -285,6 +337,21 @@ impl Wiring<'_> {
     }
 }
 
+fn add_pair(pair: &VethPair, netns: &Netns) -> NetOp {
+    NetOp::AddVeth {
+        here: VethEnd {
+            name: pair.host_veth.clone(),
+            mac: pair.host_mac,
+        },
+        there: VethEnd {
+            name: pair.ifname.clone(),
+            mac: pair.pod_mac,
+        },
+        netns: netns.as_fd().as_raw_fd(),
+        mtu: pair.mtu,
+    }
+}
+
 fn is(result: &Outcome, errno: Errno) -> bool {
     matches!(result, Err(error) if error.errno == errno)
 }
@@ -311,7 +378,8 @@ fn host_settings(veth: &str) -> [Setting; 3] {
 
 fn host_side(intent: &PodIntent, index: u32) -> Vec<NetOp> {
     let route = Route::link(Ipv4Cidr::host(intent.address), index, intent.layout.pod_table());
-    let mut ops = vec![NetOp::LinkUp(LinkRef::Index(index)), NetOp::ReplaceRoute(route)];
+    // Never in place of another: where two sandboxes believe in one address, the second one must notice.
+    let mut ops = vec![NetOp::LinkUp(LinkRef::Index(index)), NetOp::AddRoute(route)];
     if intent.layout == RuleLayout::PerPod {
         ops.push(NetOp::DelRule(stale_rule(intent)));
         ops.push(NetOp::AddRule(Rule::to(
