@@ -460,8 +460,8 @@ fn what_a_dead_daemon_has_assigned_does_not_stay_wired() {
         assert_eq!(result["ips"][0]["address"], "10.0.1.5/32");
         assert_eq!(daemon.methods(), ["Add", "Add"]);
         let routes = Rtnl::open().unwrap().routes(Some(POD_TABLE), None).unwrap();
-        let routed: Vec<_> = routes.iter().map(|route| route.dst).collect();
-        assert_eq!(routed, [Ipv4Cidr::host(ADDRESS)]);
+        let reached: Vec<_> = routes.iter().map(|route| route.dst).collect();
+        assert_eq!(reached, [Ipv4Cidr::host(ADDRESS)]);
     });
 }
 
