@@ -25,6 +25,7 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod links;
+mod networks;
 mod pair;
 mod plugin;
 mod scene;
