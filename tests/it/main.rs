@@ -24,6 +24,7 @@ mod growth;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod link_up;
 mod links;
 mod networks;
 mod pair;
