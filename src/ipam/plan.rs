@@ -4,7 +4,7 @@
 //! no settled state shows: everything that is needed is asked for at once instead of one step every five seconds,
 //! what is on its way counts, and what cools does not count as available (its fault Q1).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -99,6 +99,8 @@ pub struct Report {
     pub enis: u32,
     /// Why it does not do more.
     pub hindrances: Vec<Hindrance>,
+    /// Why what is on its way takes longer: for each action the failure that is made good first.
+    pub delays: Vec<Hindrance>,
 }
 
 /// What to do, and why not more.
@@ -228,6 +230,30 @@ fn missing_links(pool: &Pool, now: Tick) -> impl Iterator<Item = Hindrance> {
     })
 }
 
+/// Steps on the way to addresses that failed and are tried again by themselves, the soonest of each action.
+fn delays(pool: &Pool, now: Tick) -> Vec<Hindrance> {
+    let mut soonest: BTreeMap<&str, (Tick, &CloudFailure)> = BTreeMap::new();
+    for (topic, obstacle) in &pool.memory.obstacles {
+        let is_step = matches!(topic, Topic::Creation(_) | Topic::Attach(_));
+        let Some(failure) = obstacle.failure.as_ref().filter(|_| is_step) else {
+            continue;
+        };
+        if obstacle.until > now {
+            let known = soonest
+                .entry(&failure.action)
+                .or_insert((obstacle.until, failure));
+            if obstacle.until < known.0 {
+                *known = (obstacle.until, failure);
+            }
+        }
+    }
+    let soonest = soonest.into_values().map(|(until, failure)| Hindrance::Failed {
+        failure: failure.clone(),
+        until,
+    });
+    soonest.collect()
+}
+
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
     let census = census(pool, now);
@@ -242,6 +268,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
             coming: census.coming,
             waiting: count(waiting.len()),
             enis: places_taken(pool),
+            delays: delays(pool, now),
             ..Report::default()
         },
     };

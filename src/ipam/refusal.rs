@@ -47,7 +47,7 @@ pub(super) fn out_of_time(report: &Report) -> Refusal {
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );
-    match report.cause() {
+    match report.cause().or(report.delays.first()) {
         Some(Hindrance::Failed { failure, .. }) => {
             refusal.message = format!("{}; last: {failure}", refusal.message);
             refusal.aws = Some(failure.clone());

@@ -59,11 +59,22 @@ impl std::fmt::Display for Hindrance {
     }
 }
 
+/// A reason, and when what failed is tried again.
+fn told(obstacle: &Hindrance, now: Tick) -> String {
+    match obstacle {
+        Hindrance::Failed { until, .. } => {
+            format!("{obstacle}; next try in {} s", until.since(now).as_secs())
+        }
+        _ => obstacle.to_string(),
+    }
+}
+
 impl Pool {
     /// Numbers and reasons now.
     pub fn status(&self, now: Tick) -> Status {
         let Plan { report, .. } = plan(self, now);
-        let mut reasons: Vec<String> = report.hindrances.iter().map(ToString::to_string).collect();
+        let obstacles = report.hindrances.iter().chain(&report.delays);
+        let mut reasons: Vec<String> = obstacles.map(|obstacle| told(obstacle, now)).collect();
         if let Some(reason) = &self.memory.store_trouble {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }

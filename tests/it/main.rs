@@ -30,4 +30,5 @@ mod networks;
 mod pair;
 mod plugin;
 mod scene;
+mod throttling;
 mod verbs;

@@ -353,6 +353,40 @@ fn ipamd_fault_5_address_limit_adopts_and_never_loops() {
     assert!(world.granted(waiter).is_some());
 }
 
+/// What is on its way and was throttled is no hindrance, but whoever asks or is refused is told.
+#[test]
+fn a_throttled_step_is_told_by_status_and_by_a_refusal_for_lack_of_time() {
+    for steps_before in [0, 1] {
+        let mut world = started(3, 4, policy(0));
+        world.eager = false;
+        for n in 0..3 {
+            world.add(n, PATIENCE);
+        }
+        let hasty = world.add(3, Duration::from_millis(500));
+        let patient = world.add(4, PATIENCE);
+        for _ in 0..steps_before {
+            while world.flush() {}
+            world.deliver(0);
+        }
+        world.faults.push_back(Fault::Refuse(FailureClass::Throttled));
+        while world.flush() {}
+        world.deliver(0);
+        let status = world.pool.status(world.now);
+        assert!(status.serving && status.coming > 0, "{status:?}");
+        assert_eq!(status.reasons.len(), 1, "{status:?}");
+        assert!(status.reasons[0].contains("next try in 1 s"), "{status:?}");
+        world.eager = true;
+        world.advance(Duration::from_millis(500));
+        let refusal = world.refused(hasty).unwrap();
+        assert_eq!(refusal.kind, RefusalKind::Deadline);
+        assert_eq!(refusal.aws.as_ref().unwrap().class, FailureClass::Throttled);
+        world.advance(Duration::from_secs(5));
+        assert!(world.granted(patient).is_some());
+        let status = world.pool.status(world.now);
+        assert!(status.reasons.is_empty(), "{status:?}");
+    }
+}
+
 #[test]
 fn ipamd_54_55_a_full_subnet_gives_what_it_has_and_then_says_so() {
     let mut world = started(3, 10, policy(0));
