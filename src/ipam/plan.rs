@@ -17,6 +17,7 @@ use super::model::{AddressState, Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::policy::WarmTarget;
 use super::pool::Pool;
+use super::shortage::{self, Take};
 
 /// One thing to ask EC2 for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +67,11 @@ pub enum Hindrance {
         eni: EniId,
         /// For how long.
         seconds: u64,
+    },
+    /// A subnet has less than was asked for, and is being asked for less.
+    AskingForLess {
+        /// What EC2 said.
+        failure: CloudFailure,
     },
     /// EC2 refused; not again before its time.
     Failed {
@@ -312,12 +318,17 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     plan
 }
 
-/// How many to ask a subnet for at most, since it refused more.
-fn modest(pool: &Pool, subnet: &SubnetId, wish: u32) -> u32 {
-    pool.memory
-        .ask_at_most
-        .get(subnet)
-        .map_or(wish, |most| wish.min(*most))
+/// Whether a subnet that refused is being asked for less, and has to answer first.
+fn is_short(plan: &mut Plan, pool: &Pool, subnet: &SubnetId, now: Tick) -> bool {
+    let Some(failure) = shortage::waits(pool, &plan.acts, subnet, now) else {
+        return false;
+    };
+    let failure = failure.clone();
+    let hindrance = Hindrance::AskingForLess { failure };
+    if !plan.report.hindrances.contains(&hindrance) {
+        plan.report.hindrances.push(hindrance);
+    }
+    true
 }
 
 fn hinder(plan: &mut Plan, pool: &Pool, topic: &Topic, now: Tick) -> bool {
@@ -349,10 +360,12 @@ fn fill(pool: &Pool, slots: u32, need: &mut Need, plan: &mut Plan, now: Tick) {
         }
         if hinder(plan, pool, &Topic::Assign(eni.id.clone()), now)
             || hinder(plan, pool, &Topic::Subnet(eni.subnet.clone()), now)
+            || is_short(plan, pool, &eni.subnet, now)
         {
             continue;
         }
-        let count = modest(pool, &eni.subnet, free);
+        let (Take::Assign(count) | Take::Create(count)) =
+            shortage::modest(pool, &eni.subnet, Take::Assign(free), now);
         need.take(count);
         plan.acts.push(Act::Assign {
             eni: eni.id.clone(),
@@ -382,7 +395,11 @@ fn widen(pool: &Pool, by_type: u32, slots: u32, need: &mut Need, plan: &mut Plan
         return;
     }
     while !need.is_met() && room > 0 {
-        let addresses = modest(pool, &subnet, slots);
+        if is_short(plan, pool, &subnet, now) {
+            return;
+        }
+        let (Take::Assign(addresses) | Take::Create(addresses)) =
+            shortage::modest(pool, &subnet, Take::Create(slots), now);
         need.take(addresses);
         room = room.saturating_sub(1);
         plan.acts.push(Act::Create {
@@ -403,7 +420,7 @@ impl Report {
     /// Whether something stands in the way that passes by itself, soon.
     pub fn has_transient(&self) -> bool {
         self.hindrances.iter().any(|hindrance| match hindrance {
-            Hindrance::Starting | Hindrance::LimitsUnknown => true,
+            Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::AskingForLess { .. } => true,
             Hindrance::Failed { failure, .. } => failure.class.is_transient(),
             _ => false,
         })
@@ -423,6 +440,7 @@ impl Report {
             Hindrance::NoLink { .. } => 4,
             Hindrance::EniLimit { .. } => 5,
             Hindrance::MaxPods { .. } => 6,
+            Hindrance::AskingForLess { .. } => 0,
             Hindrance::ProvisioningOff => 9,
             Hindrance::Starting | Hindrance::LimitsUnknown => 10,
         };

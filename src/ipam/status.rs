@@ -54,6 +54,7 @@ impl std::fmt::Display for Hindrance {
                 f,
                 "{eni} is attached, but the kernel has shown no link with its hardware address for {seconds} s"
             ),
+            Self::AskingForLess { failure } => write!(f, "{failure}; it is asked for less"),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }
     }

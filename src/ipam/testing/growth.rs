@@ -414,6 +414,66 @@ fn ipamd_54_55_a_full_subnet_gives_what_it_has_and_then_says_so() {
     assert!(world.granted(waiter).is_some());
 }
 
+/// Whatever a subnet has left: it is all taken, and one round of asking costs no more than halving does.
+#[test]
+fn ipamd_54_55_a_round_of_asking_a_full_subnet_is_short_and_leaves_nothing() {
+    const HALVINGS_OF_30: usize = 5;
+    const SIDE_BY_SIDE: usize = 3; // ENIs of 29 for what 110 lack
+    for (left, at_once) in (0..60).flat_map(|left| [(left, false), (left, true)]) {
+        let mut world = started(8, 30, policy(0));
+        world.subnet_free = left;
+        world.log.clear();
+        world.eager = !at_once;
+        let waiters: Vec<_> = (0..110).map(|n| world.add(n, PATIENCE)).collect();
+        world.eager = true;
+        world.settle();
+        let served = |world: &World| {
+            let granted = waiters.iter().filter(|waiter| world.granted(**waiter).is_some());
+            granted.count()
+        };
+        let (created, assigned) = (world.calls("Create"), world.calls("Assign"));
+        // The first refusal begins the round; an ENI's own address is nobody's.
+        let before = left as usize / 30 + usize::from(at_once) * SIDE_BY_SIDE;
+        assert!(
+            created + assigned <= before + HALVINGS_OF_30 + 2,
+            "{left}: {:?}",
+            world.log
+        );
+        assert!(world.subnet_free <= 1, "{left}: {} left", world.subnet_free);
+        assert_eq!(
+            served(&world),
+            29 + (left - world.subnet_free) as usize - (world.enis.len() - 1)
+        );
+        let refusals = waiters.iter().filter_map(|waiter| world.refused(*waiter));
+        let full = refusals.filter(|refusal| refusal.kind == RefusalKind::SubnetFull);
+        assert_eq!(served(&world) + full.count(), 110);
+    }
+}
+
+/// Twice in a row is a longer wait; with something in between it is not.
+#[test]
+fn ipamd_55_a_subnet_that_gave_something_is_asked_again_soon() {
+    let mut world = started(3, 10, policy(0));
+    world.subnet_free = 0;
+    let waits = |world: &mut World| {
+        let waiter = world.add(100, PATIENCE);
+        world.refused(waiter).unwrap().retry_after_ms.unwrap() / 1000
+    };
+    for n in 0..9 {
+        world.add(n, PATIENCE);
+    }
+    assert!((9..=13).contains(&waits(&mut world)));
+    world.advance(Duration::from_secs(13));
+    assert!((15..=25).contains(&waits(&mut world)), "still full");
+    world.subnet_free = 3;
+    world.advance(Duration::from_secs(25));
+    for n in 10..12 {
+        world.add(n, PATIENCE);
+    }
+    assert_eq!(world.subnet_free, 0);
+    assert!((9..=13).contains(&waits(&mut world)), "it gave something");
+}
+
 #[test]
 fn lost_answers_cost_nothing_but_time() {
     for fault in [Fault::LostBefore, Fault::LostAfter] {
