@@ -84,6 +84,8 @@ fn ipamd_1_a_fresh_node_asks_ec2_for_its_enis_and_for_addresses_and_nothing_else
     assert_eq!(counted, expected);
     let assign = &calls.of("AssignPrivateIpAddresses")[0];
     assert_eq!(assign.param("SecondaryPrivateIpAddressCount"), Some("9"));
+    let log = scene.log();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
 }
 
 fn descriptors(pid: i32) -> Vec<PathBuf> {
