@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_cni_lab::calls::Service;
@@ -212,22 +213,27 @@ fn the_watchdog_is_fed_as_long_as_the_daemon_works() {
     scene.daemon().wait_notification("STOPPING=1", PATIENCE).unwrap();
 }
 
-#[test]
-fn a_second_daemon_on_the_same_state_is_refused_and_says_why() {
-    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
-    scene.start();
+/// A second daemon on the scene's node, differing from the first in this, gives up and says this; the first goes on.
+fn assert_second_daemon_refused(scene: &Scene, name: &str, value: PathBuf, says: &str) {
     let second = scene
         .node
         .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
         .arg("ipamd")
-        .env("AWS_CNI_SOCKET", scene.node.dirs().run.join("second.sock"));
+        .env(name, value);
     let second = scene.node.start(second).unwrap();
-    let status = second.wait(PATIENCE).unwrap();
-    assert_eq!(status.code(), Some(1));
-    assert!(second.log().contains("second ipamd"), "{}", second.log());
+    assert_eq!(second.wait(PATIENCE).unwrap().code(), Some(1));
+    assert!(second.log().contains(says), "{}", second.log());
     let pods = scene.pods("web", 2);
     scene.add(&pods, 2);
     scene.check(&pods);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused_and_says_why() {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+    scene.start();
+    let socket = scene.node.dirs().run.join("second.sock");
+    assert_second_daemon_refused(&scene, "AWS_CNI_SOCKET", socket, "second ipamd");
 }
 
 #[test]
@@ -236,21 +242,8 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_takes_it_from_nobody() {
     scene.without_socket_activation();
     std::fs::remove_file(scene.node.dirs().socket()).unwrap();
     scene.start();
-    let second = scene
-        .node
-        .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
-        .arg("ipamd")
-        .env("AWS_CNI_STATE_DIR", scene.node.dirs().root.join("second"));
-    let second = scene.node.start(second).unwrap();
-    assert_eq!(second.wait(PATIENCE).unwrap().code(), Some(1));
-    assert!(
-        second.log().contains("another daemon listens"),
-        "{}",
-        second.log()
-    );
-    let pods = scene.pods("web", 2);
-    scene.add(&pods, 2);
-    scene.check(&pods);
+    let state = scene.node.dirs().root.join("second");
+    assert_second_daemon_refused(&scene, "AWS_CNI_STATE_DIR", state, "another daemon listens");
 }
 
 #[test]
