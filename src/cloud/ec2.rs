@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use super::convert::{self, BadAnswer};
 use super::failure::{bad_answer, failure, setup_failure};
 use super::http::{ByScheme, CaBundleError, read_ca_bundle};
+use super::retries::ThePoolPacesThrottling;
 use super::settings::Ec2Settings;
 use crate::ipam::cloud::{CloudAnswer, CloudCall, CloudEni, CloudFailure, CloudResult, DescribeScope};
 use crate::ipam::ids::{
@@ -138,7 +139,10 @@ async fn build(settings: &Ec2Settings) -> Result<Client, CaBundleError> {
         loader = loader.use_dual_stack(use_dual_stack);
     }
     let loader = credentials(settings, http, loader).await;
-    Ok(Client::new(&loader.load().await))
+    let config = aws_sdk_ec2::config::Builder::from(&loader.load().await)
+        .retry_classifier(ThePoolPacesThrottling)
+        .build();
+    Ok(Client::from_conf(config))
 }
 
 fn timeouts(settings: &Ec2Settings) -> TimeoutConfig {

@@ -101,6 +101,21 @@ async fn start(edit: impl FnOnce(&mut BTreeMap<String, String>)) -> (Server, Imd
     (server, imds)
 }
 
+/// A service that gives a token and does this with everything else.
+async fn behind_a_token(answer: impl Fn(&Asked) -> Action + Send + Sync + 'static) -> Server {
+    Server::start(move |asked| match asked.method.as_str() {
+        "PUT" => ok("T"),
+        _ => answer(asked),
+    })
+    .await
+}
+
+/// What becomes of a request to this service, which must fail.
+async fn failing(server: &Server, limits: ImdsLimits) -> ImdsError {
+    let imds = Imds::new(Some(&server.url()), limits).unwrap();
+    imds.get("/x").await.unwrap_err()
+}
+
 fn mac_path(mac: &str, name: &str) -> String {
     format!("/latest/meta-data/network/interfaces/macs/{mac}/{name}")
 }
@@ -299,11 +314,7 @@ async fn refusals_say_what_to_do() {
             }
         })
         .await;
-        let error = Imds::new(Some(&server.url()), PATIENT)
-            .unwrap()
-            .get("/x")
-            .await
-            .unwrap_err();
+        let error = failing(&server, PATIENT).await;
         assert!(matches!(error, ImdsError::Refused { .. }), "{error:?}");
         assert!(error.to_string().contains(hint), "{error}");
     }
@@ -312,10 +323,12 @@ async fn refusals_say_what_to_do() {
 #[tokio::test]
 async fn server_errors_are_retried_and_then_reported() {
     let count = AtomicU32::new(0);
-    let server = Server::start(move |asked| match asked.method.as_str() {
-        "PUT" => ok("T"),
-        _ if asked.path == "/flaky" && count.fetch_add(1, Ordering::Relaxed) == 2 => ok("fine"),
-        _ => Action::Answer(503, String::new()),
+    let server = behind_a_token(move |asked| {
+        if asked.path == "/flaky" && count.fetch_add(1, Ordering::Relaxed) == 2 {
+            ok("fine")
+        } else {
+            Action::Answer(503, String::new())
+        }
     })
     .await;
     let imds = Imds::new(Some(&server.url()), PATIENT).unwrap();
@@ -332,11 +345,7 @@ async fn server_errors_are_retried_and_then_reported() {
 #[tokio::test]
 async fn a_silent_service_is_given_up_with_the_hop_limit_in_mind() {
     let server = Server::start(|_| Action::Hang).await;
-    let error = Imds::new(Some(&server.url()), QUICK)
-        .unwrap()
-        .get("/x")
-        .await
-        .unwrap_err();
+    let error = failing(&server, QUICK).await;
     assert!(matches!(error, ImdsError::NoToken { .. }), "{error:?}");
     assert!(error.to_string().contains("HttpPutResponseHopLimit"), "{error}");
     assert_eq!(server.asked().len(), 3);
@@ -383,11 +392,7 @@ async fn answers_in_every_framing_are_read() {
         "HTTP/1.1 200 OK\nContent-Length: 5\n\nvalue",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200\r\ncontent-length: 5\r\nConnection: close\r\n\r\nvalue",
     ] {
-        let server = Server::start(move |asked| match asked.method.as_str() {
-            "PUT" => ok("T"),
-            _ => Action::Raw(raw.as_bytes().to_vec()),
-        })
-        .await;
+        let server = behind_a_token(move |_| Action::Raw(raw.as_bytes().to_vec())).await;
         let imds = Imds::new(Some(&server.url()), PATIENT).unwrap();
         assert_eq!(imds.get("/x").await, Ok(Some("value".into())), "{raw:?}");
     }
@@ -409,20 +414,12 @@ async fn what_is_not_http_or_too_large_is_refused_without_reading_on() {
         &endless,
     ] {
         let bytes = raw.as_bytes().to_vec();
-        let server = Server::start(move |asked| match asked.method.as_str() {
-            "PUT" => ok("T"),
-            _ => Action::RawAndKeep(bytes.clone()),
-        })
-        .await;
+        let server = behind_a_token(move |_| Action::RawAndKeep(bytes.clone())).await;
         let limits = ImdsLimits {
             answer: Duration::from_millis(500),
             ..QUICK
         };
-        let error = Imds::new(Some(&server.url()), limits)
-            .unwrap()
-            .get("/x")
-            .await
-            .unwrap_err();
+        let error = failing(&server, limits).await;
         assert!(
             matches!(error, ImdsError::Protocol { .. }) || raw == endless,
             "{error:?}"
@@ -433,16 +430,8 @@ async fn what_is_not_http_or_too_large_is_refused_without_reading_on() {
 #[tokio::test]
 async fn an_answer_cut_short_is_no_answer() {
     let raw = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf".to_vec();
-    let server = Server::start(move |asked| match asked.method.as_str() {
-        "PUT" => ok("T"),
-        _ => Action::Raw(raw.clone()),
-    })
-    .await;
-    let error = Imds::new(Some(&server.url()), PATIENT)
-        .unwrap()
-        .get("/x")
-        .await
-        .unwrap_err();
+    let server = behind_a_token(move |_| Action::Raw(raw.clone())).await;
+    let error = failing(&server, PATIENT).await;
     assert!(matches!(error, ImdsError::NoAnswer { .. }), "{error:?}");
 }
 
@@ -451,11 +440,7 @@ async fn an_answer_cut_short_is_no_answer() {
 async fn a_token_that_is_none_is_refused() {
     for token in ["", "a b", "a\r\nX: y"] {
         let server = Server::start(move |_| ok(token)).await;
-        let error = Imds::new(Some(&server.url()), PATIENT)
-            .unwrap()
-            .get("/x")
-            .await
-            .unwrap_err();
+        let error = failing(&server, PATIENT).await;
         assert!(matches!(error, ImdsError::Invalid { .. }), "{error:?}");
     }
 }

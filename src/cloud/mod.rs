@@ -9,6 +9,7 @@ mod http;
 mod imds;
 mod imds_error;
 mod imds_http;
+mod retries;
 mod settings;
 
 pub use discovery::{DiscoveredEni, NodeDiscovery};

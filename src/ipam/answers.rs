@@ -11,6 +11,7 @@ use super::observe;
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
+use super::shortage::{self, Take};
 
 /// Attaching that fails without a known reason is given up after this many times.
 const ATTACH_ATTEMPTS: u32 = 4;
@@ -21,6 +22,8 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
     };
     match (ask.purpose, result) {
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
+            let take = Take::Create(count(eni.secondary.len()));
+            shortage::gave(pool, &eni.subnet, take, now);
             observe::adopt_created(pool, Some(&token), &eni, now, out);
         }
         (Purpose::Attach(id), Ok(CloudAnswer::Attached(attachment))) => attached(pool, &id, attachment, now),
@@ -74,6 +77,10 @@ pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbo
     }
 }
 
+fn count(addresses: usize) -> u32 {
+    u32::try_from(addresses).unwrap_or(u32::MAX)
+}
+
 fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     pool.edit_eni(id, |eni| {
         eni.attachment = Some(attachment);
@@ -99,6 +106,9 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
 
 fn assigned(pool: &mut Pool, id: &EniId, addresses: &[Ipv4Addr], now: Tick) {
     pool.edit_eni(id, |eni| eni.assigning = None);
+    if let Some(subnet) = pool.enis().get(id).map(|eni| eni.subnet.clone()) {
+        shortage::gave(pool, &subnet, Take::Assign(count(addresses.len())), now);
+    }
     let before = pool.enis().get(id).map(super::model::Eni::slots_taken);
     for address in addresses {
         observe::name_address(pool, id, *address, now);
@@ -150,22 +160,6 @@ fn obstruct(pool: &mut Pool, topic: Topic, failure: &CloudFailure, now: Tick) {
         .obstruct(topic, Pace::of(failure.class), Some(failure.clone()), now);
 }
 
-/// A subnet refused `count`: half of it is tried at once, and when even one is too much, nothing for a while.
-fn subnet_full(
-    pool: &mut Pool,
-    subnet: &super::ids::SubnetId,
-    count: u32,
-    failure: &CloudFailure,
-    now: Tick,
-) {
-    if count > 1 {
-        pool.memory.ask_at_most.insert(subnet.clone(), count / 2);
-    } else {
-        pool.memory.ask_at_most.remove(subnet);
-        obstruct(pool, Topic::Subnet(subnet.clone()), failure, now);
-    }
-}
-
 fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, now: Tick, out: &mut Outbox) {
     let Some(creation) = pool.creations().get(token).cloned() else {
         return;
@@ -181,7 +175,8 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
     // EC2 has decided: with this token there is no ENI and will be none.
     pool.forget_creation(token);
     if failure.class == FailureClass::SubnetFull {
-        subnet_full(pool, &creation.subnet, creation.addresses, failure, now);
+        let take = Take::Create(creation.addresses);
+        shortage::refused(pool, &creation.subnet, take, failure, now);
     } else {
         out.alarm("create", format!("no ENI can be created: {failure}"));
         obstruct(pool, Topic::Create, failure, now);
@@ -237,7 +232,9 @@ fn assign_failed(pool: &mut Pool, id: &EniId, count: u32, failure: &CloudFailure
     }
     pool.edit_eni(id, |eni| eni.assigning = None);
     match (failure.class, subnet) {
-        (FailureClass::SubnetFull, Some(subnet)) => subnet_full(pool, &subnet, count, failure, now),
+        (FailureClass::SubnetFull, Some(subnet)) => {
+            shortage::refused(pool, &subnet, Take::Assign(count), failure, now);
+        }
         (FailureClass::AddressLimit | FailureClass::Gone, _) => {
             pool.memory.describe.insert(DescribeScope::Attached);
             obstruct(pool, topic, failure, now);

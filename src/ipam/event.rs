@@ -8,7 +8,6 @@ use super::cloud::CloudResult;
 use super::ids::{
     CallId, CommitId, ContainerId, EniId, IfName, Mac, NetworkName, PodRef, SandboxKey, Tick, WaiterId,
 };
-use super::policy::Policy;
 use super::witness::{ImdsSnapshot, KernelFacts, LinkFact};
 
 /// A sandbox asks for an address.
@@ -104,8 +103,6 @@ pub enum Event {
     Imds(ImdsSnapshot),
     /// The VPC's networks as IMDS lists them now, in order; kept for the next start.
     VpcCidrs(Vec<Ipv4Cidr>),
-    /// The configuration was read again.
-    Reconfigured(Box<Policy>),
     /// The time of an [`super::effect::Effect::WakeAt`] has come. Harmless at any other time.
     Timer,
 }

@@ -13,6 +13,7 @@ use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
 use super::quick::Calm;
 use super::records::RecordKey;
+use super::shortage::Shortage;
 use super::witness::{Ec2Says, ImdsSnapshot, LinkFact};
 
 /// What a call in flight is for.
@@ -150,8 +151,8 @@ pub(super) struct Memory {
     pub(super) imds_pending: bool,
     /// Device indexes EC2 said are taken, by whom is not known.
     pub(super) devices_taken: BTreeSet<DeviceIndex>,
-    /// The most to ask a nearly full subnet for in one call.
-    pub(super) ask_at_most: BTreeMap<SubnetId, u32>,
+    /// Subnets that refused, and are being asked for less.
+    pub(super) shortages: BTreeMap<SubnetId, Shortage>,
     pub(super) store_trouble: Option<String>,
     pub(super) wake: Option<Tick>,
     pub(super) report: Report,
@@ -187,7 +188,7 @@ impl Memory {
             imds: None,
             imds_pending: false,
             devices_taken: BTreeSet::new(),
-            ask_at_most: BTreeMap::new(),
+            shortages: BTreeMap::new(),
             store_trouble: None,
             wake: None,
             report: Report::default(),

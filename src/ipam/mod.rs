@@ -27,6 +27,7 @@ pub mod records;
 pub mod recover;
 mod refusal;
 mod serve;
+mod shortage;
 pub mod stamp;
 pub mod status;
 pub mod step;

@@ -4,7 +4,7 @@
 //! no settled state shows: everything that is needed is asked for at once instead of one step every five seconds,
 //! what is on its way counts, and what cools does not count as available (its fault Q1).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::model::{AddressState, Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::policy::WarmTarget;
 use super::pool::Pool;
+use super::shortage::{self, Take};
 
 /// One thing to ask EC2 for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +68,11 @@ pub enum Hindrance {
         /// For how long.
         seconds: u64,
     },
+    /// A subnet has less than was asked for, and is being asked for less.
+    AskingForLess {
+        /// What EC2 said.
+        failure: CloudFailure,
+    },
     /// EC2 refused; not again before its time.
     Failed {
         /// What EC2 said.
@@ -99,6 +105,8 @@ pub struct Report {
     pub enis: u32,
     /// Why it does not do more.
     pub hindrances: Vec<Hindrance>,
+    /// Why what is on its way takes longer: for each action the failure that is made good first.
+    pub delays: Vec<Hindrance>,
 }
 
 /// What to do, and why not more.
@@ -228,6 +236,30 @@ fn missing_links(pool: &Pool, now: Tick) -> impl Iterator<Item = Hindrance> {
     })
 }
 
+/// Steps on the way to addresses that failed and are tried again by themselves, the soonest of each action.
+fn delays(pool: &Pool, now: Tick) -> Vec<Hindrance> {
+    let mut soonest: BTreeMap<&str, (Tick, &CloudFailure)> = BTreeMap::new();
+    for (topic, obstacle) in &pool.memory.obstacles {
+        let is_step = matches!(topic, Topic::Creation(_) | Topic::Attach(_));
+        let Some(failure) = obstacle.failure.as_ref().filter(|_| is_step) else {
+            continue;
+        };
+        if obstacle.until > now {
+            let known = soonest
+                .entry(&failure.action)
+                .or_insert((obstacle.until, failure));
+            if obstacle.until < known.0 {
+                *known = (obstacle.until, failure);
+            }
+        }
+    }
+    let soonest = soonest.into_values().map(|(until, failure)| Hindrance::Failed {
+        failure: failure.clone(),
+        until,
+    });
+    soonest.collect()
+}
+
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
     let census = census(pool, now);
@@ -242,6 +274,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
             coming: census.coming,
             waiting: count(waiting.len()),
             enis: places_taken(pool),
+            delays: delays(pool, now),
             ..Report::default()
         },
     };
@@ -285,12 +318,17 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     plan
 }
 
-/// How many to ask a subnet for at most, since it refused more.
-fn modest(pool: &Pool, subnet: &SubnetId, wish: u32) -> u32 {
-    pool.memory
-        .ask_at_most
-        .get(subnet)
-        .map_or(wish, |most| wish.min(*most))
+/// Whether a subnet that refused is being asked for less, and has to answer first.
+fn is_short(plan: &mut Plan, pool: &Pool, subnet: &SubnetId, now: Tick) -> bool {
+    let Some(failure) = shortage::waits(pool, &plan.acts, subnet, now) else {
+        return false;
+    };
+    let failure = failure.clone();
+    let hindrance = Hindrance::AskingForLess { failure };
+    if !plan.report.hindrances.contains(&hindrance) {
+        plan.report.hindrances.push(hindrance);
+    }
+    true
 }
 
 fn hinder(plan: &mut Plan, pool: &Pool, topic: &Topic, now: Tick) -> bool {
@@ -322,10 +360,12 @@ fn fill(pool: &Pool, slots: u32, need: &mut Need, plan: &mut Plan, now: Tick) {
         }
         if hinder(plan, pool, &Topic::Assign(eni.id.clone()), now)
             || hinder(plan, pool, &Topic::Subnet(eni.subnet.clone()), now)
+            || is_short(plan, pool, &eni.subnet, now)
         {
             continue;
         }
-        let count = modest(pool, &eni.subnet, free);
+        let (Take::Assign(count) | Take::Create(count)) =
+            shortage::modest(pool, &eni.subnet, Take::Assign(free), now);
         need.take(count);
         plan.acts.push(Act::Assign {
             eni: eni.id.clone(),
@@ -355,7 +395,11 @@ fn widen(pool: &Pool, by_type: u32, slots: u32, need: &mut Need, plan: &mut Plan
         return;
     }
     while !need.is_met() && room > 0 {
-        let addresses = modest(pool, &subnet, slots);
+        if is_short(plan, pool, &subnet, now) {
+            return;
+        }
+        let (Take::Assign(addresses) | Take::Create(addresses)) =
+            shortage::modest(pool, &subnet, Take::Create(slots), now);
         need.take(addresses);
         room = room.saturating_sub(1);
         plan.acts.push(Act::Create {
@@ -376,7 +420,7 @@ impl Report {
     /// Whether something stands in the way that passes by itself, soon.
     pub fn has_transient(&self) -> bool {
         self.hindrances.iter().any(|hindrance| match hindrance {
-            Hindrance::Starting | Hindrance::LimitsUnknown => true,
+            Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::AskingForLess { .. } => true,
             Hindrance::Failed { failure, .. } => failure.class.is_transient(),
             _ => false,
         })
@@ -396,6 +440,7 @@ impl Report {
             Hindrance::NoLink { .. } => 4,
             Hindrance::EniLimit { .. } => 5,
             Hindrance::MaxPods { .. } => 6,
+            Hindrance::AskingForLess { .. } => 0,
             Hindrance::ProvisioningOff => 9,
             Hindrance::Starting | Hindrance::LimitsUnknown => 10,
         };

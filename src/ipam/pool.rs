@@ -53,10 +53,6 @@ impl Pool {
 
     // ---- changing ----
 
-    pub(super) fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
-    }
-
     pub(super) fn set_limits(&mut self, limits: InstanceLimits) {
         self.limits = Some(limits);
         self.dirty.insert(RecordKey::Node);

@@ -47,8 +47,8 @@ pub(super) fn out_of_time(report: &Report) -> Refusal {
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );
-    match report.cause() {
-        Some(Hindrance::Failed { failure, .. }) => {
+    match report.cause().or(report.delays.first()) {
+        Some(Hindrance::Failed { failure, .. } | Hindrance::AskingForLess { failure }) => {
             refusal.message = format!("{}; last: {failure}", refusal.message);
             refusal.aws = Some(failure.clone());
         }
@@ -145,16 +145,18 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
-        Some(Hindrance::Starting | Hindrance::LimitsUnknown) | None => Refusal {
-            retry_after_ms: Some(1000),
-            ..refusal(
-                RefusalKind::TryAgain,
-                format!(
-                    "no address is free: {} assigned, {} cooling, {} quarantined",
-                    report.assigned, report.cooling, report.quarantined
-                ),
-                "retry",
-            )
-        },
+        Some(Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::AskingForLess { .. }) | None => {
+            Refusal {
+                retry_after_ms: Some(1000),
+                ..refusal(
+                    RefusalKind::TryAgain,
+                    format!(
+                        "no address is free: {} assigned, {} cooling, {} quarantined",
+                        report.assigned, report.cooling, report.quarantined
+                    ),
+                    "retry",
+                )
+            }
+        }
     }
 }

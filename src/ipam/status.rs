@@ -54,8 +54,19 @@ impl std::fmt::Display for Hindrance {
                 f,
                 "{eni} is attached, but the kernel has shown no link with its hardware address for {seconds} s"
             ),
+            Self::AskingForLess { failure } => write!(f, "{failure}; it is asked for less"),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }
+    }
+}
+
+/// A reason, and when what failed is tried again.
+fn told(obstacle: &Hindrance, now: Tick) -> String {
+    match obstacle {
+        Hindrance::Failed { until, .. } => {
+            format!("{obstacle}; next try in {} s", until.since(now).as_secs())
+        }
+        _ => obstacle.to_string(),
     }
 }
 
@@ -63,7 +74,8 @@ impl Pool {
     /// Numbers and reasons now.
     pub fn status(&self, now: Tick) -> Status {
         let Plan { report, .. } = plan(self, now);
-        let mut reasons: Vec<String> = report.hindrances.iter().map(ToString::to_string).collect();
+        let obstacles = report.hindrances.iter().chain(&report.delays);
+        let mut reasons: Vec<String> = obstacles.map(|obstacle| told(obstacle, now)).collect();
         if let Some(reason) = &self.memory.store_trouble {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }

@@ -63,7 +63,6 @@ pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
         Event::Kernel(facts) => local::kernel(pool, facts, now),
         Event::Imds(snapshot) => local::imds(pool, snapshot),
         Event::VpcCidrs(cidrs) => pool.set_vpc_cidrs(cidrs),
-        Event::Reconfigured(policy) => pool.set_policy(*policy),
         Event::Timer => pool.memory.wake = None,
     }
 }

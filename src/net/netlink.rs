@@ -20,16 +20,17 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 mod batch;
 mod error;
+mod received;
 
 pub use batch::Batch;
 pub use error::NetError;
 
 use batch::summary;
+use received::Received;
 
 use super::netns::{self, NetnsError};
-use super::wire::{Attrs, Body, align, array};
+use super::wire::Body;
 
-const MESSAGE_HEADER: usize = 16;
 /// The kernel never fills more than this into one part of a dump, and fits its parts to the reader's buffer.
 const RECEIVE_BUFFER: usize = 32 * 1024;
 /// An acknowledgement is short, but one of a failure may carry the whole message back.
@@ -40,7 +41,6 @@ const ROOMY_BATCH: usize = 128 * 1024;
 const DUMP_ATTEMPTS: u32 = 5;
 /// An answer that is not there after this long is never coming.
 const ANSWER_TIMEOUT_MS: u16 = 5_000;
-const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// Which part of the kernel a socket talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -388,70 +388,6 @@ pub enum OpenInError {
     /// The socket was refused.
     #[error(transparent)]
     Socket(#[from] NetError),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Received<'a> {
-    kind: u16,
-    flags: u16,
-    seq: u32,
-    payload: &'a [u8],
-}
-
-impl<'a> Received<'a> {
-    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let len = usize::try_from(array(bytes, 0).map(u32::from_ne_bytes)?).ok()?;
-        let message = Self {
-            kind: array(bytes, 4).map(u16::from_ne_bytes)?,
-            flags: array(bytes, 6).map(u16::from_ne_bytes)?,
-            seq: array(bytes, 8).map(u32::from_ne_bytes)?,
-            payload: bytes.get(MESSAGE_HEADER..len)?,
-        };
-        Some((message, bytes.get(align(len)..).unwrap_or_default()))
-    }
-
-    fn to_reply(self) -> Reply {
-        Reply {
-            kind: self.kind,
-            payload: self.payload.to_vec(),
-        }
-    }
-
-    /// Reads `NLMSG_ERROR` and `NLMSG_DONE`: both start with an error number, zero or negative.
-    fn verdict(self, what: &str) -> Outcome {
-        let Some(code) = array(self.payload, 0).map(i32::from_ne_bytes) else {
-            // A DONE without a number ended well on kernels before 2.6.
-            return Ok(());
-        };
-        if code == 0 {
-            return Ok(());
-        }
-        Err(NetError {
-            op: what.to_owned(),
-            errno: Errno::from_raw(code.wrapping_neg()),
-            ext_ack: self.ext_ack(),
-        })
-    }
-
-    /// The extended acknowledgement follows the number and, unless capped, an echo of the whole request.
-    fn ext_ack(self) -> Option<String> {
-        if self.flags & NlmF::ACK_TLVS.bits() == 0 {
-            return None;
-        }
-        let skip = if self.kind == u16::from(Nlmsg::Done) {
-            4
-        } else if self.flags & NlmF::CAPPED.bits() != 0 {
-            4 + MESSAGE_HEADER
-        } else {
-            let echoed = usize::try_from(array(self.payload, 4).map(u32::from_ne_bytes)?).ok()?;
-            align(echoed.checked_add(4)?)
-        };
-        let text = Attrs::parse(self.payload.get(skip..)?)
-            .ok()?
-            .find(NLMSGERR_ATTR_MSG)?
-            .str()?;
-        Some(text.to_owned())
-    }
 }
 
 #[cfg(test)]

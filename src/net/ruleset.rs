@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::layout::{ENI_MARK_MASK, EniMark, RuleLayout};
-use super::nft::model::{
-    ADDRESS_TYPE_LOCAL, AddressRange, Chain, ChainKind, Expr, Hook, HookPoint, KeyKind, Load, Rule, Set,
-    SetKind, SetName, SnatPorts, Value, Verdict,
-};
+use super::nft::model::{AddressRange, KeyKind, Set, SetKind, SetName, SnatPorts};
 use crate::ipam::cidr::Ipv4Cidr;
+
+mod chains;
+
+pub use chains::{eni_chain, eni_chain_name, mark_of_chain};
 
 /// The table's name, in family `ip`. The Go daemon uses the same one, so the two never run side by side unnoticed.
 pub const TABLE: &str = "aws-cni";
@@ -21,14 +22,6 @@ pub const EXEMPT: SetName = "exempt";
 pub const POD_ENI: SetName = "pod-eni";
 /// The link of a secondary ENI: the chain that marks for it.
 pub const ENI_LINK: SetName = "eni-link";
-/// Links of pods with security groups of their own, which never share the node's address.
-const BRANCH_LINKS: &str = "vlan";
-
-const MANGLE_PREROUTING: &str = "mangle-prerouting";
-const RESTORE: &str = "connmark-restore";
-const NAT_PREROUTING: &str = "nat-prerouting";
-const SNAT_MARK: &str = "snat-mark";
-const NAT_POSTROUTING: &str = "nat-postrouting";
 
 /// Everything the table depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,24 +121,6 @@ impl HostRuleset {
         sets
     }
 
-    /// The chains that don't come and go with ENIs, in an order in which each is jumped to only after it exists.
-    pub fn chains(&self) -> Vec<Chain> {
-        let mut chains = Vec::new();
-        let restores = self.node_port || self.snat.is_some();
-        if restores {
-            chains.push(self.restore_chain());
-        }
-        if restores || self.layout == RuleLayout::Shared {
-            chains.push(self.mangle_prerouting());
-        }
-        if let Some(ports) = self.snat {
-            chains.push(self.snat_mark());
-            chains.push(self.nat_prerouting());
-            chains.push(self.nat_postrouting(ports));
-        }
-        chains
-    }
-
     /// What the interval set must contain: the exemptions, overlapping and adjacent ones merged as the kernel's set
     /// refuses overlaps.
     pub fn exempt_ranges(&self) -> BTreeSet<AddressRange> {
@@ -172,249 +147,6 @@ impl HostRuleset {
             RuleLayout::PerPod => BTreeMap::new(),
         }
     }
-
-    fn mangle_prerouting(&self) -> Chain {
-        let mut rules = Vec::new();
-        let shared = self.layout == RuleLayout::Shared;
-        if shared {
-            rules.push(rule(
-                "what comes in on an ENI is answered by it",
-                [Expr::Load(Load::IifIndex), Expr::Dispatch(ENI_LINK)],
-            ));
-        }
-        if self.node_port {
-            rules.push(rule(
-                "NodePort: remember that it came by the primary ENI",
-                [
-                    Expr::Load(Load::IifIndex),
-                    Expr::Equal(Value::Number(self.primary_link)),
-                    Expr::Load(Load::DaddrTypeOnIif),
-                    Expr::Equal(Value::Number(ADDRESS_TYPE_LOCAL)),
-                    Expr::Load(Load::CtMark),
-                    set_bits(self.connmark),
-                    Expr::StoreCtMark,
-                ],
-            ));
-        }
-        if self.node_port || self.snat.is_some() {
-            rules.push(Self::restore_from(
-                &self.veth_prefix,
-                "pods: connections of the primary ENI",
-            ));
-        }
-        if self.node_port {
-            rules.push(Self::restore_from(
-                BRANCH_LINKS,
-                "branch ENI pods: connections of the primary ENI",
-            ));
-        }
-        if shared {
-            let [name, equal] = came_from(&self.veth_prefix);
-            rules.push(rule(
-                "pods: the ENI that owns the address",
-                [name, equal, Expr::Load(Load::IpSaddr), Expr::Dispatch(POD_ENI)],
-            ));
-        }
-        // -150, as iptables' mangle: after conntrack (-200), before DNAT (-100) and the routing decision.
-        base(
-            MANGLE_PREROUTING,
-            ChainKind::Filter,
-            HookPoint::Prerouting,
-            -150,
-            rules,
-        )
-    }
-
-    fn restore_from(prefix: &str, comment: &str) -> Rule {
-        let [name, equal] = came_from(prefix);
-        rule(
-            comment,
-            [name, equal, Expr::Verdict(Verdict::Jump(RESTORE.into()))],
-        )
-    }
-
-    /// Copies the connection's bit to the packet and touches no other: other bits of the mark belong to others
-    /// (kube-proxy, Calico; <https://github.com/aws/amazon-vpc-cni-k8s/issues/3872>). Two rules, because combining
-    /// two registers needs a newer kernel than 6.1.
-    fn restore_chain(&self) -> Chain {
-        let clear = rule(
-            "clear our bit",
-            [
-                Expr::Load(Load::MetaMark),
-                Expr::Bits {
-                    keep: !self.connmark,
-                    flip: 0,
-                },
-                Expr::StoreMetaMark,
-            ],
-        );
-        let set = rule(
-            "set it when the connection has it",
-            [
-                Expr::Load(Load::CtMark),
-                Expr::Bits {
-                    keep: self.connmark,
-                    flip: 0,
-                },
-                Expr::Equal(Value::Number(self.connmark)),
-                Expr::Load(Load::MetaMark),
-                set_bits(self.connmark),
-                Expr::StoreMetaMark,
-            ],
-        );
-        regular(RESTORE, vec![clear, set])
-    }
-
-    fn nat_prerouting(&self) -> Chain {
-        let [name, equal] = came_from(&self.veth_prefix);
-        let rules = vec![
-            rule(
-                "the node itself",
-                [
-                    Expr::Load(Load::DaddrType),
-                    Expr::Equal(Value::Number(ADDRESS_TYPE_LOCAL)),
-                    Expr::Verdict(Verdict::Return),
-                ],
-            ),
-            rule(
-                "pods: does the connection leave the VPC?",
-                [
-                    name,
-                    equal,
-                    Expr::Count,
-                    Expr::Verdict(Verdict::Jump(SNAT_MARK.into())),
-                ],
-            ),
-        ];
-        // After the DNAT of services (-100). The kernel skips later nat chains once one has translated, so service
-        // traffic is never marked; users rely on that.
-        base(NAT_PREROUTING, ChainKind::Nat, HookPoint::Prerouting, -90, rules)
-    }
-
-    fn snat_mark(&self) -> Chain {
-        let rules = vec![
-            rule(
-                "stays in the VPC",
-                [
-                    Expr::Load(Load::IpDaddr),
-                    Expr::InSet(EXEMPT),
-                    Expr::Count,
-                    Expr::Verdict(Verdict::Return),
-                ],
-            ),
-            rule(
-                "leaves by the primary ENI",
-                [
-                    Expr::Count,
-                    Expr::Load(Load::CtMark),
-                    set_bits(self.connmark),
-                    Expr::StoreCtMark,
-                    Expr::Load(Load::MetaMark),
-                    set_bits(self.connmark),
-                    Expr::StoreMetaMark,
-                ],
-            ),
-        ];
-        regular(SNAT_MARK, rules)
-    }
-
-    fn nat_postrouting(&self, ports: SnatPorts) -> Chain {
-        let snat = rule(
-            "leaves the VPC: the node's address",
-            [
-                Expr::Load(Load::OifName),
-                Expr::Differs(Value::NamePrefix(BRANCH_LINKS.into())),
-                Expr::Load(Load::IpDaddr),
-                Expr::NotInSet(EXEMPT),
-                Expr::Load(Load::DaddrType),
-                Expr::Differs(Value::Number(ADDRESS_TYPE_LOCAL)),
-                Expr::Count,
-                Expr::Snat {
-                    to: self.node_ip,
-                    ports,
-                },
-            ],
-        );
-        // Behind srcnat (100), where kube-proxy and portmap masquerade. At equal priority the chain registered last
-        // would run first, so a restart of either daemon would decide who translates.
-        base(
-            NAT_POSTROUTING,
-            ChainKind::Nat,
-            HookPoint::Postrouting,
-            110,
-            vec![snat],
-        )
-    }
-}
-
-/// The chain that marks a packet for an ENI.
-pub fn eni_chain(mark: EniMark) -> Chain {
-    let value = u32::from(mark.value());
-    regular(
-        &eni_chain_name(mark),
-        vec![rule(
-            "the ENI of this number",
-            [
-                Expr::Load(Load::MetaMark),
-                Expr::Bits {
-                    keep: !ENI_MARK_MASK,
-                    flip: value,
-                },
-                Expr::StoreMetaMark,
-            ],
-        )],
-    )
-}
-
-/// Its name.
-pub fn eni_chain_name(mark: EniMark) -> String {
-    format!("eni-{}", mark.value())
-}
-
-/// The ENI that a chain name stands for.
-pub fn mark_of_chain(name: &str) -> Option<EniMark> {
-    EniMark::new(name.strip_prefix("eni-")?.parse().ok()?)
-}
-
-fn base(name: &str, kind: ChainKind, point: HookPoint, priority: i32, rules: Vec<Rule>) -> Chain {
-    Chain {
-        name: name.into(),
-        hook: Some(Hook {
-            kind,
-            point,
-            priority,
-        }),
-        rules,
-    }
-}
-
-fn regular(name: &str, rules: Vec<Rule>) -> Chain {
-    Chain {
-        name: name.into(),
-        hook: None,
-        rules,
-    }
-}
-
-fn rule<const N: usize>(comment: &str, exprs: [Expr; N]) -> Rule {
-    Rule {
-        comment: comment.into(),
-        exprs: exprs.into(),
-    }
-}
-
-fn came_from(prefix: &str) -> [Expr; 2] {
-    [
-        Expr::Load(Load::IifName),
-        Expr::Equal(Value::NamePrefix(prefix.into())),
-    ]
-}
-
-fn set_bits(bits: u32) -> Expr {
-    Expr::Bits {
-        keep: !bits,
-        flip: bits,
-    }
 }
 
 #[cfg(test)]
@@ -422,6 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::nft::model::{Expr, Verdict};
 
     fn ruleset() -> HostRuleset {
         HostRuleset {

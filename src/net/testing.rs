@@ -30,6 +30,15 @@ pub(crate) fn fd_path(netns: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", netns.as_raw_fd()).into()
 }
 
+/// A link's only IPv4 address and its broadcast address, by iproute2.
+pub(crate) fn inet_of(link: &str) -> Option<(Option<String>, Option<String>)> {
+    let shown = ip_json(&["-4", "addr", "show", link])?;
+    let inet = shown[0]["addr_info"].as_array().unwrap();
+    assert_eq!(inet.len(), 1, "{shown:#}");
+    let text = |key: &str| inet[0][key].as_str().map(str::to_owned);
+    Some((text("local"), text("broadcast")))
+}
+
 /// Asks iproute2, the independent oracle, in the calling thread's namespace. `None` when it is not installed.
 #[allow(dead_code, reason = "used by the tests of later modules")]
 pub(crate) fn ip_json(args: &[&str]) -> Option<serde_json::Value> {

@@ -53,11 +53,6 @@ impl Systemd {
         self.send(&format!("READY=1\nSTATUS={}\n", one_line(status)))
     }
 
-    /// A line for `systemctl status`.
-    pub fn status(&self, status: &str) -> Result<(), NotifyError> {
-        self.send(&format!("STATUS={}\n", one_line(status)))
-    }
-
     /// Still working; only for the task whose hanging should restart the daemon.
     pub fn alive(&self) -> Result<(), NotifyError> {
         self.send("WATCHDOG=1\n")
@@ -139,8 +134,6 @@ mod tests {
         let systemd = Systemd::from_env(&env(&[("NOTIFY_SOCKET", path.to_str().unwrap())]), 1).unwrap();
         systemd.ready("12 addresses\nREADY=0").unwrap();
         assert_eq!(receive(&server), "READY=1\nSTATUS=12 addresses READY=0\n");
-        systemd.status("fine").unwrap();
-        assert_eq!(receive(&server), "STATUS=fine\n");
         systemd.alive().unwrap();
         assert_eq!(receive(&server), "WATCHDOG=1\n");
         systemd.stopping().unwrap();

@@ -1,15 +1,14 @@
 //! Space kept to be given up: sled can't even be opened on a full disk.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
 
-use super::layout::sync_directory;
+use super::layout::{create, sync_directory};
 
 /// The ballast is laid down only when this many times its size is free, so that it never is what fills the disk.
 const HEADROOM: u64 = 3;
@@ -44,12 +43,7 @@ pub(super) fn lay_down(path: &Path, bytes: u64) -> io::Result<bool> {
 }
 
 fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = create(path)?;
     let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     match fallocate(&file, FallocateFlags::empty(), 0, length) {
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => write_noise(&mut file, bytes),

@@ -273,14 +273,19 @@ fn damaged_numbers(dir: &Path) -> Vec<u64> {
     numbers
 }
 
-/// Writes a whole file and syncs it.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+/// An empty file for root alone.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
-        .open(path)?;
+        .open(path)
+}
+
+/// Writes a whole file and syncs it.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -1,6 +1,6 @@
 //! EC2 that refuses, loses answers, lags or is away. Nothing leaks, nothing doubles, and pods start when they can.
 
-use aws_cni_lab::calls::{Outcome, Service};
+use aws_cni_lab::calls::{Call, Outcome, Service};
 use aws_cni_lab::faults::{Effect, Latency, Outage, Rule, Scope};
 use aws_cni_lab::lab::{Lab, NodeSpec};
 use aws_cni_lab::vpc::{AttachEni, CreateEni, EniId, Want, Wanted};
@@ -224,6 +224,39 @@ fn ipamd_25_39_without_the_permission_to_describe_or_modify_pods_start() {
     for action in ["DescribeNetworkInterfaces", "ModifyNetworkInterfaceAttribute"] {
         let said = format!("{action} failed with UnauthorizedOperation");
         assert!(scene.log().contains(&said), "{action} is not in the log");
+    }
+}
+
+/// The Go daemon describes by id: one that is gone has to be left out of the next call, and of a message that names none
+/// nothing can be learnt. Here EC2 is asked by instance, so the code means no more than any other failure.
+#[test]
+fn ipamd_25_an_eni_that_describe_says_is_not_found_delays_nobody() {
+    let action = "DescribeNetworkInterfaces";
+    let named = "The networkInterface ID 'eni-0123456789abcdef0' does not exist";
+    for message in [named, "The networkInterface does not exist"] {
+        let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
+        let code = "InvalidNetworkInterfaceID.NotFound";
+        let rule = scene
+            .faults()
+            .inject(Rule::ec2_error(action, code, message).times(2));
+        scene.start();
+        let pods = scene.pods("web", 12);
+        scene.add(&pods, 12);
+        scene.wait_until("EC2 to be asked again", || {
+            let calls = scene.lab.cloud().calls().of(action);
+            calls.iter().any(Call::is_ok).then_some(())
+        });
+        scene.settle_at(27);
+        scene.check(&pods);
+        assert_eq!(scene.faults().hits(rule), 2);
+        let by_id = |call: &Call| {
+            call.params
+                .keys()
+                .any(|name| name.starts_with("NetworkInterfaceId"))
+        };
+        let calls = scene.lab.cloud().calls().of(action);
+        assert!(!calls.iter().any(by_id), "{calls:#?}");
+        assert!(calls.len() <= 6, "{calls:#?}");
     }
 }
 

@@ -10,46 +10,8 @@ use serde_json::{Value, json};
 
 use crate::scene::{PATIENCE, Scene};
 
-/// The environment of the Go daemon's release manifest, in names and values.
-const GO_MANIFEST: &[(&str, &str)] = &[
-    ("ADDITIONAL_ENI_TAGS", "{}"),
-    ("ANNOTATE_POD_IP", "false"),
-    ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "true"),
-    ("AWS_VPC_ENI_MTU", "9001"),
-    ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false"),
-    ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false"),
-    ("AWS_VPC_K8S_CNI_LOGLEVEL", "DEBUG"),
-    (
-        "AWS_VPC_K8S_CNI_LOG_FILE",
-        "/host/var/log/aws-routed-eni/ipamd.log",
-    ),
-    ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng"),
-    ("AWS_VPC_K8S_CNI_VETHPREFIX", "eni"),
-    (
-        "AWS_VPC_K8S_PLUGIN_LOG_FILE",
-        "/var/log/aws-routed-eni/plugin.log",
-    ),
-    ("AWS_VPC_K8S_PLUGIN_LOG_LEVEL", "DEBUG"),
-    ("CLUSTER_ENDPOINT", "https://example.eks.amazonaws.com"),
-    ("CLUSTER_NAME", "prod"),
-    ("DISABLE_INTROSPECTION", "false"),
-    ("DISABLE_METRICS", "false"),
-    ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false"),
-    ("ENABLE_IMDS_ONLY_MODE", "false"),
-    ("ENABLE_IPv4", "true"),
-    ("ENABLE_IPv6", "false"),
-    ("ENABLE_MULTI_NIC", "false"),
-    ("ENABLE_POD_ENI", "false"),
-    ("ENABLE_PREFIX_DELEGATION", "false"),
-    ("ENABLE_SUBNET_DISCOVERY", "true"),
-    ("MY_NODE_NAME", "ip-10-0-0-1.eu-central-1.compute.internal"),
-    ("MY_POD_NAME", "aws-node-x7k2p"),
-    ("NETWORK_POLICY_ENFORCING_MODE", "standard"),
-    ("VPC_CNI_VERSION", "v1.23.1"),
-    ("VPC_ID", "vpc-0123456789abcdef0"),
-    ("WARM_ENI_TARGET", "1"),
-    ("WARM_PREFIX_TARGET", "1"),
-];
+/// The environment of the Go daemon's release manifest.
+const GO_MANIFEST: &str = include_str!("../data/go-manifest.env");
 
 /// The machine's own directories are hidden from this daemon, as it uses the paths it has on a real node.
 const A_ROOT_OF_ITS_OWN: &str = "unset AWS_CNI_SOCKET AWS_CNI_STATE_DIR
@@ -57,7 +19,9 @@ for path in /run /var/lib /var/log; do mount -t tmpfs none $path; done";
 
 #[test]
 fn the_go_daemons_manifest_and_nothing_else_starts_a_daemon_that_serves_at_the_documented_paths() {
-    let mut scene = Scene::stage(Lab::builder(), "m5.large", GO_MANIFEST);
+    let settings = GO_MANIFEST.lines().filter_map(|line| line.split_once('='));
+    let settings: Vec<_> = settings.collect();
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", &settings);
     scene.without_socket_activation();
     scene.prepare_mounts(A_ROOT_OF_ITS_OWN);
     scene.start();
@@ -84,6 +48,8 @@ fn ipamd_1_a_fresh_node_asks_ec2_for_its_enis_and_for_addresses_and_nothing_else
     assert_eq!(counted, expected);
     let assign = &calls.of("AssignPrivateIpAddresses")[0];
     assert_eq!(assign.param("SecondaryPrivateIpAddressCount"), Some("9"));
+    let log = scene.log();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
 }
 
 fn descriptors(pid: i32) -> Vec<PathBuf> {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_cni_lab::calls::Service;
-use aws_cni_lab::faults::{Latency, Outage, Scope};
+use aws_cni_lab::faults::{Effect, Latency, Outage, Rule, Scope};
 use aws_cni_lab::lab::Lab;
 use aws_cni_lab::pod::Pod;
 use aws_cni_lab::varlink::CallError;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::scene::{PATIENCE, Scene, said};
@@ -56,8 +58,37 @@ fn ipamd_61_sigterm_ends_the_daemon_with_success_and_touches_neither_pods_nor_in
     scene.check_empty(3);
 }
 
+/// Here not even what is under way is waited for: it is an intent in the store, and goes on after the next start.
 #[test]
-fn ipamd_fault_8_sigterm_finishes_the_adds_that_are_in_flight() {
+fn ipamd_61_after_sigterm_growth_goes_no_further_until_the_next_start() {
+    let mut scene = Scene::new("m5.large");
+    scene.settle();
+    let delay = Effect::DelayBefore(Latency::millis(500));
+    let slow = Rule::ec2("CreateNetworkInterface", delay);
+    let rule = scene.faults().inject(slow);
+    let pods = scene.pods("web", 1);
+    scene.add(&pods, 1);
+    scene.eventually("a warm ENI to be asked for", || scene.faults().hits(rule) > 0);
+    let status = scene.daemon().terminate(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", scene.log());
+    scene.eventually("EC2 to have made it", || scene.all_enis().len() == 2);
+    let calls = scene.lab.cloud().calls();
+    assert_eq!(
+        calls.count("AttachNetworkInterface"),
+        0,
+        "{:?}",
+        calls.counters(Service::Ec2, 0)
+    );
+    scene.start();
+    scene.settle_at(18);
+    scene.check_enis(2);
+    scene.check(&pods);
+    assert_detached_nothing(&scene);
+}
+
+/// The Go daemon exits at once when it is told twice.
+#[test]
+fn ipamd_fault_8_sigterm_finishes_the_adds_that_are_in_flight_even_when_told_twice() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
     scene.start();
     scene.settle();
@@ -74,6 +105,11 @@ fn ipamd_fault_8_sigterm_finishes_the_adds_that_are_in_flight() {
         scene.wait_for("every ADD to be accepted", |status| {
             status["waiting"].as_u64().unwrap() + status["assigned"].as_u64().unwrap() == 20
         });
+        scene.daemon().signal(Signal::SIGTERM).unwrap();
+        scene
+            .daemon()
+            .wait_log("finishing what is in flight", PATIENCE)
+            .unwrap();
         let status = scene.daemon().terminate(PATIENCE).unwrap();
         assert_eq!(status.code(), Some(0), "{}", scene.log());
         for add in adds {
@@ -83,6 +119,26 @@ fn ipamd_fault_8_sigterm_finishes_the_adds_that_are_in_flight() {
     });
     scene.start();
     scene.check(&pods);
+    assert_detached_nothing(&scene);
+}
+
+/// An Unassign of the Go daemon that fails is repeated every minute with other addresses, those that rest among them.
+#[test]
+fn ipamd_77_fault_9_what_is_surplus_or_rests_is_kept() {
+    let mut scene = Scene::with_env("m5.large", &[("IP_COOLDOWN_PERIOD", "1")]);
+    let pods = scene.pods("many", 20);
+    scene.add(&pods, 20);
+    scene.settle_at(27);
+    let owned = scene.ec2_addresses();
+    scene.del(&pods, 20);
+    scene.set_env("WARM_ENI_TARGET", "0");
+    scene.restart();
+    scene.wait_for("the last address to have rested", |status| status["cooling"] == 0);
+    let few = scene.pods("few", 2);
+    scene.add(&few, 2);
+    scene.settle_at(27);
+    scene.check(&few);
+    assert_eq!(scene.ec2_addresses(), owned);
     assert_detached_nothing(&scene);
 }
 
@@ -153,26 +209,31 @@ fn the_watchdog_is_fed_as_long_as_the_daemon_works() {
     for _ in 0..5 {
         scene.daemon().wait_notification("WATCHDOG=1", PATIENCE).unwrap();
     }
-    scene.daemon().signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    scene.daemon().signal(Signal::SIGTERM).unwrap();
     scene.daemon().wait_notification("STOPPING=1", PATIENCE).unwrap();
+}
+
+/// A second daemon on the scene's node, differing from the first in this, gives up and says this; the first goes on.
+fn assert_second_daemon_refused(scene: &Scene, name: &str, value: PathBuf, says: &str) {
+    let second = scene
+        .node
+        .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
+        .arg("ipamd")
+        .env(name, value);
+    let second = scene.node.start(second).unwrap();
+    assert_eq!(second.wait(PATIENCE).unwrap().code(), Some(1));
+    assert!(second.log().contains(says), "{}", second.log());
+    let pods = scene.pods("web", 2);
+    scene.add(&pods, 2);
+    scene.check(&pods);
 }
 
 #[test]
 fn a_second_daemon_on_the_same_state_is_refused_and_says_why() {
     let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
     scene.start();
-    let second = scene
-        .node
-        .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
-        .arg("ipamd")
-        .env("AWS_CNI_SOCKET", scene.node.dirs().run.join("second.sock"));
-    let second = scene.node.start(second).unwrap();
-    let status = second.wait(PATIENCE).unwrap();
-    assert_eq!(status.code(), Some(1));
-    assert!(second.log().contains("second ipamd"), "{}", second.log());
-    let pods = scene.pods("web", 2);
-    scene.add(&pods, 2);
-    scene.check(&pods);
+    let socket = scene.node.dirs().run.join("second.sock");
+    assert_second_daemon_refused(&scene, "AWS_CNI_SOCKET", socket, "second ipamd");
 }
 
 #[test]
@@ -181,21 +242,8 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_takes_it_from_nobody() {
     scene.without_socket_activation();
     std::fs::remove_file(scene.node.dirs().socket()).unwrap();
     scene.start();
-    let second = scene
-        .node
-        .daemon_spec(scene.node.dirs().bin.join("aws-cni"))
-        .arg("ipamd")
-        .env("AWS_CNI_STATE_DIR", scene.node.dirs().root.join("second"));
-    let second = scene.node.start(second).unwrap();
-    assert_eq!(second.wait(PATIENCE).unwrap().code(), Some(1));
-    assert!(
-        second.log().contains("another daemon listens"),
-        "{}",
-        second.log()
-    );
-    let pods = scene.pods("web", 2);
-    scene.add(&pods, 2);
-    scene.check(&pods);
+    let state = scene.node.dirs().root.join("second");
+    assert_second_daemon_refused(&scene, "AWS_CNI_STATE_DIR", state, "another daemon listens");
 }
 
 #[test]

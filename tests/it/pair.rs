@@ -98,7 +98,8 @@ pub fn options(rp_filter: u8) -> NodeOptions {
     }
 }
 
-fn serve(node: &Node, environment: &[(&str, &str)]) -> Daemon {
+/// The daemon of another node, with its socket.
+pub fn serve(node: &Node, environment: &[(&str, &str)]) -> Daemon {
     node.install(Path::new(env!("CARGO_BIN_EXE_aws-cni"))).unwrap();
     let listener = UnixListener::bind(node.dirs().socket()).unwrap();
     let spec = environment

@@ -11,6 +11,8 @@ use crate::ipam::ids::Mac;
 
 /// Networks come to a VPC rarely; one request a minute is what an idle node may cost IMDS.
 pub(super) const EVERY: Duration = Duration::from_mins(1);
+/// The first wait after a reading that failed, doubling up to [`EVERY`]: what is remembered may be out of date.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Tells the VPC's networks after `first` and then every so often, in order and without duplicates, for as long as
 /// the runtime lives. They are told although they may not have changed: whoever could not act on them tries again.
@@ -23,7 +25,9 @@ pub(super) fn follow(
 ) {
     tokio::spawn(async move {
         tokio::time::sleep(first).await;
+        let mut again = AGAIN;
         loop {
+            let mut wait = every;
             match imds.vpc_cidrs(primary).await {
                 Ok(cidrs) if cidrs.is_empty() => {
                     warn!("IMDS lists no network of the VPC; nothing is changed");
@@ -32,10 +36,15 @@ pub(super) fn follow(
                     cidrs.sort_unstable();
                     cidrs.dedup();
                     tell(cidrs);
+                    again = AGAIN;
                 }
-                Err(error) => warn!("the VPC's networks could not be read: {error}"),
+                Err(error) => {
+                    warn!("the VPC's networks could not be read, nothing is changed: {error}");
+                    wait = again.min(every);
+                    again = again.saturating_mul(2);
+                }
             }
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(wait).await;
         }
     });
 }

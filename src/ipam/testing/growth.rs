@@ -350,6 +350,40 @@ fn ipamd_fault_5_address_limit_adopts_and_never_loops() {
     assert!(world.granted(waiter).is_some());
 }
 
+/// What is on its way and was throttled is no hindrance, but whoever asks or is refused is told.
+#[test]
+fn a_throttled_step_is_told_by_status_and_by_a_refusal_for_lack_of_time() {
+    for steps_before in [0, 1] {
+        let mut world = started(3, 4, policy(0));
+        world.eager = false;
+        for n in 0..3 {
+            world.add(n, PATIENCE);
+        }
+        let hasty = world.add(3, Duration::from_millis(500));
+        let patient = world.add(4, PATIENCE);
+        for _ in 0..steps_before {
+            while world.flush() {}
+            world.deliver(0);
+        }
+        world.faults.push_back(Fault::Refuse(FailureClass::Throttled));
+        while world.flush() {}
+        world.deliver(0);
+        let status = world.pool.status(world.now);
+        assert!(status.serving && status.coming > 0, "{status:?}");
+        assert_eq!(status.reasons.len(), 1, "{status:?}");
+        assert!(status.reasons[0].contains("next try in 1 s"), "{status:?}");
+        world.eager = true;
+        world.advance(Duration::from_millis(500));
+        let refusal = world.refused(hasty).unwrap();
+        assert_eq!(refusal.kind, RefusalKind::Deadline);
+        assert_eq!(refusal.aws.as_ref().unwrap().class, FailureClass::Throttled);
+        world.advance(Duration::from_secs(5));
+        assert!(world.granted(patient).is_some());
+        let status = world.pool.status(world.now);
+        assert!(status.reasons.is_empty(), "{status:?}");
+    }
+}
+
 #[test]
 fn ipamd_54_55_a_full_subnet_gives_what_it_has_and_then_says_so() {
     let mut world = started(3, 10, policy(0));
@@ -375,6 +409,66 @@ fn ipamd_54_55_a_full_subnet_gives_what_it_has_and_then_says_so() {
     world.advance(Duration::from_secs(120));
     let waiter = world.add(20, PATIENCE);
     assert!(world.granted(waiter).is_some());
+}
+
+/// Whatever a subnet has left: it is all taken, and one round of asking costs no more than halving does.
+#[test]
+fn ipamd_54_55_a_round_of_asking_a_full_subnet_is_short_and_leaves_nothing() {
+    const HALVINGS_OF_30: usize = 5;
+    const SIDE_BY_SIDE: usize = 3; // ENIs of 29 for what 110 lack
+    for (left, at_once) in (0..60).flat_map(|left| [(left, false), (left, true)]) {
+        let mut world = started(8, 30, policy(0));
+        world.subnet_free = left;
+        world.log.clear();
+        world.eager = !at_once;
+        let waiters: Vec<_> = (0..110).map(|n| world.add(n, PATIENCE)).collect();
+        world.eager = true;
+        world.settle();
+        let served = |world: &World| {
+            let granted = waiters.iter().filter(|waiter| world.granted(**waiter).is_some());
+            granted.count()
+        };
+        let (created, assigned) = (world.calls("Create"), world.calls("Assign"));
+        // The first refusal begins the round; an ENI's own address is nobody's.
+        let before = left as usize / 30 + usize::from(at_once) * SIDE_BY_SIDE;
+        assert!(
+            created + assigned <= before + HALVINGS_OF_30 + 2,
+            "{left}: {:?}",
+            world.log
+        );
+        assert!(world.subnet_free <= 1, "{left}: {} left", world.subnet_free);
+        assert_eq!(
+            served(&world),
+            29 + (left - world.subnet_free) as usize - (world.enis.len() - 1)
+        );
+        let refusals = waiters.iter().filter_map(|waiter| world.refused(*waiter));
+        let full = refusals.filter(|refusal| refusal.kind == RefusalKind::SubnetFull);
+        assert_eq!(served(&world) + full.count(), 110);
+    }
+}
+
+/// Twice in a row is a longer wait; with something in between it is not.
+#[test]
+fn ipamd_55_a_subnet_that_gave_something_is_asked_again_soon() {
+    let mut world = started(3, 10, policy(0));
+    world.subnet_free = 0;
+    let waits = |world: &mut World| {
+        let waiter = world.add(100, PATIENCE);
+        world.refused(waiter).unwrap().retry_after_ms.unwrap() / 1000
+    };
+    for n in 0..9 {
+        world.add(n, PATIENCE);
+    }
+    assert!((9..=13).contains(&waits(&mut world)));
+    world.advance(Duration::from_secs(13));
+    assert!((15..=25).contains(&waits(&mut world)), "still full");
+    world.subnet_free = 3;
+    world.advance(Duration::from_secs(25));
+    for n in 10..12 {
+        world.add(n, PATIENCE);
+    }
+    assert_eq!(world.subnet_free, 0);
+    assert!((9..=13).contains(&waits(&mut world)), "it gave something");
 }
 
 #[test]

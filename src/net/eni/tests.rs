@@ -6,7 +6,7 @@ use nix::libc::{RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE};
 
 use super::super::netlink::{Family, Socket};
 use super::super::op::VethEnd;
-use super::super::testing::{fresh_netns, in_fresh_netns, ip_json};
+use super::super::testing::{fresh_netns, in_fresh_netns, inet_of};
 use super::*;
 
 const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 20);
@@ -89,18 +89,8 @@ fn dataplane_49_an_eni_gets_its_table_and_rules() {
         );
         let setting = std::fs::read_to_string("/proc/sys/net/ipv4/conf/ens6/src_valid_mark").unwrap();
         assert_eq!(setting.trim(), "1");
-        if let Some(seen) = ip_json(&["addr", "show", "ens6"]) {
-            let inet = seen[0]["addr_info"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .find(|a| a["family"] == "inet")
-                .unwrap()
-                .clone();
-            assert_eq!(
-                (inet["local"].as_str(), inet["broadcast"].as_str()),
-                (Some("10.0.1.20"), Some("10.0.1.255"))
-            );
+        if let Some(inet) = inet_of("ens6") {
+            assert_eq!(inet, (Some("10.0.1.20".into()), Some("10.0.1.255".into())));
         }
     });
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use neli::consts::nl::NlmF;
 
 use super::super::wire::{Body, align, array};
-use super::MESSAGE_HEADER;
+use super::received::MESSAGE_HEADER;
 
 #[derive(Debug, Clone)]
 pub(super) struct Entry {

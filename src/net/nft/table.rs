@@ -10,7 +10,7 @@ use super::diff::{Amendment, Plan, plan};
 use super::encode::{self, Message};
 use super::facts::{self, ChainFacts, TableFacts};
 use super::leftovers::{self, Leftover};
-use super::model::{Element, Verdict};
+use super::model::{Chain, Element, Verdict};
 use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END};
 use crate::net::layout::EniMark;
 use crate::net::netlink::{Batch, Family, NetError, Reply, Socket};
@@ -292,15 +292,15 @@ fn skeleton(want: &HostRuleset) -> Vec<Message> {
         .map(|(set, id)| encode::new_set(TABLE, set, id));
     let mut messages: Vec<Message> = sets.collect();
     messages.extend(chains.iter().map(|chain| encode::new_chain(TABLE, chain)));
-    for chain in &chains {
-        messages.extend(
-            chain
-                .rules
-                .iter()
-                .map(|rule| encode::new_rule(TABLE, &chain.name, rule)),
-        );
-    }
+    messages.extend(chains.iter().flat_map(new_rules));
     messages
+}
+
+fn new_rules(chain: &Chain) -> Vec<Message> {
+    let rules = chain.rules.iter();
+    rules
+        .map(|rule| encode::new_rule(TABLE, &chain.name, rule))
+        .collect()
 }
 
 /// The table's comment: whose it is, and a digest of every byte of its skeleton and of what an ENI's chain looks like.
@@ -395,12 +395,7 @@ fn amend(amendment: &Amendment) -> Vec<Message> {
 fn add_eni(mark: EniMark) -> Vec<Message> {
     let chain = eni_chain(mark);
     let mut messages = vec![encode::new_chain(TABLE, &chain)];
-    messages.extend(
-        chain
-            .rules
-            .iter()
-            .map(|rule| encode::new_rule(TABLE, &chain.name, rule)),
-    );
+    messages.extend(new_rules(&chain));
     messages
 }
 

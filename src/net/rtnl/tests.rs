@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::link;
 use super::super::op::{LinkRef, Route, Rule, VethEnd};
-use super::super::testing::{fresh_netns, in_fresh_netns, ip_json};
+use super::super::testing::{fresh_netns, in_fresh_netns, inet_of, ip_json};
 use super::*;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::Mac;
@@ -180,17 +180,9 @@ fn iproute2_agrees() {
         (Some("10.0.2.1"), Some("link"))
     );
     assert!(routes[1].get("protocol").is_none_or(|p| p == "boot"));
-    let address = ip_json(&["addr", "show", "enia"]).unwrap();
-    let info = address[0]["addr_info"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|a| a["family"] == "inet")
-        .unwrap()
-        .clone();
     assert_eq!(
-        (info["local"].as_str(), info["broadcast"].as_str()),
-        (Some("10.0.2.20"), Some("10.0.2.255"))
+        inet_of("enia").unwrap(),
+        (Some("10.0.2.20".into()), Some("10.0.2.255".into()))
     );
     let neighbours = ip_json(&["neigh", "show", "dev", "enia"]).unwrap();
     assert!(

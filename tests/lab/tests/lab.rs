@@ -204,9 +204,13 @@ fn a_foreign_source_never_reaches_the_other_node() {
     // The address belongs to eth1, but leaves by eth0: the mistake that source routing is there to avoid.
     a.ip(&format!("addr add {}/32 dev lo\n", eni.primary)).unwrap();
     let target = b.target().address;
-    let refused = aws_cni_lab::probe::exchange_from(a.netns(), eni.primary, target, BRIEF);
-    assert_eq!(refused, Err(Failure::TimedOut));
-    assert!(lab.fabric().dropped_spoofed().unwrap() > 0);
+    let start = Instant::now();
+    // On a busy machine the first packets may wait for ARP longer than the exchange lasts.
+    while lab.fabric().dropped_spoofed().unwrap() == 0 {
+        let refused = aws_cni_lab::probe::exchange_from(a.netns(), eni.primary, target, BRIEF);
+        assert_eq!(refused, Err(Failure::TimedOut));
+        assert!(start.elapsed() < SOON, "nothing was dropped");
+    }
     assert_eq!(
         lab.fabric().offences().unwrap()[0].source,
         eni.primary.to_string()

@@ -32,7 +32,7 @@ fn other_source_translations_come_first_in_any_order() {
 
 /// Conformance 33, 34 and 35: whatever was done to the table, it is ours again, and others' tables stay.
 #[test]
-fn dataplane_34_a_meddled_table_is_replaced_and_keeps_its_addresses() {
+fn dataplane_18_34_35_a_meddled_table_or_one_of_another_prefix_is_replaced_and_keeps_its_addresses() {
     on_node(|node| {
         with_foreign_table();
         let mut table = Nft::open().unwrap();

@@ -23,7 +23,7 @@ use std::sync::Mutex;
 pub use eni::{LinkName, NodeLink};
 pub use networks::{Networks, Outside};
 pub use tool::ToolError;
-pub(crate) use tool::{ip_batch, ip_json, nft, nft_json};
+pub(crate) use tool::{ip_batch, ip_json, nft, nft_json, spawn_with_input};
 
 use crate::netns::{Netns, NetnsError};
 use crate::vpc::ids::EniId;

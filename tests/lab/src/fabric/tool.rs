@@ -1,7 +1,7 @@
 //! `ip` and `nft`, run inside a namespace.
 
 use std::io::{self, Write};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::netns::{Netns, NetnsError};
 
@@ -83,18 +83,22 @@ fn feed(netns: &Netns, program: &'static str, arguments: &[&str], script: &str) 
 }
 
 fn run_with_input(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
-    let mut child = Command::new(program)
-        .args(arguments)
+    spawn_with_input(Command::new(program).args(arguments), input)?.wait_with_output()
+}
+
+/// Starts a program with its input, and both its outputs to be read.
+pub(crate) fn spawn_with_input(command: &mut Command, input: &str) -> io::Result<Child> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that fails early closes its end; its exit status and stderr say more than EPIPE would.
+        // A program need not read its input, and one that fails early does not; what it says then, says more than EPIPE.
         match stdin.write_all(input.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
     }
-    child.wait_with_output()
+    Ok(child)
 }

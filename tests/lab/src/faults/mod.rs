@@ -321,7 +321,8 @@ impl Faults {
             Throttling::Published => Some(Bucket::published(action, unfiltered)),
             Throttling::Only(buckets) => buckets.get(action).copied(),
         };
-        let key = format!("{action}/{unfiltered}");
+        // Only of describes are there two buckets.
+        let key = format!("{action}/{}", unfiltered && action.starts_with("Describe"));
         if general.is_some_and(|bucket| !state.levels.take(&key, bucket, now)) {
             return false;
         }

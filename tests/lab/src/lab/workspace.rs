@@ -9,8 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The variable that marks every process of a lab; its value is the lab's directory.
-pub(crate) const MARK: &str = "AWS_CNI_LAB";
+/// The variable that marks every process of a lab; its value is the lab's directory. The daemon takes no notice of a name
+/// that looks like none of its settings.
+pub(crate) const MARK: &str = "VPC_IN_A_BOX";
 
 /// The directory's name is this lab's alone, so nobody else's process can match.
 const CLEAN_UP: &str = r#"

@@ -1,10 +1,10 @@
 //! Running the plugins of a list for one verb.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Map, Value};
 
 use super::{Conflist, Runtime};
+use crate::fabric::spawn_with_input;
 use crate::netns::NetnsError;
 
 /// Why a plugin could not even be run; a plugin that ran and failed is a [`CniOutcome`].
@@ -238,18 +239,7 @@ impl Conflist {
 /// Entering the namespace is not the plugin's time, so the clock is read in here.
 fn run_with_input(command: &mut Command, input: &str, deadline: Duration) -> io::Result<(Output, Duration)> {
     let started = Instant::now();
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A plugin need not read its configuration; what it says matters then, not EPIPE.
-        match stdin.write_all(input.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-            _ => {}
-        }
-    }
+    let child = spawn_with_input(command, input)?;
     let output = wait_or_kill(child, deadline)?;
     Ok((output, started.elapsed()))
 }
