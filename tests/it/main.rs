@@ -28,4 +28,5 @@ mod links;
 mod pair;
 mod plugin;
 mod scene;
+mod upgrade;
 mod verbs;

@@ -25,6 +25,7 @@ use crate::ipam::event::Event;
 use crate::ipam::limits;
 use crate::ipam::pool::Pool;
 use crate::ipam::recover::{Start, summary};
+use crate::net::facts::HostFacts;
 use crate::net::inherited::{self, InheritedError};
 use crate::net::netlink::NetError;
 use crate::observe::{NotifyError, Systemd};
@@ -156,7 +157,9 @@ fn assemble(
         &config.aws,
         Some(&node::region_of(&facts.zone)),
     ));
-    let kernel_facts = kernel::read(&config.network.veth_prefix)?;
+    let veth_prefix = &config.network.veth_prefix;
+    let seen = HostFacts::observe(veth_prefix)?;
+    let kernel_facts = kernel::facts(seen.clone(), veth_prefix);
     let start = Start {
         policy: settings::policy(config, seed()),
         limits: limits::lookup(&facts.instance_type),
@@ -166,7 +169,7 @@ fn assemble(
     };
     let (pool, effects) = Pool::recover(start, clock::now());
     info!("found {}", summary(&pool));
-    let kernel = kernel::start(host::setup(config, &pool, &kernel_facts), mail.clone())?;
+    let kernel = kernel::start(host::setup(config, &pool, &kernel_facts, &seen), mail.clone())?;
     links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
     // What is remembered may be out of date, what has just been discovered is not.
     let first = identity.enis.as_ref().map_or(Duration::ZERO, |_| vpc::EVERY);
