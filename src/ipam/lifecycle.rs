@@ -303,6 +303,10 @@ fn read_kernel(pool: &mut Pool, out: &mut Outbox) {
 
 /// The kernel is asked about addresses it still routes, ever more seldom, and about those that have rested.
 fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let orphaned = std::mem::take(&mut pool.memory.orphaned_rules);
+    if !orphaned.is_empty() {
+        out.now(Effect::RemoveRules(orphaned));
+    }
     let routed = pool
         .addresses()
         .values()

@@ -36,14 +36,28 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
         .into_iter()
         .map(|route| (route.address, route.device))
         .collect();
+    // The store says that nobody holds it, the kernel by an earlier reading and this one that nobody is reached there:
+    // a DEL that knew only the sandbox left it. While the doubt stands, nobody gets the address.
+    let is_orphan = |address: &Ipv4Addr| {
+        pool.addresses().get(address).is_some_and(|known| {
+            known.holder.is_none()
+                && matches!(&known.doubt, Some(Doubt::PodRoute { device }) if device.is_empty())
+        })
+    };
+    pool.memory.orphaned_rules = facts.bare_rules.into_iter().filter(is_orphan).collect();
     let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
     for address in addresses {
         let was_routed = pool
             .addresses()
             .get(&address)
             .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
-        if pool.memory.pod_routes.contains_key(&address) {
-            suspect_route(pool, address);
+        if let Some(device) = pool.memory.pod_routes.get(&address).cloned() {
+            if was_routed {
+                // A route that went while a rule stayed: what was a pod's is now a rule's alone.
+                pool.doubt(address, Some(Doubt::PodRoute { device }));
+            } else {
+                suspect_route(pool, address);
+            }
         } else if was_routed {
             pool.doubt(address, None);
             pool.rest(address, now);

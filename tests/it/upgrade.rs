@@ -51,6 +51,13 @@ fn on_secondary(pods: &[Pod]) -> &Pod {
     pods.iter().find(|pod| device(pod) != 0).unwrap()
 }
 
+/// How often an address is named by the rules of pods.
+fn named(scene: &Scene, address: &str) -> usize {
+    let rules = scene.node.ip_json(&["rule", "show"]).unwrap();
+    let names = |rule: &&Value| rule["src"] == address || rule["dst"] == address;
+    rules.as_array().unwrap().iter().filter(names).count()
+}
+
 #[test]
 fn dataplane_138_rules_of_the_old_layout_become_a_single_one_at_start() {
     let (mut scene, pods) = scene_with_pods(true);
@@ -140,3 +147,57 @@ fn dataplane_137_a_pod_whose_link_has_another_prefix_is_kept() {
     assert_eq!(route[0]["dev"], renamed);
 }
 
+#[test]
+fn rules_of_addresses_nobody_holds_are_removed_and_every_address_is_used_again() {
+    let (mut scene, pods) = scene_with_pods(true);
+    let addresses: BTreeSet<String> = pods
+        .iter()
+        .map(|pod| pod.address().unwrap().to_string())
+        .collect();
+    scene.del(&pods, 6);
+    scene.kill();
+    let leftover = |address: &String| {
+        format!("rule add from {address} lookup 3 pref 1536\nrule add to {address} lookup main pref 512\n")
+    };
+    let script: String = addresses.iter().map(leftover).collect();
+    scene.node.ip(&script).unwrap();
+    scene
+        .node
+        .ip("rule add from 10.99.0.1 lookup 77 pref 1536\n")
+        .unwrap();
+    scene.start();
+    scene.eventually("the rules to go", || {
+        addresses.iter().all(|address| named(&scene, address) == 0)
+    });
+    assert_eq!(
+        named(&scene, "10.99.0.1"),
+        1,
+        "no address of ours, no rule of ours"
+    );
+    let again = scene.pods("again", 6);
+    scene.add(&again, 6);
+    scene.check(&again);
+}
+
+#[test]
+fn a_del_that_knows_only_the_sandbox_leaves_no_rule() {
+    for sandbox_lives in [true, false] {
+        let (mut scene, pods) = scene_with_pods(true);
+        scene.without_socket_activation();
+        scene.kill();
+        let pod = on_secondary(&pods);
+        let address = pod.address().unwrap().to_string();
+        assert_eq!(named(&scene, &address), 2);
+        pod.set_result(None);
+        if !sandbox_lives {
+            pod.lose_netns();
+        }
+        assert!(pod.del().unwrap().succeeded());
+        if sandbox_lives {
+            assert_eq!(named(&scene, &address), 0, "the sandbox tells its address");
+        }
+        scene.start();
+        scene.eventually("the rules to go", || named(&scene, &address) == 0);
+        scene.wait_for("the release", |status| status["assigned"] == 5);
+    }
+}

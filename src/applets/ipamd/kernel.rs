@@ -24,7 +24,7 @@ use crate::net::host::{Host, HostError, HostIntent};
 use crate::net::layout::{EniMark, RuleLayout};
 use crate::net::link::reap_doomed;
 use crate::net::netlink::NetError;
-use crate::net::pod::{PodRemoval, Repair, Repairs, put_right, unwire_pod};
+use crate::net::pod::{PodRemoval, Repair, Repairs, put_right, remove_orphaned_rules, unwire_pod};
 use crate::net::rtnl::Rtnl;
 
 /// A burst of DELs is reaped together: deleting one link alone waits as long for RCU as deleting a hundred.
@@ -57,6 +57,8 @@ pub(super) enum Job {
         /// Who asked, and what to say.
         answer: Option<(WaiterId, Reply)>,
     },
+    /// Remove the rules for pods that name these addresses, which nobody holds and to which no route leads.
+    RemoveRules(BTreeSet<Ipv4Addr>),
     /// The VPC's networks as they are now, changed or not.
     VpcCidrs(Vec<Ipv4Cidr>),
 }
@@ -89,6 +91,11 @@ pub(super) fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
         devices.insert(route.address, route.link_name.unwrap_or_default());
     }
     KernelFacts {
+        bare_rules: addresses
+            .iter()
+            .filter(|address| !devices.contains_key(*address))
+            .copied()
+            .collect(),
         links: seen
             .links
             .into_iter()
@@ -237,6 +244,7 @@ impl Worker {
                 }
             }
             Job::Read => self.read(),
+            Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
             Job::Unwire { pods, answer } => {
                 unwire(&pods);
@@ -343,6 +351,10 @@ fn put_pods_right(found: Repairs) {
     if !found.repairs.is_empty() {
         tell_repairs(Rtnl::open().and_then(|mut rtnl| put_right(&mut rtnl, found.repairs)));
     }
+}
+
+fn remove_rules(veth_prefix: &str, addresses: &BTreeSet<Ipv4Addr>) {
+    tell_repairs(remove_orphaned_rules(veth_prefix, addresses));
 }
 
 fn tell_repairs(done: Result<Vec<(Repair, Vec<NetError>)>, NetError>) {

@@ -235,6 +235,51 @@ fn a_route_nobody_stored_is_quarantined() {
     assert!(others.len() == 2 && !others.contains(&address));
 }
 
+/// What a DEL that knew only the sandbox left: nobody reads it as a pod for ever.
+#[test]
+fn rules_without_a_route_to_an_address_nobody_holds_are_removed_and_the_address_is_used_again() {
+    let mut world = started(1, 2, policy(0));
+    let first = world.add(1, PATIENCE);
+    let address = world.granted(first).unwrap();
+    world.eager = false;
+    world.del(1);
+    while world.flush() {}
+    // The kernel is read while the pod is being taken away, and again when the rules alone are left.
+    world.routes.insert(address, key(1));
+    world.kernel();
+    world.routes.remove(&address);
+    world.bare_rules.insert(address);
+    world.kernel();
+    assert!(world.bare_rules.contains(&address), "one reading is not enough");
+    assert!(world.pool.addresses()[&address].doubt.is_some());
+    world.eager = true;
+    world.advance(Duration::from_mins(2));
+    assert!(world.bare_rules.is_empty());
+    let next = world.add(2, PATIENCE);
+    let other = world.add(3, PATIENCE);
+    world.settle();
+    assert!(
+        [next, other]
+            .map(|waiter| world.granted(waiter))
+            .contains(&Some(address))
+    );
+}
+
+/// While a sandbox holds the address its rules are its own, whatever else is missing.
+#[test]
+fn rules_without_a_route_to_an_address_a_sandbox_holds_stay() {
+    let mut world = started(1, 2, policy(0));
+    let first = world.add(1, PATIENCE);
+    let address = world.granted(first).unwrap();
+    world.routes.remove(&address);
+    world.bare_rules.insert(address);
+    for _ in 0..4 {
+        world.kernel();
+        world.advance(Duration::from_mins(1));
+    }
+    assert!(world.bare_rules.contains(&address));
+}
+
 #[test]
 fn ipamd_93_an_eni_taken_away_is_lost_loudly_and_its_sandboxes_are_kept() {
     let mut world = started(3, 4, policy(0));

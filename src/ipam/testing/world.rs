@@ -69,6 +69,8 @@ pub(super) struct World {
     pub(super) log: Vec<String>,
     pub(super) links: BTreeSet<Mac>,
     pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
+    /// Addresses that a rule names without a route.
+    pub(super) bare_rules: BTreeSet<Ipv4Addr>,
     pub(super) clients: BTreeMap<WaiterId, Client>,
     next_waiter: u64,
     pub(super) live: BTreeMap<SandboxKey, Ipv4Addr>,
@@ -167,6 +169,7 @@ impl World {
             log: vec![],
             links: BTreeSet::new(),
             routes: BTreeMap::new(),
+            bare_rules: BTreeSet::new(),
             clients: BTreeMap::new(),
             next_waiter: 0,
             live: BTreeMap::new(),
@@ -209,6 +212,7 @@ impl World {
             Effect::ConfigureEni(intent) => self.work.push_back(Work::Configure(intent.eni)),
             Effect::Publish { eni, addresses, .. } => self.work.push_back(Work::Publish(eni, addresses)),
             Effect::Unpublish { .. } => {}
+            Effect::RemoveRules(addresses) => self.bare_rules.retain(|address| !addresses.contains(address)),
             Effect::ReadKernel => self.kernel_asked = true,
             Effect::ReadImds => self.imds_asked = true,
             Effect::WakeAt(at) => assert!(at > self.now, "woken at once: a busy loop"),
@@ -332,7 +336,12 @@ impl World {
                     address: *address,
                     device: veth(key),
                 })
+                .chain(self.bare_rules.iter().map(|address| PodRoute {
+                    address: *address,
+                    device: String::new(),
+                }))
                 .collect(),
+            bare_rules: self.bare_rules.iter().copied().collect(),
         }
     }
 

@@ -88,6 +88,39 @@ pub fn repairs(seen: &HostFacts, pods: &[RecordedPod]) -> Repairs {
     found
 }
 
+/// The rules to remove of addresses that nobody holds: those only a rule names, without a route to any pod.
+fn orphaned_rules(seen: &HostFacts, unassigned: &BTreeSet<Ipv4Addr>) -> Vec<Repair> {
+    let host = Seen::new(seen);
+    let ops = |address: Ipv4Addr| -> Vec<NetOp> {
+        let mut rules = host.rules_from(address).unwrap_or_default();
+        rules.extend(host.rules_to(address));
+        // A deletion that names no destination takes the first rule of that source, so those that name one go first.
+        rules.sort_by_key(|rule| rule.to.is_none());
+        rules.into_iter().map(NetOp::DelRule).collect()
+    };
+    unassigned
+        .iter()
+        .filter(|address| !host.routes.contains_key(*address))
+        .map(|address| Repair {
+            address: *address,
+            ops: ops(*address),
+        })
+        .filter(|repair| !repair.ops.is_empty())
+        .collect()
+}
+
+/// Looks at the calling thread's namespace and removes the [`orphaned_rules`] of `unassigned`.
+///
+/// # Errors
+/// When the kernel could not be asked; what single removals came to is with the addresses.
+pub fn remove_orphaned_rules(
+    veth_prefix: &str,
+    unassigned: &BTreeSet<Ipv4Addr>,
+) -> Result<Vec<(Repair, Vec<NetError>)>, NetError> {
+    let repairs = orphaned_rules(&HostFacts::observe(veth_prefix)?, unassigned);
+    put_right(&mut Rtnl::open()?, repairs)
+}
+
 /// Does what was found, in as few requests as there may be, and says what failed of each. What is there by now, or
 /// gone by now, is no failure.
 ///

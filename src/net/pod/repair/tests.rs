@@ -216,3 +216,34 @@ fn of_two_records_for_a_link_without_routes_neither_is_believed() {
     });
 }
 
+#[test]
+fn rules_of_unassigned_addresses_go_and_nobody_elses() {
+    in_fresh_netns(|| {
+        let lives = wired("a", 5, ENI, RuleLayout::PerPod);
+        let lost = Ipv4Addr::new(10, 0, 1, 6);
+        let foreign = Ipv4Addr::new(10, 0, 1, 7);
+        let to_lost = Rule::to(lost, TO_POD_PRIORITY, TableId::MAIN);
+        let from_lost = Rule::from(lost, FROM_POD_PRIORITY, ENI);
+        let kept = sorted(observe()).0.len();
+        change(&[
+            NetOp::AddRule(from_lost.clone()),
+            NetOp::AddRule(Rule {
+                table: Some(TableId(8)),
+                ..from_lost
+            }),
+            NetOp::AddRule(to_lost),
+            NetOp::AddRule(Rule::from(lost, 1600, ENI)),
+            NetOp::AddRule(Rule::from(foreign, FROM_POD_PRIORITY, ENI)),
+        ]);
+        let unassigned = BTreeSet::from([lost, lives.pod.address]);
+        let done = remove_orphaned_rules("eni", &unassigned).unwrap();
+        assert_eq!(
+            done.len(),
+            1,
+            "a routed address is a pod's, whoever says otherwise"
+        );
+        assert_eq!((done[0].0.address, done[0].0.ops.len()), (lost, 3));
+        assert!(done[0].1.is_empty());
+        assert_eq!(sorted(observe()).0.len(), kept + 2);
+    });
+}
