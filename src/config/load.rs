@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::features;
+use super::kubelet::DEFAULT_KUBELET_CONFIG;
 use super::network;
 use super::parse;
 use super::problem::{ConfigErrors, ProblemKind};
@@ -114,6 +115,12 @@ fn pool(r: &mut Reader<'_>) -> PoolConfig {
                 "" => Read::Unset,
                 _ => or_refuse(parse::count(text, 1).map(Some)),
             },
+        ),
+        kubelet_config: r.read(
+            "AWS_CNI_KUBELET_CONFIG",
+            DEFAULT_KUBELET_CONFIG.into(),
+            "an absolute path",
+            absolute_path,
         ),
         provisioning: !r.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", false),
         manage_untagged_eni: r.boolean("MANAGE_UNTAGGED_ENI", true),

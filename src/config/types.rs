@@ -48,6 +48,8 @@ pub struct PoolConfig {
     pub cooldown: Duration,
     /// `AWS_CNI_MAX_PODS`: no more addresses than this are ever wanted.
     pub max_pods: Option<u32>,
+    /// `AWS_CNI_KUBELET_CONFIG`: where that number comes from when it is not given.
+    pub kubelet_config: PathBuf,
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` or `ENABLE_IMDS_ONLY_MODE`, negated: whether ENIs and addresses may be
     /// acquired and released.
     pub provisioning: bool,

@@ -11,6 +11,7 @@ mod host;
 mod identify;
 mod kernel;
 mod links;
+mod max_pods;
 mod node;
 mod settings;
 mod start;

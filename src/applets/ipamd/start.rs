@@ -15,6 +15,7 @@ use super::deferred::Deferred;
 use super::hands::Hands;
 use super::identify::{Identity, discover, remembered};
 use super::kernel::{self, Job, SetupError};
+use super::max_pods::{self, KubeletFiles};
 use super::node::NodeError;
 use super::stop::Stop;
 use super::{clock, host, links, node, settings, state, vpc};
@@ -160,8 +161,15 @@ fn assemble(
     let veth_prefix = &config.network.veth_prefix;
     let seen = HostFacts::observe(veth_prefix)?;
     let kernel_facts = kernel::facts(seen.clone(), veth_prefix);
+    let mut policy = settings::policy(config, seed());
+    let mut kubelet = KubeletFiles::of(config);
+    if let Some(files) = &mut kubelet
+        && files.changed()
+    {
+        policy.max_pods = files.max_pods();
+    }
     let start = Start {
-        policy: settings::policy(config, seed()),
+        policy: policy.clone(),
         limits: limits::lookup(&facts.instance_type),
         facts,
         records,
@@ -180,6 +188,9 @@ fn assemble(
         drop(pool_mail.send(Event::VpcCidrs(cidrs).into()));
     });
     keep_house(&mail);
+    if let Some(files) = kubelet {
+        max_pods::follow(files, policy, max_pods::EVERY, mail.clone());
+    }
     let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
     let mut actor = Actor::new(pool, store, hands, mail, config.network.rule_layout, deferred);
