@@ -147,7 +147,15 @@ fn aws(r: &mut Reader<'_>) -> AwsConfig {
         url(r, "AWS_EC2_ENDPOINT"),
     );
     AwsConfig {
-        cluster_name: r.text("CLUSTER_NAME"),
+        cluster_name: r.read(
+            "CLUSTER_NAME",
+            None,
+            "text of at most 256 characters, as it becomes a tag",
+            |text| match text {
+                "" => Read::Unset,
+                _ => or_refuse(parse::is_tag_value(text).then(|| Some(text.to_owned()))),
+            },
+        ),
         additional_eni_tags: tags(r),
         http_timeout: r.read(
             "HTTP_TIMEOUT",
@@ -192,11 +200,16 @@ fn aws(r: &mut Reader<'_>) -> AwsConfig {
 }
 
 fn tags(r: &mut Reader<'_>) -> BTreeMap<String, String> {
-    let allowed = "a JSON object of strings, keys of at most 128 characters without \"k8s.amazonaws.com\" and not \
-                   starting with \"aws:\", values of at most 256";
-    r.read("ADDITIONAL_ENI_TAGS", BTreeMap::new(), allowed, |text| {
+    let allowed = format!(
+        "a JSON object of at most {} strings, keys of at most 128 characters without \"k8s.amazonaws.com\" and not \
+         starting with \"aws:\", values of at most 256",
+        parse::MOST_TAGS
+    );
+    r.read("ADDITIONAL_ENI_TAGS", BTreeMap::new(), &allowed, |text| {
         match (text, parse::tags(text)) {
             ("", _) => Read::Unset,
+            // EC2 would refuse every ENI; which of them to leave out is not ours to say.
+            (_, Some((tags, _))) if tags.len() > parse::MOST_TAGS => Read::Refuse,
             (_, Some((tags, dropped))) => Read::Without(tags, dropped),
             (_, None) => Read::FallBack,
         }

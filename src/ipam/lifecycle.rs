@@ -4,6 +4,7 @@
 
 use super::cloud::{CloudCall, DescribeScope};
 use super::effect::Effect;
+use super::growth::common_tags;
 use super::ids::{EniId, Tick};
 use super::memory::Purpose;
 use super::model::{EniRole, EniState};
@@ -66,7 +67,8 @@ fn create(pool: &mut Pool, now: Tick, out: &mut Outbox) {
                 .memory
                 .is_clear(&Topic::Creation(creation.token.clone()), now);
         if !waits {
-            out.call(pool, purpose, creation.call(), now);
+            let request = creation.call(&common_tags(pool));
+            out.call(pool, purpose, request, now);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Addresses that have to be fetched first: nobody fails for something that is on its way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::faults::{Latency, Scope};
@@ -193,4 +193,27 @@ fn row_3_9_m4_4xlarge_with_one_warm_eni() {
         (59, 4, 116),
     ];
     settles("m4.4xlarge", &[], &rows);
+}
+
+/// 45 tags of 128 and 256 characters are far more than a record of the store holds; growth must not stand or fall by
+/// them, nor the store be thought broken.
+#[test]
+fn as_many_and_as_long_tags_as_ec2_takes_are_on_every_new_eni() {
+    let tags: BTreeMap<String, String> = (0..45)
+        .map(|number| (format!("{number:0>128}"), "\u{e9}".repeat(256)))
+        .collect();
+    let text = serde_json::to_string(&tags).unwrap();
+    let mut scene = Scene::with_env(
+        "m5.large",
+        &[("ADDITIONAL_ENI_TAGS", &text), ("CLUSTER_NAME", "prod")],
+    );
+    let pods = scene.pods("web", 10);
+    scene.add(&pods, 10);
+    scene.settle_at(27);
+    scene.restart();
+    scene.check(&pods);
+    for eni in scene.attached_enis().iter().skip(1) {
+        assert_eq!(eni.tags.len(), 50, "{:?}", eni.tags.keys());
+        assert!(tags.iter().all(|(key, value)| eni.tags.get(key) == Some(value)));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::{Fault, Work, World, key};
-use crate::ipam::cloud::FailureClass;
+use crate::ipam::cloud::{CloudAnswer, CloudCall, DescribeScope, FailureClass};
 use crate::ipam::effect::{RefusalKind, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::Tick;
@@ -233,6 +233,55 @@ fn a_route_nobody_stored_is_quarantined() {
         })
         .collect();
     assert!(others.len() == 2 && !others.contains(&address));
+}
+
+/// Killed between a Create and its answer, and started with other `ADDITIONAL_ENI_TAGS`, while EC2 does not list the
+/// new ENI yet: the same token cannot be used, and the ENI must not be lost.
+#[test]
+fn a_creation_repeated_under_other_tags_leaks_no_eni() {
+    let mut world = started(3, 4, policy(0));
+    world.eager = false;
+    for n in 0..4 {
+        world.add(n, PATIENCE);
+    }
+    while world.flush() {}
+    let is_create = |work: &Work| matches!(work, Work::Call(_, CloudCall::CreateEni { .. }));
+    let create = world.work.iter().position(is_create).unwrap();
+    world.faults.push_back(Fault::LostAfter);
+    world.deliver(create);
+    while world.flush() {}
+    let before = world.enis.len();
+    world.policy.additional_tags = [("team".to_owned(), "net".to_owned())].into();
+    world.retagged = true;
+    world.crash(None, false);
+    while world.flush() {}
+    let unlisted = |work: &Work| match work {
+        Work::Call(call, CloudCall::DescribeEnis { scope, .. }) => {
+            (*scope == DescribeScope::OursUnattached).then_some(*call)
+        }
+        _ => None,
+    };
+    let call = world.work.iter().find_map(unlisted).unwrap();
+    world.work.retain(|work| unlisted(work).is_none());
+    world.event(Event::CallEnded {
+        call,
+        result: Ok(CloudAnswer::Enis(vec![])),
+    });
+    world.eager = true;
+    world.advance(Duration::from_mins(5));
+    assert!(
+        world.log.iter().filter(|line| line.starts_with("Create")).count() > 1,
+        "{:?}",
+        world.log
+    );
+    assert!(world.pool.creations().is_empty());
+    assert_eq!(world.pool.enis().len(), world.enis.len(), "no ENI is forgotten");
+    assert!(
+        world.enis.values().all(|eni| eni.attachment.is_some()),
+        "{:?}",
+        world.log
+    );
+    assert!(world.enis.len() >= before);
 }
 
 /// What a DEL that knew only the sandbox left: nobody reads it as a pod for ever.

@@ -69,6 +69,8 @@ pub(super) struct World {
     pub(super) log: Vec<String>,
     pub(super) links: BTreeSet<Mac>,
     pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
+    /// The configuration's tags were changed while a creation was under way.
+    pub(super) retagged: bool,
     /// Addresses that a rule names without a route.
     pub(super) bare_rules: BTreeSet<Ipv4Addr>,
     pub(super) clients: BTreeMap<WaiterId, Client>,
@@ -169,6 +171,7 @@ impl World {
             log: vec![],
             links: BTreeSet::new(),
             routes: BTreeMap::new(),
+            retagged: false,
             bare_rules: BTreeSet::new(),
             clients: BTreeMap::new(),
             next_waiter: 0,
