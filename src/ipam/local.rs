@@ -7,7 +7,9 @@ use super::cloud::DescribeScope;
 use super::ids::{CardIndex, DeviceIndex, Mac, Tick};
 use super::memory::Ec2View;
 use super::model::{Eni, EniRole, EniState};
+use super::node::NodeFacts;
 use super::observe::{place, suspect_route};
+use super::outbox::Outbox;
 use super::pool::Pool;
 use super::witness::{Doubt, ImdsEni, ImdsSnapshot, KernelFacts};
 
@@ -93,6 +95,22 @@ pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
             }
         }
     });
+}
+
+/// What IMDS says of the node now, where something older was stored. What cannot change on an instance that runs is not
+/// looked at; of the groups EC2 itself knows better.
+pub(super) fn facts(pool: &mut Pool, seen: NodeFacts, out: &mut Outbox) {
+    if seen.instance != pool.facts().instance || seen.primary_eni != pool.facts().primary_eni {
+        let (instance, eni) = (&seen.instance, &seen.primary_eni);
+        let why = format!(
+            "IMDS now speaks of {instance} and its primary ENI {eni}; not believed while the daemon runs"
+        );
+        return out.alarm("other-instance", why);
+    }
+    pool.set_instance_type(seen.instance_type);
+    if pool.memory.ec2 != Ec2View::Answered {
+        pool.set_groups(seen.security_groups);
+    }
 }
 
 /// Everything IMDS lists, kept until EC2 has spoken or cannot.

@@ -13,6 +13,7 @@ mod kernel;
 mod links;
 mod max_pods;
 mod node;
+mod refresh;
 mod settings;
 mod start;
 mod state;

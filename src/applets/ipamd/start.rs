@@ -18,7 +18,7 @@ use super::kernel::{self, Job, SetupError};
 use super::max_pods::{self, KubeletFiles};
 use super::node::NodeError;
 use super::stop::Stop;
-use super::{clock, host, links, node, settings, state, vpc};
+use super::{clock, host, links, node, refresh, settings, state, vpc};
 use crate::causes::chain;
 use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits};
 use crate::config::Config;
@@ -154,6 +154,7 @@ fn assemble(
         facts.zone
     );
     let primary = facts.primary_mac;
+    let boot = facts.boot.clone();
     let ec2 = Ec2::new(Ec2Settings::of_node(
         &config.aws,
         Some(&node::region_of(&facts.zone)),
@@ -187,6 +188,9 @@ fn assemble(
         // The actor is gone only when the daemon ends.
         drop(pool_mail.send(Event::VpcCidrs(cidrs).into()));
     });
+    if identity.enis.is_none() {
+        refresh::once(Arc::clone(&imds), boot, mail.clone());
+    }
     keep_house(&mail);
     if let Some(files) = kubelet {
         max_pods::follow(files, policy, max_pods::EVERY, mail.clone());

@@ -120,6 +120,7 @@ impl World {
             primary: self.fresh_address(),
             secondary: (0..count).map(|_| self.fresh_address()).collect(),
             prefixes: vec![],
+            groups: vec![],
             interface_type: "interface".to_owned(),
             attachment: None,
             description,

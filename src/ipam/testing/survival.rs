@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::world::{Fault, Work, World, key};
+use super::world::{Fault, Work, World, facts, key};
 use crate::ipam::cloud::{CloudAnswer, CloudCall, DescribeScope, FailureClass};
 use crate::ipam::effect::{RefusalKind, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::Tick;
 use crate::ipam::model::EniState;
+use crate::ipam::node::NodeFacts;
 use crate::ipam::policy::Policy;
 use crate::ipam::witness::ImdsSnapshot;
 
@@ -233,6 +234,43 @@ fn a_route_nobody_stored_is_quarantined() {
         })
         .collect();
     assert!(others.len() == 2 && !others.contains(&address));
+}
+
+/// Stored facts are served at once; what changed since is caught up with, EC2's word before that of IMDS.
+#[test]
+fn what_is_stored_of_the_node_is_replaced_by_what_is_said_of_it_now() {
+    let mut world = started(3, 4, policy(1));
+    let said = |groups: &str, instance_type: &str| {
+        Event::Facts(Box::new(NodeFacts {
+            security_groups: vec![groups.into()],
+            instance_type: instance_type.into(),
+            ..facts()
+        }))
+    };
+    let groups = |world: &World| world.pool.facts().security_groups.clone();
+    let primary = world.facts.primary_eni.clone();
+    world.enis.get_mut(&primary).unwrap().groups = vec!["sg-ec2".into()];
+    world.crash(None, false);
+    world.event(said("sg-imds", "m5.large"));
+    assert_eq!(groups(&world), ["sg-imds".into()], "while EC2 has not spoken");
+    world.settle();
+    assert_eq!(groups(&world), ["sg-ec2".into()]);
+    world.event(said("sg-lagging", "m5.4xlarge"));
+    assert_eq!(groups(&world), ["sg-ec2".into()]);
+    let limits = world.pool.limits().unwrap();
+    assert_eq!(
+        (limits.enis, limits.ipv4_per_eni),
+        (8, 30),
+        "stopped, and started as another type"
+    );
+    let before = world.pool.facts().clone();
+    world.event(Event::Facts(Box::new(NodeFacts {
+        instance: "i-other".into(),
+        instance_type: "t3.small".into(),
+        ..facts()
+    })));
+    assert_eq!(*world.pool.facts(), before);
+    assert!(world.alarms.iter().any(|alarm| alarm.kind == "other-instance"));
 }
 
 /// Killed between a Create and its answer, and started with other `ADDITIONAL_ENI_TAGS`, while EC2 does not list the
