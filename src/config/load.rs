@@ -46,6 +46,7 @@ impl Config {
         );
         let mut pool = pool(&mut reader);
         let imds_only = features::check(&mut reader);
+        pool.ask_ec2 = !imds_only;
         pool.provisioning &= !imds_only;
         pool.leaked_eni_cleanup &= !imds_only;
         let network = network::read(&mut reader);
@@ -123,6 +124,7 @@ fn pool(r: &mut Reader<'_>) -> PoolConfig {
             absolute_path,
         ),
         provisioning: !r.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", false),
+        ask_ec2: true,
         manage_untagged_eni: r.boolean("MANAGE_UNTAGGED_ENI", true),
         manage_when_cordoned: r.boolean_or_empty("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
         subnet_discovery: r.boolean_or_empty("ENABLE_SUBNET_DISCOVERY", true),

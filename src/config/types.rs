@@ -53,6 +53,8 @@ pub struct PoolConfig {
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` or `ENABLE_IMDS_ONLY_MODE`, negated: whether ENIs and addresses may be
     /// acquired and released.
     pub provisioning: bool,
+    /// `ENABLE_IMDS_ONLY_MODE`, negated: whether EC2 is asked anything at all.
+    pub ask_ec2: bool,
     /// `MANAGE_UNTAGGED_ENI`.
     pub manage_untagged_eni: bool,
     /// `AWS_MANAGE_ENIS_NON_SCHEDULABLE`.

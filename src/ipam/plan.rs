@@ -247,7 +247,11 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     };
     plan.report.hindrances.extend(missing_links(pool, now));
     let Some(limits) = pool.limits() else {
-        plan.report.hindrances.push(Hindrance::LimitsUnknown);
+        // Nobody will tell where EC2 is not asked: that is no reason to wait.
+        plan.report.hindrances.push(match pool.policy().ask_ec2 {
+            true => Hindrance::LimitsUnknown,
+            false => Hindrance::ProvisioningOff,
+        });
         return plan;
     };
     let slots = limits.secondary_per_eni();

@@ -236,6 +236,37 @@ fn a_route_nobody_stored_is_quarantined() {
     assert!(others.len() == 2 && !others.contains(&address));
 }
 
+/// `ENABLE_IMDS_ONLY_MODE`: what IMDS lists is all there is, and what others add comes with its next look.
+#[test]
+fn ipamd_27_where_ec2_is_not_asked_imds_is_and_what_was_begun_at_ec2_waits() {
+    let policy = Policy {
+        provisioning: false,
+        ask_ec2: false,
+        ..policy(1)
+    };
+    let mut world = World::with_addresses(3, 4, policy, 1);
+    let snapshot = world.imds_snapshot();
+    world.event(Event::Imds(snapshot));
+    let first = world.add(1, PATIENCE);
+    world.settle();
+    assert!(world.granted(first).is_some());
+    let second = world.add(2, PATIENCE);
+    world.settle();
+    assert_eq!(world.refused(second).unwrap().kind, RefusalKind::Exhausted);
+    let primary = world.facts.primary_eni.clone();
+    let added = std::net::Ipv4Addr::new(10, 0, 9, 77);
+    world.enis.get_mut(&primary).unwrap().secondary.push(added);
+    assert!(!world.imds_asked, "it has only just been asked");
+    world.advance(Duration::from_secs(70));
+    assert!(world.imds_asked);
+    let snapshot = world.imds_snapshot();
+    world.event(Event::Imds(snapshot));
+    let third = world.add(3, PATIENCE);
+    world.settle();
+    assert_eq!(world.granted(third), Some(added));
+    assert!(world.log.is_empty(), "{:?}", world.log);
+}
+
 /// Stored facts are served at once; what changed since is caught up with, EC2's word before that of IMDS.
 #[test]
 fn what_is_stored_of_the_node_is_replaced_by_what_is_said_of_it_now() {
