@@ -87,7 +87,7 @@ pub enum Change {
     },
 }
 
-/// The answer to a request. Every waiter gets exactly one final one: all but `Assigned` are final.
+/// The answer to a request. Every waiter gets exactly one final one: all but `Assigned` and `Released` are final.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Reply {
     /// To ADD: wire this, but do not report it yet.
@@ -96,15 +96,25 @@ pub enum Reply {
     Durable,
     /// To ADD: no, or, after `Assigned`, take it back.
     Refused(Refusal),
-    /// To DEL.
+    /// To DEL, at once: what to take out of the kernel while the disk is at work, but not to report yet.
     Released {
         /// What the sandbox held; empty when unknown.
         addresses: Vec<ReleasedAddress>,
         /// Whether the sandbox was known.
         known: bool,
     },
+    /// To DEL, after `Released`: it is on the disk, or will be as soon as the disk takes it. Nobody comes back for a
+    /// DEL that was refused.
+    Settled,
     /// To GC: what was released.
     Collected(Vec<ReleasedAddress>),
+}
+
+impl Reply {
+    /// Whether no other follows.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Assigned(_) | Self::Released { .. })
+    }
 }
 
 /// What an ADD gets.

@@ -34,7 +34,7 @@ pub struct AddRequest {
 pub enum Event {
     /// A sandbox asks for an address.
     Add(AddRequest),
-    /// A sandbox is gone. Answered with `Released`, always.
+    /// A sandbox is gone. Answered with `Released` and `Settled`, always.
     Del {
         /// Whom to answer.
         waiter: WaiterId,

@@ -7,26 +7,28 @@ use super::ids::{ClientToken, EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::Creation;
 use super::outbox::Outbox;
-use super::plan::{Act, plan};
+use super::plan::{Act, Plan, plan};
 use super::pool::Pool;
 use super::{stamp, tags, verify};
 
-pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+/// Carries out what is to be asked for now; returns the plan.
+pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
     let plan = plan(pool, now);
     let violations = verify::plan(pool, &plan);
-    pool.memory.report = plan.report;
+    pool.memory.report = plan.report.clone();
     if !violations.is_empty() {
         for violation in violations {
             out.alarm("bad-plan", format!("a plan was not carried out: {violation}"));
         }
-        return;
+        return plan;
     }
-    for act in plan.acts {
+    for act in &plan.acts {
         match act {
-            Act::Assign { eni, count } => assign(pool, &eni, count, now, out),
-            Act::Create { subnet, addresses } => create(pool, subnet, addresses, now, out),
+            Act::Assign { eni, count } => assign(pool, eni, *count, now, out),
+            Act::Create { subnet, addresses } => create(pool, subnet.clone(), *addresses, now, out),
         }
     }
+    plan
 }
 
 fn assign(pool: &mut Pool, id: &EniId, count: u32, now: Tick, out: &mut Outbox) {

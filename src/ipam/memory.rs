@@ -11,6 +11,7 @@ use super::ids::{
 };
 use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
+use super::quick::Calm;
 use super::records::RecordKey;
 use super::witness::{Ec2Says, ImdsSnapshot, LinkFact};
 
@@ -156,6 +157,8 @@ pub(super) struct Memory {
     pub(super) store_trouble: Option<String>,
     pub(super) wake: Option<Tick>,
     pub(super) report: Report,
+    /// What the last settling found, as long as nothing else has happened.
+    pub(super) calm: Option<Calm>,
 }
 
 impl Memory {
@@ -191,6 +194,7 @@ impl Memory {
             store_trouble: None,
             wake: None,
             report: Report::default(),
+            calm: None,
         }
     }
 

@@ -22,6 +22,7 @@ mod outbox;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+mod quick;
 pub mod records;
 pub mod recover;
 mod refusal;

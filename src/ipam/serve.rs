@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::effect::{Effect, Reply};
+use super::effect::{Effect, ReleasedAddress, Reply};
 use super::event::AddRequest;
 use super::ids::{CommitId, ContainerId, IfName, NetworkName, SandboxKey, Tick, WaiterId};
 use super::memory::Final;
@@ -30,13 +30,19 @@ pub(super) fn del(pool: &mut Pool, waiter: WaiterId, key: &SandboxKey, now: Tick
         out.refuse(other, refusal::cancelled(key));
     }
     let released = pool.release(key, now);
-    out.tell(
+    self::released(waiter, released, out);
+}
+
+/// Tells what a DEL released: at once, and that it is done when that is durable.
+pub(super) fn released(waiter: WaiterId, released: Option<ReleasedAddress>, out: &mut Outbox) {
+    out.now(Effect::Reply {
         waiter,
-        Reply::Released {
+        reply: Reply::Released {
             known: released.is_some(),
             addresses: released.into_iter().collect(),
         },
-    );
+    });
+    out.tell(waiter, Reply::Settled);
 }
 
 fn waiting_for(pool: &Pool, key: &SandboxKey) -> Vec<WaiterId> {
@@ -125,16 +131,21 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         } else if deadline < now || !assign_next(pool, &request, &mut free, now) {
             continue;
         }
-        let Some(grant) = pool.grant(&request.key, repeated) else {
-            continue;
-        };
         pool.memory.waiters.remove(&waiter);
-        out.now(Effect::Reply {
-            waiter,
-            reply: Reply::Assigned(grant),
-        });
-        out.durable(waiter, request.key);
+        assigned(pool, waiter, request.key, repeated, out);
     }
+}
+
+/// Tells a waiter of the allocation it has been given: at once, and again when it is durable.
+pub(super) fn assigned(pool: &Pool, waiter: WaiterId, key: SandboxKey, repeated: bool, out: &mut Outbox) {
+    let Some(grant) = pool.grant(&key, repeated) else {
+        return;
+    };
+    out.now(Effect::Reply {
+        waiter,
+        reply: Reply::Assigned(grant),
+    });
+    out.durable(waiter, key);
 }
 
 fn assign_next(

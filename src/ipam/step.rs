@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, growth, lifecycle, local, serve};
+use super::{answers, growth, lifecycle, local, quick, serve};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -17,13 +17,8 @@ impl Pool {
     ///
     /// The effects are executed in order; see [`Effect::Commit`] for what waits for the disk.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
-        if let Event::Committed { commit } = event
-            && self.memory.waiters.is_empty()
-            && self.memory.store_trouble.is_none()
-        {
-            // The usual end of an ADD: nothing follows from it.
-            serve::committed(self, commit);
-            return Vec::new();
+        if let Some(effects) = quick::step(self, &event, now) {
+            return effects;
         }
         let mut out = Outbox::default();
         let is_sweep = matches!(event, Event::Timer | Event::CallEnded { .. } | Event::Kernel(_));
@@ -37,7 +32,7 @@ impl Pool {
 }
 
 /// Takes note of what happened.
-fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
+pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
     match event {
         Event::Add(request) => serve::add(pool, request, out),
         Event::Del { waiter, key } => serve::del(pool, waiter, &key, now, out),
@@ -141,11 +136,10 @@ pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         lifecycle::advance(pool, now, out);
     }
     serve::serve(pool, now, out);
-    if can_write {
-        growth::grow(pool, now, out);
-    }
+    let plan = can_write.then(|| growth::grow(pool, now, out));
     serve::triage(pool, now, out);
     wake(pool, now, out);
+    pool.memory.calm = plan.and_then(|plan| quick::calm(pool, &plan, now));
 }
 
 /// Asks to be woken when the next thing becomes due by itself.
@@ -182,7 +176,13 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(memory.next_look)
         .filter(|due| *due > now)
         .min();
-    let Some(next) = next else { return };
+    if let Some(next) = next {
+        wake_by(pool, next, now, out);
+    }
+}
+
+/// Asks to be woken at this time, unless that is asked for earlier.
+pub(super) fn wake_by(pool: &mut Pool, next: Tick, now: Tick, out: &mut Outbox) {
     if pool.memory.wake.is_none_or(|asked| next < asked || asked <= now) {
         pool.memory.wake = Some(next);
         out.now(Effect::WakeAt(next));

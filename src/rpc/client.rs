@@ -96,13 +96,21 @@ impl Client {
         })
     }
 
-    /// Gives an address back.
+    /// Gives an address back; [`PendingDel::settled`] then waits for the disk.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn del(self, del: Del) -> Result<Released, ClientError> {
-        match self.ask(&Request::Del(del))? {
-            Reply::Released(released) => Ok(released),
+    pub fn del(mut self, del: Del) -> Result<(Released, PendingDel), ClientError> {
+        let request = Request::Del(del);
+        self.send(&request)?;
+        match self.receive(&request)? {
+            Reply::Released(released) => Ok((
+                released,
+                PendingDel {
+                    client: self,
+                    request,
+                },
+            )),
             _ => Err(FrameError::Empty.into()),
         }
     }
@@ -252,6 +260,26 @@ impl PendingAdd {
     pub fn durable(mut self) -> Result<(), ClientError> {
         match self.client.receive(&self.request)? {
             Reply::Durable => Ok(()),
+            _ => Err(FrameError::Empty.into()),
+        }
+    }
+}
+
+/// A release that waits to be durable.
+#[derive(Debug)]
+pub struct PendingDel {
+    client: Client,
+    request: Request,
+}
+
+impl PendingDel {
+    /// Waits until the release is on the disk.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn settled(mut self) -> Result<(), ClientError> {
+        match self.client.receive(&self.request)? {
+            Reply::Settled => Ok(()),
             _ => Err(FrameError::Empty.into()),
         }
     }

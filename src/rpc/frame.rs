@@ -127,7 +127,7 @@ fn call(request: &Request, parameters: &impl Serialize) -> Result<Vec<u8>, Frame
     ended(&Call {
         method: format!("{INTERFACE}.{}", request.method()),
         parameters,
-        more: matches!(request, Request::Add(_)),
+        more: matches!(request, Request::Add(_) | Request::Del(_)),
     })
 }
 
@@ -210,8 +210,8 @@ struct Answer<'a, P> {
 pub fn encode_reply(reply: &Reply) -> Result<Vec<u8>, FrameError> {
     let frame = match reply {
         Reply::Assigned(value) => answer(value, true),
-        Reply::Durable => answer(&serde_json::Map::new(), false),
-        Reply::Released(value) => answer(value, false),
+        Reply::Durable | Reply::Settled => answer(&serde_json::Map::new(), false),
+        Reply::Released(value) => answer(value, true),
         Reply::Checked(value) => answer(value, false),
         Reply::Collected(value) => answer(value, false),
         Reply::Status(value) => answer(value, false),
@@ -295,7 +295,8 @@ fn named_error(name: &str, parameters: Option<Value>) -> Box<ServiceError> {
     error.into()
 }
 
-/// Reads a reply frame as the answer to `request`; `Durable` is what an ADD's last frame means.
+/// Reads a reply frame as the answer to `request`; `Durable` is what an ADD's last frame means, and
+/// `Settled` a DEL's.
 ///
 /// # Errors
 /// [`FrameError`] when the frame is not an answer to that request.
@@ -304,7 +305,8 @@ pub fn decode_reply(request: &Request, frame: &[u8]) -> Result<Result<Reply, Box
     Ok(match request {
         Request::Add(_) if raw.continues => raw.into_result::<Assigned>()?.map(Reply::Assigned),
         Request::Add(_) => raw.into_result::<Value>()?.map(|_| Reply::Durable),
-        Request::Del(_) => raw.into_result::<Released>()?.map(Reply::Released),
+        Request::Del(_) if raw.continues => raw.into_result::<Released>()?.map(Reply::Released),
+        Request::Del(_) => raw.into_result::<Value>()?.map(|_| Reply::Settled),
         Request::Check(_) => raw.into_result::<Allocation>()?.map(Reply::Checked),
         Request::Gc(_) => raw.into_result::<Collected>()?.map(Reply::Collected),
         Request::Status => raw.into_result::<Status>()?.map(Reply::Status),

@@ -126,6 +126,7 @@ fn replies_round_trip() {
                 known: true,
             }),
         ),
+        (Request::Del(del()), Reply::Settled),
         (Request::Status, Reply::Status(Status::default())),
         (Request::Dump, Reply::Dump(serde_json::json!({"a": [1]}))),
     ];

@@ -34,7 +34,8 @@ pub struct Add {
     pub deadline_ms: u64,
 }
 
-/// Releases what a sandbox's interface holds. An unknown sandbox is a success.
+/// Releases what a sandbox's interface holds. An unknown sandbox is a success. Two replies: [`Reply::Released`], then
+/// [`Reply::Settled`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Del {
     /// The conflist's name.
@@ -187,7 +188,7 @@ pub struct ReleasedAddress {
     pub layout: RuleLayout,
 }
 
-/// The answer to [`Del`].
+/// The first answer to [`Del`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     /// What was given back; empty when nothing was known.
@@ -241,8 +242,10 @@ pub enum Reply {
     Assigned(Assigned),
     /// Second answer to [`Add`]: the allocation is on the disk.
     Durable,
-    /// Answer to [`Del`].
+    /// First answer to [`Del`]: to be taken out of the kernel meanwhile.
     Released(Released),
+    /// Second answer to [`Del`]: the release is on the disk.
+    Settled,
     /// Answer to [`Check`].
     Checked(Allocation),
     /// Answer to [`Gc`].
@@ -256,7 +259,7 @@ pub enum Reply {
 impl Reply {
     /// Whether another reply follows.
     pub fn continues(&self) -> bool {
-        matches!(self, Self::Assigned(_))
+        matches!(self, Self::Assigned(_) | Self::Released(_))
     }
 }
 

@@ -186,16 +186,19 @@ fn healthy(layout: RuleLayout) -> impl Fn(&Request) -> Answers + Send + 'static 
             })),
             Ok(Reply::Durable),
         ],
-        Request::Del(_) => vec![Ok(Reply::Released(Released {
-            addresses: vec![ReleasedAddress {
-                address: IpAddr::V4(ADDRESS),
-                eni_table: TableId(3),
-                device: DeviceIndex(2),
-                host_veth: VETH.to_owned(),
-                layout,
-            }],
-            known: true,
-        }))],
+        Request::Del(_) => vec![
+            Ok(Reply::Released(Released {
+                addresses: vec![ReleasedAddress {
+                    address: IpAddr::V4(ADDRESS),
+                    eni_table: TableId(3),
+                    device: DeviceIndex(2),
+                    host_veth: VETH.to_owned(),
+                    layout,
+                }],
+                known: true,
+            })),
+            Ok(Reply::Settled),
+        ],
         Request::Check(_) => vec![Ok(Reply::Checked(allocation(layout)))],
         Request::Gc(_) => vec![Ok(Reply::Collected(Collected::default()))],
         Request::Status => vec![Ok(Reply::Status(Status {
@@ -427,9 +430,10 @@ fn dataplane_59_94_del_without_a_namespace_cleans_rules_and_releases() {
 #[test]
 fn dataplane_95_del_of_an_unknown_sandbox_is_a_success() {
     let unknown = ServiceError::new(ErrorKind::NotFound, "datastore: unknown pod");
-    for answer in [Ok(Reply::Released(Released::default())), Err(unknown)] {
+    let nothing = vec![Ok(Reply::Released(Released::default())), Ok(Reply::Settled)];
+    for answers in [nothing, vec![Err(unknown)]] {
         on_a_node(move |node| {
-            let _daemon = node.daemon(move |_| vec![answer.clone()]);
+            let _daemon = node.daemon(move |_| answers.clone());
             node.call("DEL", &json!({})).assert_silent_success();
             assert_eq!(node.waiting_dels(), 0);
         });

@@ -194,7 +194,7 @@ fn unwire(session: &Session<'_>, intent: &PodIntent) {
 
 /// Gives the address back, durably one way or the other.
 fn release(session: &Session<'_>) {
-    let Err(error) = session.release(DelReason::SetupNSFailed) else {
+    let Err(error) = session.release(DelReason::SetupNSFailed, |_| {}) else {
         return;
     };
     tracing::warn!(%error, "the daemon could not be told that the set-up failed");

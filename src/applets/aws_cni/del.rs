@@ -11,12 +11,24 @@ use crate::store::pending;
 
 pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     let notes = notes(session)?;
-    match session.release(DelReason::PodDeleted) {
-        Ok(released) if released.known => take_away(&released)?,
-        // Already released: what a crash between release and cleaning left is cleaned by the record.
-        Ok(_) => clean_by_record(session, notes.as_ref()),
-        Err(error) => without_daemon(session, notes.as_ref(), &error)?,
+    // Taken away while the release is being written: until that is durable nobody else gets the address.
+    let mut taken_away = None;
+    let outcome = session.release(DelReason::PodDeleted, |released| {
+        // Asked again after a restart, the daemon may say so again, or know nothing of it any more.
+        if taken_away.is_some() {
+            return;
+        }
+        if released.known {
+            taken_away = Some(take_away(released));
+        } else {
+            // Already released: what a crash between release and cleaning left is cleaned by the record.
+            clean_by_record(session, notes.as_ref());
+        }
+    });
+    if let Err(error) = outcome {
+        without_daemon(session, notes.as_ref(), &error)?;
     }
+    taken_away.unwrap_or(Ok(()))?;
     Ok(String::new())
 }
 

@@ -101,10 +101,18 @@ impl<'a> Session<'a> {
         Client::connect(&self.socket, patience)
     }
 
-    /// Asks the daemon to release what this sandbox holds.
-    fn release(&self, reason: DelReason) -> Result<Released, ClientError> {
-        Retry::new(PATIENCE, DEL_ABSENCE)
-            .ask(|patience| self.connect(patience)?.del(self.del_request(reason)))
+    /// Asks the daemon to release what this sandbox holds; `while_pending` is done while that is being written, for
+    /// each attempt that gets so far.
+    fn release(
+        &self,
+        reason: DelReason,
+        mut while_pending: impl FnMut(&Released),
+    ) -> Result<(), ClientError> {
+        Retry::new(PATIENCE, DEL_ABSENCE).ask(|patience| {
+            let (released, pending) = self.connect(patience)?.del(self.del_request(reason))?;
+            while_pending(&released);
+            pending.settled()
+        })
     }
 
     fn del_request(&self, reason: DelReason) -> Del {

@@ -291,8 +291,11 @@ impl Actor {
     fn reply(&mut self, waiter: WaiterId, reply: Reply) {
         self.note(&reply);
         let left_to_us = match &reply {
-            Reply::Collected(held) => held,
-            Reply::Released { addresses, .. } if self.deferred.holds(waiter) => addresses,
+            Reply::Collected(held) => held.clone(),
+            Reply::Released { addresses, .. } if self.deferred.holds(waiter) => {
+                return self.deferred.released(waiter, addresses.clone());
+            }
+            Reply::Settled if self.deferred.holds(waiter) => self.deferred.take_released(waiter),
             _ => return self.answer(waiter, reply),
         };
         let pods = left_to_us
@@ -304,7 +307,7 @@ impl Actor {
 
     fn note(&mut self, reply: &Reply) {
         let held = match reply {
-            Reply::Durable => return,
+            Reply::Durable | Reply::Settled => return,
             Reply::Assigned(grant) => self.holder(grant.address),
             _ => None,
         };
@@ -324,10 +327,10 @@ impl Actor {
     }
 
     fn answer(&mut self, waiter: WaiterId, reply: Reply) {
-        if !matches!(reply, Reply::Assigned(_)) && self.deferred.answered(waiter) {
+        let last = reply.is_final();
+        if last && self.deferred.answered(waiter) {
             return;
         }
-        let last = !matches!(reply, Reply::Assigned(_));
         let answer = answers::answer(reply, self.layout);
         let replies = if last { self.waiting.remove(&waiter) } else { None };
         // Nobody waits any more when the client has left.
@@ -389,7 +392,7 @@ fn log(reply: &Reply, held: Option<&Held>) {
         }
         Reply::Released { addresses, .. } => addresses.iter().for_each(log_release),
         Reply::Collected(held) => held.iter().for_each(log_release),
-        Reply::Durable => {}
+        Reply::Durable | Reply::Settled => {}
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, Box<Ser
             addresses: addresses.into_iter().map(|held| released(held, layout)).collect(),
             known,
         }),
+        Reply::Settled => Answer::Settled,
         Reply::Collected(held) => Answer::Collected(Collected {
             released: held
                 .into_iter()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
+use crate::ipam::effect::ReleasedAddress;
 use crate::ipam::ids::{SandboxKey, WaiterId};
 use crate::store::pending;
 
@@ -17,6 +18,8 @@ pub(super) struct Deferred {
     directory: PathBuf,
     next: u64,
     files: BTreeMap<WaiterId, PathBuf>,
+    /// What was released and is to be taken out of the kernel once that is durable.
+    released: BTreeMap<WaiterId, Vec<ReleasedAddress>>,
     unreadable: BTreeSet<PathBuf>,
 }
 
@@ -27,6 +30,7 @@ impl Deferred {
             directory: state_dir.join(pending::DIRECTORY),
             next: u64::MAX,
             files: BTreeMap::new(),
+            released: BTreeMap::new(),
             unreadable: BTreeSet::new(),
         }
     }
@@ -78,6 +82,16 @@ impl Deferred {
     /// Whether this waiter is a deferred DEL.
     pub(super) fn holds(&self, waiter: WaiterId) -> bool {
         self.files.contains_key(&waiter)
+    }
+
+    /// The pool has released this for a deferred DEL.
+    pub(super) fn released(&mut self, waiter: WaiterId, addresses: Vec<ReleasedAddress>) {
+        self.released.insert(waiter, addresses);
+    }
+
+    /// What a deferred DEL has released, asked for once.
+    pub(super) fn take_released(&mut self, waiter: WaiterId) -> Vec<ReleasedAddress> {
+        self.released.remove(&waiter).unwrap_or_default()
     }
 
     /// The pool has answered: the release is durable, and the file has done its duty. False when it was no deferred DEL.

@@ -12,7 +12,7 @@ use crate::ipam::policy::{Policy, WarmTarget};
 use crate::ipam::pool::Pool;
 use crate::ipam::recover::Start;
 use crate::ipam::verify;
-use crate::ipam::witness::{ImdsSnapshot, KernelFacts};
+use crate::ipam::witness::{ImdsSnapshot, KernelFacts, LinkFact};
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -75,20 +75,25 @@ fn actions() -> impl Strategy<Value = Action> {
 /// Events no healthy daemon sends: they must be taken all the same.
 fn noise(world: &mut World, n: u64) {
     let (eni, mac) = (EniId(format!("eni-{n}")), Mac([9; 6]));
-    world.event(match n % 7 {
+    world.event(match n % 8 {
         0 => Event::Committed { commit: CommitId(n) },
         1 => Event::CallEnded {
             call: CallId(n),
             result: Ok(crate::ipam::cloud::CloudAnswer::Done),
         },
         2 => Event::LinkGone { mac },
-        3 => Event::EniConfigured { eni, result: Ok(()) },
-        4 => Event::Published {
+        3 => Event::LinkSeen(LinkFact {
+            mac,
+            name: "docker0".into(),
+            ifindex: 4_000,
+        }),
+        4 => Event::EniConfigured { eni, result: Ok(()) },
+        5 => Event::Published {
             eni,
             addresses: vec![],
             result: Err(String::new()),
         },
-        5 => Event::GiveUp {
+        6 => Event::GiveUp {
             waiter: WaiterId(n | 1 << 40),
         },
         _ => Event::Timer,

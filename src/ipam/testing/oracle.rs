@@ -48,8 +48,20 @@ impl World {
                         .retain(|address, holder| (*address, &*holder) != (grant.address, &key));
                 }
             }
-            Reply::Released { addresses, .. } | Reply::Collected(addresses) => {
-                let addresses = addresses.clone();
+            Reply::Released { addresses, .. } => {
+                assert!(client.released.is_none(), "released twice");
+                client.released = Some(addresses.clone());
+                for released in addresses {
+                    self.routes.retain(|_, holder| *holder != released.key);
+                }
+                return;
+            }
+            Reply::Settled => {
+                for released in client.released.as_ref().expect("settled without released") {
+                    self.live.remove(&released.key);
+                }
+            }
+            Reply::Collected(addresses) => {
                 for released in addresses {
                     self.live.remove(&released.key);
                     self.routes.retain(|_, holder| *holder != released.key);

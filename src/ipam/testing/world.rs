@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::ipam::cloud::*;
-use crate::ipam::effect::{Alarm, Change, Effect, Grant, Refusal, Reply};
+use crate::ipam::effect::{Alarm, Change, Effect, Grant, Refusal, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::*;
 use crate::ipam::limits::InstanceLimits;
@@ -46,6 +46,7 @@ pub(super) enum Work {
 pub(super) struct Client {
     pub(super) key: Option<SandboxKey>,
     pub(super) grant: Option<Grant>,
+    pub(super) released: Option<Vec<ReleasedAddress>>,
     pub(super) last: Option<Reply>,
     pub(super) gone: bool,
 }
@@ -191,7 +192,16 @@ impl World {
     // ---- driving ----
 
     pub(super) fn event(&mut self, event: Event) {
+        let long_way = self.pool.is_calm().then(|| {
+            let mut pool = self.pool.clone();
+            pool.forget_calm();
+            (pool.step(event.clone(), self.now), pool)
+        });
         let effects = self.pool.step(event, self.now);
+        if let Some((expected, pool)) = long_way {
+            assert_eq!(effects, expected, "the quick way and the long way differ");
+            assert_eq!(self.pool.records(), pool.records());
+        }
         self.take(effects);
         let violations = verify::pool(&self.pool, self.now);
         assert!(violations.is_empty(), "{violations:#?}");

@@ -218,10 +218,10 @@ async fn accept_until_changed(
         let mut closing = changed.clone();
         match race(changed.changed(), accept_in(listener, &closing)).await {
             Either::Left(change) => return change.is_err(),
-            Either::Right(Ok((stream, peer, changes))) => {
+            Either::Right(Ok((stream, peer, era))) => {
                 let serve = serve(stream, peer, Arc::clone(handler));
                 tokio::spawn(async move {
-                    race(serve, closing.wait_for(|now| *now != changes)).await;
+                    race(serve, closing.wait_for(|now| *now != era)).await;
                 });
             }
             // Out of descriptors and the like: nothing tells when that ends.
