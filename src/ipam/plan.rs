@@ -248,9 +248,10 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     plan.report.hindrances.extend(missing_links(pool, now));
     let Some(limits) = pool.limits() else {
         // Nobody will tell where EC2 is not asked: that is no reason to wait.
-        plan.report.hindrances.push(match pool.policy().ask_ec2 {
-            true => Hindrance::LimitsUnknown,
-            false => Hindrance::ProvisioningOff,
+        plan.report.hindrances.push(if pool.policy().ask_ec2 {
+            Hindrance::LimitsUnknown
+        } else {
+            Hindrance::ProvisioningOff
         });
         return plan;
     };
