@@ -1,5 +1,6 @@
-//! Turns `data/instance-limits.csv` into a sorted static table and stamps the version.
+//! Turns `data/instance-limits.csv` and its corrections into a sorted static table and stamps the version.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -7,11 +8,21 @@ use std::{env, fs};
 
 type AnyError = Box<dyn std::error::Error>;
 
+const LIMITS: &str = "data/instance-limits.csv";
+const CORRECTIONS: &str = "data/instance-limits-corrections.csv";
+
 fn main() -> Result<(), AnyError> {
     let out = env::var("OUT_DIR")?;
-    println!("cargo:rerun-if-changed=data/instance-limits.csv");
-    let csv = fs::read_to_string("data/instance-limits.csv")?;
-    fs::write(Path::new(&out).join("limits_table.rs"), limits_table(&csv)?)?;
+    let mut rows = BTreeMap::new();
+    for path in [LIMITS, CORRECTIONS] {
+        println!("cargo:rerun-if-changed={path}");
+        let table = rows_of(path)?;
+        if path == CORRECTIONS {
+            check_corrections(&rows, &table)?;
+        }
+        rows.extend(table);
+    }
+    fs::write(Path::new(&out).join("limits_table.rs"), limits_table(&rows)?)?;
 
     // Grows with every commit and checkout; `.git/HEAD` names the branch and stays as it is.
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
@@ -22,38 +33,47 @@ fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// One `(type, ENIs, IPv4 addresses an ENI)` row a type, sorted for binary search.
-fn limits_table(csv: &str) -> Result<String, AnyError> {
-    let mut rows = Vec::new();
-    for (number, line) in csv
-        .lines()
+/// ENIs on the default card and IPv4 addresses an ENI, by instance type.
+type Rows = BTreeMap<String, (u32, u32)>;
+
+fn rows_of(path: &str) -> Result<Rows, AnyError> {
+    let csv = fs::read_to_string(path)?;
+    csv.lines()
         .enumerate()
         .skip(1)
         .filter(|(_, line)| !line.is_empty())
-    {
-        let row =
-            parse_row(line).ok_or_else(|| format!("data/instance-limits.csv:{}: {line}", number + 1))?;
-        rows.push(row);
+        .map(|(number, line)| parse_row(line).ok_or_else(|| format!("{path}:{}: {line}", number + 1).into()))
+        .collect()
+}
+
+/// A correction that corrects nothing is out of date and is to be removed.
+fn check_corrections(rows: &Rows, corrections: &Rows) -> Result<(), AnyError> {
+    for (name, limits) in corrections {
+        if rows.get(name).is_none_or(|known| known == limits) {
+            return Err(format!("{CORRECTIONS}: {name} is not in {LIMITS} or the same there").into());
+        }
     }
-    rows.sort_unstable();
+    Ok(())
+}
+
+/// One `(type, ENIs, IPv4 addresses an ENI)` row a type, sorted for binary search.
+fn limits_table(rows: &Rows) -> Result<String, AnyError> {
     let mut table = format!(
         "pub(super) static LIMITS: [(&str, u32, u32); {}] = [\n",
         rows.len()
     );
-    for (name, enis, ipv4) in rows {
+    for (name, (enis, ipv4)) in rows {
         writeln!(table, "    ({name:?}, {enis}, {ipv4}),")?;
     }
     table.push_str("];\n");
     Ok(table)
 }
 
-fn parse_row(line: &str) -> Option<(&str, u32, u32)> {
+fn parse_row(line: &str) -> Option<(String, (u32, u32))> {
     let mut fields = line.split(',');
-    Some((
-        fields.next()?,
-        fields.next()?.parse().ok()?,
-        fields.next()?.parse().ok()?,
-    ))
+    let name = fields.next()?.to_owned();
+    let (enis, ipv4) = (fields.next()?, fields.next()?);
+    Some((name, (enis.parse().ok()?, ipv4.parse().ok()?)))
 }
 
 /// The commit, from the environment where there is no repository (packages), else from git, else unknown.

@@ -72,6 +72,11 @@ pub(super) fn eni(from: &NetworkInterface) -> Result<CloudEni, BadAnswer> {
         primary: primary.unwrap_or(Ipv4Addr::UNSPECIFIED),
         secondary,
         prefixes: prefixes?,
+        groups: from
+            .groups()
+            .iter()
+            .filter_map(|group| group.group_id().map(Into::into))
+            .collect(),
         interface_type: from
             .interface_type()
             .map_or("interface", |kind| kind.as_str())

@@ -21,6 +21,7 @@ pub(super) const KNOWN: &[(&str, Role)] = &[
     ("AWS_CA_BUNDLE", Setting),
     ("AWS_CNI_ADD_DEADLINE", Setting),
     ("AWS_CNI_CONFIG", Setting),
+    ("AWS_CNI_KUBELET_CONFIG", Setting),
     ("AWS_CNI_MAX_PODS", Setting),
     ("AWS_CNI_SOCKET", Setting),
     ("AWS_CNI_STATE_DIR", Setting),

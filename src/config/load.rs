@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::features;
+use super::kubelet::DEFAULT_KUBELET_CONFIG;
 use super::network;
 use super::parse;
 use super::problem::{ConfigErrors, ProblemKind};
@@ -45,6 +46,7 @@ impl Config {
         );
         let mut pool = pool(&mut reader);
         let imds_only = features::check(&mut reader);
+        pool.ask_ec2 = !imds_only;
         pool.provisioning &= !imds_only;
         pool.leaked_eni_cleanup &= !imds_only;
         let network = network::read(&mut reader);
@@ -115,7 +117,14 @@ fn pool(r: &mut Reader<'_>) -> PoolConfig {
                 _ => or_refuse(parse::count(text, 1).map(Some)),
             },
         ),
+        kubelet_config: r.read(
+            "AWS_CNI_KUBELET_CONFIG",
+            DEFAULT_KUBELET_CONFIG.into(),
+            "an absolute path",
+            absolute_path,
+        ),
         provisioning: !r.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", false),
+        ask_ec2: true,
         manage_untagged_eni: r.boolean("MANAGE_UNTAGGED_ENI", true),
         manage_when_cordoned: r.boolean_or_empty("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
         subnet_discovery: r.boolean_or_empty("ENABLE_SUBNET_DISCOVERY", true),
@@ -140,7 +149,15 @@ fn aws(r: &mut Reader<'_>) -> AwsConfig {
         url(r, "AWS_EC2_ENDPOINT"),
     );
     AwsConfig {
-        cluster_name: r.text("CLUSTER_NAME"),
+        cluster_name: r.read(
+            "CLUSTER_NAME",
+            None,
+            "text of at most 256 characters, as it becomes a tag",
+            |text| match text {
+                "" => Read::Unset,
+                _ => or_refuse(parse::is_tag_value(text).then(|| Some(text.to_owned()))),
+            },
+        ),
         additional_eni_tags: tags(r),
         http_timeout: r.read(
             "HTTP_TIMEOUT",
@@ -185,11 +202,16 @@ fn aws(r: &mut Reader<'_>) -> AwsConfig {
 }
 
 fn tags(r: &mut Reader<'_>) -> BTreeMap<String, String> {
-    let allowed = "a JSON object of strings, keys of at most 128 characters without \"k8s.amazonaws.com\" and not \
-                   starting with \"aws:\", values of at most 256";
-    r.read("ADDITIONAL_ENI_TAGS", BTreeMap::new(), allowed, |text| {
+    let allowed = format!(
+        "a JSON object of at most {} strings, keys of at most 128 characters without \"k8s.amazonaws.com\" and not \
+         starting with \"aws:\", values of at most 256",
+        parse::MOST_TAGS
+    );
+    r.read("ADDITIONAL_ENI_TAGS", BTreeMap::new(), &allowed, |text| {
         match (text, parse::tags(text)) {
             ("", _) => Read::Unset,
+            // EC2 would refuse every ENI; which of them to leave out is not ours to say.
+            (_, Some((tags, _))) if tags.len() > parse::MOST_TAGS => Read::Refuse,
             (_, Some((tags, dropped))) => Read::Without(tags, dropped),
             (_, None) => Read::FallBack,
         }

@@ -6,6 +6,7 @@
 mod env_file;
 mod features;
 mod known;
+mod kubelet;
 mod load;
 mod network;
 mod parse;
@@ -16,6 +17,7 @@ mod reader;
 mod tests;
 mod types;
 
+pub use kubelet::{DEFAULT_KUBELET_CONFIG, KubeletLimit, kubelet_limit};
 pub use load::{DEFAULT_ADD_DEADLINE, DEFAULT_FILE, DEFAULT_SOCKET, DEFAULT_STATE_DIR, config_path};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use process::{LoadError, from_process};

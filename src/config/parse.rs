@@ -78,6 +78,12 @@ pub(super) fn networks(text: &str) -> (Vec<Ipv4Cidr>, Vec<String>) {
 /// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>).
 const TAG_KEY_CHARS: usize = 128;
 const TAG_VALUE_CHARS: usize = 256;
+/// EC2 takes 50 tags for a resource, and five are written besides: instance, creation, token, cluster and owner.
+pub(super) const MOST_TAGS: usize = 45;
+
+pub(super) fn is_tag_value(text: &str) -> bool {
+    text.chars().count() <= TAG_VALUE_CHARS
+}
 
 /// A JSON object of strings: the tags that may be set, and the keys of those that may not; `None` when it is none.
 pub(super) fn tags(text: &str) -> Option<(BTreeMap<String, String>, Vec<String>)> {
@@ -96,7 +102,7 @@ pub(super) fn tags(text: &str) -> Option<(BTreeMap<String, String>, Vec<String>)
 fn may_be_tagged(key: &str, value: &str) -> bool {
     !key.is_empty()
         && key.chars().count() <= TAG_KEY_CHARS
-        && value.chars().count() <= TAG_VALUE_CHARS
+        && is_tag_value(value)
         && !key.contains("k8s.amazonaws.com")
         && !key.to_ascii_lowercase().starts_with("aws:")
 }

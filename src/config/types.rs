@@ -48,9 +48,13 @@ pub struct PoolConfig {
     pub cooldown: Duration,
     /// `AWS_CNI_MAX_PODS`: no more addresses than this are ever wanted.
     pub max_pods: Option<u32>,
+    /// `AWS_CNI_KUBELET_CONFIG`: where that number comes from when it is not given.
+    pub kubelet_config: PathBuf,
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` or `ENABLE_IMDS_ONLY_MODE`, negated: whether ENIs and addresses may be
     /// acquired and released.
     pub provisioning: bool,
+    /// `ENABLE_IMDS_ONLY_MODE`, negated: whether EC2 is asked anything at all.
+    pub ask_ec2: bool,
     /// `MANAGE_UNTAGGED_ENI`.
     pub manage_untagged_eni: bool,
     /// `AWS_MANAGE_ENIS_NON_SCHEDULABLE`.

@@ -172,8 +172,15 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
     if failure.class == FailureClass::Throttled {
         return obstruct(pool, Topic::Creation(token.clone()), failure, now);
     }
-    // EC2 has decided: with this token there is no ENI and will be none.
+    // EC2 has decided: with this token there is no ENI and will be none...
     pool.forget_creation(token);
+    if failure.class == FailureClass::Conflict {
+        // ...but the one that was made before with other parameters, when the configuration had other tags and the answer
+        // was lost (IdempotentParameterMismatch). It carries our tags and is taken up as left over.
+        pool.memory.describe.insert(DescribeScope::OursUnattached);
+        let soon = now.after(pool.policy().describe_lag);
+        pool.memory.look_by(soon);
+    }
     if failure.class == FailureClass::SubnetFull {
         let take = Take::Create(creation.addresses);
         shortage::refused(pool, &creation.subnet, take, failure, now);

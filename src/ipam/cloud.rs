@@ -139,6 +139,9 @@ pub struct CloudEni {
     pub secondary: Vec<Ipv4Addr>,
     /// /28 prefixes delegated to it.
     pub prefixes: Vec<Ipv4Cidr>,
+    /// Security groups.
+    #[serde(default)]
+    pub groups: Vec<SecurityGroupId>,
     /// EC2's `InterfaceType`: `interface`, `trunk`, `efa`, `efa-only`, ….
     pub interface_type: String,
     /// Where it is attached, if anywhere.

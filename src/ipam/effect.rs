@@ -1,5 +1,6 @@
 //! What the pool wants done. The daemon executes it and decides nothing.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub enum Effect {
         /// What to take out.
         addresses: Vec<Ipv4Addr>,
     },
+    /// Remove the rules for pods that name these addresses: nobody holds them, and no route leads to them. No event; the
+    /// next reading shows what became of it.
+    RemoveRules(BTreeSet<Ipv4Addr>),
     /// Read links and pod routes and say [`super::event::Event::Kernel`].
     ReadKernel,
     /// Sweep IMDS and say [`super::event::Event::Imds`] when it answers.

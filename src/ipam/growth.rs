@@ -51,7 +51,7 @@ fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mu
         addresses,
         description: format!("{}{}", tags::DESCRIPTION_PREFIX, pool.facts().instance),
     };
-    let request = creation.call();
+    let request = creation.call(&common_tags(pool));
     pool.insert_creation(creation);
     out.call(pool, Purpose::Create(token), request, now);
 }
@@ -71,22 +71,26 @@ fn token(pool: &mut Pool, now: Tick) -> ClientToken {
     ClientToken(format!("{instance}-{boot}-{:x}-{:x}", now.0, pool.memory.tokens))
 }
 
-/// The Go daemon's tags (reference ipamd 4.8) and our token. What the user adds never hides what an ENI is found by.
+/// The Go daemon's tags (reference ipamd 4.8) that say whose an ENI is and when it came, and our token.
 fn labels(pool: &Pool, token: &ClientToken, now: Tick) -> BTreeMap<String, String> {
     let facts = pool.facts();
     let created = facts.booted_at.saturating_add(now.0 / 1000);
-    let mut labels = BTreeMap::new();
-    let mut put = |key: &str, value: String| labels.insert(key.to_owned(), value);
+    let labels = [
+        (tags::INSTANCE, facts.instance.to_string()),
+        (tags::CREATED_AT, stamp::rfc3339(created)),
+        (tags::TOKEN, token.to_string()),
+    ];
+    labels.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// The tags every ENI gets by the configuration: the cluster's, and the user's, which may hide those.
+pub(super) fn common_tags(pool: &Pool) -> BTreeMap<String, String> {
+    let mut common = BTreeMap::new();
     if let Some(cluster) = &pool.policy().cluster_name {
         let (owner, cni) = tags::OWNER;
-        put(tags::CLUSTER, cluster.clone());
-        put(owner, cni.to_owned());
+        common.insert(tags::CLUSTER.to_owned(), cluster.clone());
+        common.insert(owner.to_owned(), cni.to_owned());
     }
-    for (key, value) in &pool.policy().additional_tags {
-        put(key, value.clone());
-    }
-    put(tags::INSTANCE, facts.instance.to_string());
-    put(tags::CREATED_AT, stamp::rfc3339(created));
-    put(tags::TOKEN, token.to_string());
-    labels
+    common.extend(pool.policy().additional_tags.clone());
+    common
 }

@@ -4,9 +4,10 @@
 
 use super::cloud::{CloudCall, DescribeScope};
 use super::effect::Effect;
+use super::growth::common_tags;
 use super::ids::{EniId, Tick};
 use super::memory::Purpose;
-use super::model::{EniRole, EniState};
+use super::model::{Eni, EniRole, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
@@ -24,6 +25,9 @@ const FIRST_KERNEL_RECHECK: std::time::Duration = std::time::Duration::from_mill
 pub(super) const LONGEST_REASON: usize = 200;
 
 pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if !pool.policy().ask_ec2 {
+        return advance_without_ec2(pool, now, out);
+    }
     if pool.limits().is_none()
         && pool.memory.is_clear(&Topic::Limits, now)
         && !pool.memory.is_asking(&Purpose::Limits)
@@ -57,6 +61,30 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     describe(pool, now, out);
 }
 
+/// Where EC2 is asked nothing, what stands is kept standing, and IMDS is asked for what others have added. What was
+/// begun at EC2 stays an intent until it may be asked again.
+fn advance_without_ec2(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let standing = |eni: &&Eni| {
+        eni.role == EniRole::Secondary && matches!(eni.state, EniState::Attached | EniState::Ready)
+    };
+    let ids: Vec<EniId> = pool
+        .enis()
+        .values()
+        .filter(standing)
+        .map(|eni| eni.id.clone())
+        .collect();
+    for id in ids {
+        configure(pool, &id, now, out);
+        publish(pool, &id, now, out);
+    }
+    recheck_kernel(pool, now, out);
+    let imds_check = now.after(pool.policy().imds_check);
+    if *pool.memory.next_look.get_or_insert(imds_check) <= now {
+        pool.memory.next_look = Some(imds_check);
+        out.now(Effect::ReadImds);
+    }
+}
+
 fn create(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     for creation in pool.creations().values().cloned().collect::<Vec<_>>() {
         let purpose = Purpose::Create(creation.token.clone());
@@ -66,7 +94,8 @@ fn create(pool: &mut Pool, now: Tick, out: &mut Outbox) {
                 .memory
                 .is_clear(&Topic::Creation(creation.token.clone()), now);
         if !waits {
-            out.call(pool, purpose, creation.call(), now);
+            let request = creation.call(&common_tags(pool));
+            out.call(pool, purpose, request, now);
         }
     }
 }
@@ -303,6 +332,10 @@ fn read_kernel(pool: &mut Pool, out: &mut Outbox) {
 
 /// The kernel is asked about addresses it still routes, ever more seldom, and about those that have rested.
 fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let orphaned = std::mem::take(&mut pool.memory.orphaned_rules);
+    if !orphaned.is_empty() {
+        out.now(Effect::RemoveRules(orphaned));
+    }
     let routed = pool
         .addresses()
         .values()

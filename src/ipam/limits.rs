@@ -24,7 +24,8 @@ impl InstanceLimits {
     }
 }
 
-/// The compiled-in limits of `instance_type` (`data/instance-limits.csv`); `None` for a type newer than the table.
+/// The compiled-in limits of `instance_type` (`data/instance-limits.csv` and its corrections); `None` for a type newer
+/// than the table.
 pub fn lookup(instance_type: &InstanceType) -> Option<InstanceLimits> {
     let index = table::LIMITS
         .binary_search_by(|(name, ..)| (*name).cmp(instance_type.as_str()))
@@ -48,6 +49,25 @@ mod tests {
         assert_eq!(limits("p5.48xlarge"), Some((2, 50)));
         assert_eq!(limits("z9.metal"), None);
         assert_eq!(limits(""), None);
+    }
+
+    /// The table is older than these types' second card: what EC2 lets card 0 carry is what counts.
+    #[test]
+    fn types_whose_second_card_the_table_does_not_know_are_corrected() {
+        for (name, enis) in [
+            ("i7ie.48xlarge", 8),
+            ("i7ie.metal-48xl", 8),
+            ("i8ge.48xlarge", 12),
+            ("i8ge.metal-48xl", 12),
+        ] {
+            assert_eq!(
+                lookup(&name.into()),
+                Some(InstanceLimits {
+                    enis,
+                    ipv4_per_eni: 50
+                })
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use super::cloud::DescribeScope;
 use super::ids::{CardIndex, DeviceIndex, Mac, Tick};
 use super::memory::Ec2View;
 use super::model::{Eni, EniRole, EniState};
+use super::node::NodeFacts;
 use super::observe::{place, suspect_route};
+use super::outbox::Outbox;
 use super::pool::Pool;
 use super::witness::{Doubt, ImdsEni, ImdsSnapshot, KernelFacts};
 
@@ -36,14 +38,28 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
         .into_iter()
         .map(|route| (route.address, route.device))
         .collect();
+    // The store says that nobody holds it, the kernel by an earlier reading and this one that nobody is reached there:
+    // a DEL that knew only the sandbox left it. While the doubt stands, nobody gets the address.
+    let is_orphan = |address: &Ipv4Addr| {
+        pool.addresses().get(address).is_some_and(|known| {
+            known.holder.is_none()
+                && matches!(&known.doubt, Some(Doubt::PodRoute { device }) if device.is_empty())
+        })
+    };
+    pool.memory.orphaned_rules = facts.bare_rules.into_iter().filter(is_orphan).collect();
     let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
     for address in addresses {
         let was_routed = pool
             .addresses()
             .get(&address)
             .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
-        if pool.memory.pod_routes.contains_key(&address) {
-            suspect_route(pool, address);
+        if let Some(device) = pool.memory.pod_routes.get(&address).cloned() {
+            if was_routed {
+                // A route that went while a rule stayed: what was a pod's is now a rule's alone.
+                pool.doubt(address, Some(Doubt::PodRoute { device }));
+            } else {
+                suspect_route(pool, address);
+            }
         } else if was_routed {
             pool.doubt(address, None);
             pool.rest(address, now);
@@ -79,6 +95,22 @@ pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
             }
         }
     });
+}
+
+/// What IMDS says of the node now, where something older was stored. What cannot change on an instance that runs is not
+/// looked at; of the groups EC2 itself knows better.
+pub(super) fn facts(pool: &mut Pool, seen: NodeFacts, out: &mut Outbox) {
+    if seen.instance != pool.facts().instance || seen.primary_eni != pool.facts().primary_eni {
+        let (instance, eni) = (&seen.instance, &seen.primary_eni);
+        let why = format!(
+            "IMDS now speaks of {instance} and its primary ENI {eni}; not believed while the daemon runs"
+        );
+        return out.alarm("other-instance", why);
+    }
+    pool.set_instance_type(seen.instance_type);
+    if pool.memory.ec2 != Ec2View::Answered {
+        pool.set_groups(seen.security_groups);
+    }
 }
 
 /// Everything IMDS lists, kept until EC2 has spoken or cannot.

@@ -141,6 +141,8 @@ pub(super) struct Memory {
     pub(super) unlisted: BTreeMap<Ipv4Addr, Tick>,
     pub(super) links: BTreeMap<Mac, LinkFact>,
     pub(super) pod_routes: BTreeMap<Ipv4Addr, String>,
+    /// Addresses nobody holds that a rule names without a route leading to them, by two readings of the kernel.
+    pub(super) orphaned_rules: BTreeSet<Ipv4Addr>,
     /// Released since the kernel was last asked: nobody gets these before it has shown no route for them.
     pub(super) unproven: BTreeSet<Ipv4Addr>,
     /// The kernel is being read; the answer will speak for these.
@@ -182,6 +184,7 @@ impl Memory {
             unlisted: BTreeMap::new(),
             links: BTreeMap::new(),
             pod_routes: BTreeMap::new(),
+            orphaned_rules: BTreeSet::new(),
             unproven: BTreeSet::new(),
             kernel_read: None,
             link_news: BTreeSet::new(),

@@ -226,7 +226,9 @@ pub struct Allocation {
     pub told: Option<WaiterId>,
 }
 
-/// An ENI that EC2 has been or is about to be asked for: everything of the call, so that it can be repeated exactly.
+/// An ENI that EC2 has been or is about to be asked for: what of the call is this creation's alone, so that it can be
+/// repeated. The tags that every ENI gets are the configuration's ([`super::growth::common_tags`]): EC2 takes 50 of up to
+/// 384 characters, which no record of the store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Creation {
     /// The idempotency token.
@@ -239,7 +241,7 @@ pub struct Creation {
     pub addresses: u32,
     /// Description.
     pub description: String,
-    /// Tags.
+    /// The tags by which the ENI is found; they hide equal ones of the configuration.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -251,15 +253,17 @@ impl Allocation {
 }
 
 impl Creation {
-    /// The call; the same each time.
-    pub fn call(&self) -> CloudCall {
+    /// The call; the same each time, as long as the common tags are.
+    pub fn call(&self, common_tags: &BTreeMap<String, String>) -> CloudCall {
+        let mut tags = common_tags.clone();
+        tags.extend(self.tags.clone());
         CloudCall::CreateEni {
             token: self.token.clone(),
             subnet: self.subnet.clone(),
             groups: self.groups.clone(),
             secondary_addresses: self.addresses,
             description: self.description.clone(),
-            tags: self.tags.clone(),
+            tags,
         }
     }
 }

@@ -159,6 +159,9 @@ pub(super) fn attached(
     let listed: BTreeSet<EniId> = enis.iter().map(|eni| eni.id.clone()).collect();
     let credible = listed.contains(&pool.facts().primary_eni);
     for cloud in enis {
+        if cloud.id == pool.facts().primary_eni {
+            pool.set_groups(cloud.groups.clone());
+        }
         if let Some(attachment) = &cloud.attachment {
             take_attached(pool, cloud, attachment, now);
             if credible {

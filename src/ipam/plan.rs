@@ -280,7 +280,12 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     };
     plan.report.hindrances.extend(missing_links(pool, now));
     let Some(limits) = pool.limits() else {
-        plan.report.hindrances.push(Hindrance::LimitsUnknown);
+        // Nobody will tell where EC2 is not asked: that is no reason to wait.
+        plan.report.hindrances.push(if pool.policy().ask_ec2 {
+            Hindrance::LimitsUnknown
+        } else {
+            Hindrance::ProvisioningOff
+        });
         return plan;
     };
     let slots = limits.secondary_per_eni();

@@ -31,6 +31,8 @@ pub struct Policy {
     pub manage_untagged: bool,
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` turned round: whether EC2 may be asked for more.
     pub provisioning: bool,
+    /// `ENABLE_IMDS_ONLY_MODE` turned round: whether EC2 is asked anything. If not, IMDS is all there is to know.
+    pub ask_ec2: bool,
     /// How long the first ADDs wait for EC2 to confirm what IMDS says.
     pub start_patience: Duration,
     /// How long after its attach was answered an ENI's link may take to appear before that is an alarm.
@@ -39,6 +41,8 @@ pub struct Policy {
     pub describe_lag: Duration,
     /// How often EC2 is asked whether anything has drifted although nothing happened here.
     pub drift_check: Duration,
+    /// How often IMDS is asked the same where EC2 is not.
+    pub imds_check: Duration,
     /// How often the kernel is asked again about addresses only it knows.
     pub kernel_recheck: Duration,
     /// Seed of the jitter of back-offs; the daemon draws it, so that nodes do not retry in step.
@@ -56,10 +60,12 @@ impl Default for Policy {
             additional_tags: BTreeMap::new(),
             manage_untagged: true,
             provisioning: true,
+            ask_ec2: true,
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),
             describe_lag: Duration::from_mins(1),
             drift_check: Duration::from_hours(1),
+            imds_check: Duration::from_mins(1),
             kernel_recheck: Duration::from_secs(10),
             seed: 0,
         }

@@ -9,8 +9,10 @@ use std::net::Ipv4Addr;
 use super::cidr::Ipv4Cidr;
 use super::effect::{Change, ReleasedAddress};
 use super::event::AddRequest;
-use super::ids::{CardIndex, ClientToken, DeviceIndex, EniId, SandboxKey, Tick};
-use super::limits::InstanceLimits;
+use super::ids::{
+    CardIndex, ClientToken, DeviceIndex, EniId, InstanceType, SandboxKey, SecurityGroupId, Tick,
+};
+use super::limits::{self, InstanceLimits};
 use super::memory::Memory;
 use super::model::{Address, Allocation, Creation, Eni, EniRole, Placed};
 use super::node::NodeFacts;
@@ -53,6 +55,10 @@ impl Pool {
 
     // ---- changing ----
 
+    pub(super) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     pub(super) fn set_limits(&mut self, limits: InstanceLimits) {
         self.limits = Some(limits);
         self.dirty.insert(RecordKey::Node);
@@ -61,6 +67,23 @@ impl Pool {
     pub(super) fn set_vpc_cidrs(&mut self, cidrs: Vec<Ipv4Cidr>) {
         if self.facts.vpc_cidrs != cidrs {
             self.facts.vpc_cidrs = cidrs;
+            self.dirty.insert(RecordKey::Node);
+        }
+    }
+
+    /// New ENIs get these; none at all would give them the VPC's default group.
+    pub(super) fn set_groups(&mut self, groups: Vec<SecurityGroupId>) {
+        if !groups.is_empty() && self.facts.security_groups != groups {
+            self.facts.security_groups = groups;
+            self.dirty.insert(RecordKey::Node);
+        }
+    }
+
+    /// The instance was stopped and started as another type: its limits are others, too.
+    pub(super) fn set_instance_type(&mut self, instance_type: InstanceType) {
+        if self.facts.instance_type != instance_type {
+            self.limits = limits::lookup(&instance_type);
+            self.facts.instance_type = instance_type;
             self.dirty.insert(RecordKey::Node);
         }
     }

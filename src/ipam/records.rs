@@ -205,6 +205,7 @@ mod tests {
 
     use super::*;
     use crate::ipam::ids::PodRef;
+    use crate::ipam::tags;
 
     fn allocation(container: &str) -> Allocation {
         Allocation {
@@ -276,6 +277,31 @@ mod tests {
         let record = Record::Eni(Box::new(eni));
         let value = record.value();
         // `store::MAX_VALUE_BYTES`, which this module must not know.
+        assert!(value.len() <= 3 * 1024, "{} bytes", value.len());
+        assert_eq!(decode(&record.key().text(), &value), Ok(record));
+    }
+
+    /// EC2 takes 50 tags of 128 and 256 characters; a creation stores only those that are its own.
+    #[test]
+    fn the_largest_creation_fits_into_a_record_of_the_store() {
+        let creation = Creation {
+            token: ClientToken("i-0123456789abcdef0-01234567-ffffffffffffffff-ffffffffffffffff".to_owned()),
+            subnet: "subnet-0123456789abcdef0".into(),
+            // The most a quota increase allows for one ENI.
+            groups: vec!["sg-0123456789abcdef0".into(); 16],
+            addresses: u32::MAX,
+            description: "aws-K8S-i-0123456789abcdef0".to_owned(),
+            tags: [tags::INSTANCE, tags::CREATED_AT, tags::TOKEN]
+                .map(|key| {
+                    (
+                        key.to_owned(),
+                        "i-0123456789abcdef0-01234567-ffffffffffffffff-ffffffffffffffff".to_owned(),
+                    )
+                })
+                .into(),
+        };
+        let record = Record::Creation(Box::new(creation));
+        let value = record.value();
         assert!(value.len() <= 3 * 1024, "{} bytes", value.len());
         assert_eq!(decode(&record.key().text(), &value), Ok(record));
     }

@@ -62,7 +62,9 @@ pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
         } => published(pool, &eni, &addresses, result, now, out),
         Event::Kernel(facts) => local::kernel(pool, facts, now),
         Event::Imds(snapshot) => local::imds(pool, snapshot),
+        Event::Facts(facts) => local::facts(pool, *facts, out),
         Event::VpcCidrs(cidrs) => pool.set_vpc_cidrs(cidrs),
+        Event::Reconfigured(policy) => pool.set_policy(*policy),
         Event::Timer => pool.memory.wake = None,
     }
 }

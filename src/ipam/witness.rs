@@ -35,8 +35,10 @@ pub struct PodRoute {
 pub struct KernelFacts {
     /// Every physical link (no veth).
     pub links: Vec<LinkFact>,
-    /// Every pod route of ours.
+    /// Every pod route of ours, and every address that only a rule for pods names, then without a device.
     pub pod_routes: Vec<PodRoute>,
+    /// Addresses among them that only a rule names: no route leads to them, so no sandbox can be using them.
+    pub bare_rules: Vec<Ipv4Addr>,
 }
 
 /// One ENI as IMDS lists it.
@@ -87,6 +89,9 @@ pub enum Doubt {
 impl std::fmt::Display for Doubt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::PodRoute { device } if device.is_empty() => {
+                f.write_str("a rule for pods names it, but no allocation is stored")
+            }
             Self::PodRoute { device } => {
                 write!(f, "the kernel routes it to {device}, but no allocation is stored")
             }

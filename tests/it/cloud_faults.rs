@@ -399,6 +399,22 @@ fn ipamd_25_pods_start_while_ec2_is_down_if_addresses_are_there() {
 }
 
 #[test]
+fn ipamd_27_in_imds_only_mode_ec2_is_asked_nothing_at_a_start_in_service_and_at_the_next_start() {
+    let mut scene = furnished(&[("ENABLE_IMDS_ONLY_MODE", "true")]);
+    scene.start();
+    let pods = scene.pods("web", 9);
+    scene.add(&pods, 9);
+    scene.check(&pods);
+    let (code, message) = refused(&scene.pods("more", 1)[0]);
+    assert_eq!(code, 999, "nothing is on its way: {message}");
+    scene.del(&pods[..3], 3);
+    scene.restart();
+    scene.check(&pods[3..]);
+    let asked = scene.lab.cloud().calls().counters(Service::Ec2, 0);
+    assert!(asked.is_empty(), "{asked:?}");
+}
+
+#[test]
 fn pods_start_while_ec2_swallows_every_call() {
     let mut scene = furnished(&[("HTTP_TIMEOUT", "10")]);
     scene

@@ -1,6 +1,6 @@
 //! Addresses that have to be fetched first: nobody fails for something that is on its way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::faults::{Latency, Scope};
@@ -147,6 +147,36 @@ fn ipamd_30_row_3_9_max_pods_ends_growth() {
     settles("m5.large", &[("AWS_CNI_MAX_PODS", "5")], &[(0, 1, 9), (1, 1, 9)]);
 }
 
+/// One pod on an m5.large whose kubelet says this; ENIs and addresses in the end, and the log.
+fn grown_with_kubelet(text: &str, environment: &[(&str, &str)], total: u64) -> (usize, String) {
+    let mut scene = Scene::stage(Lab::builder(), "m5.large", environment);
+    std::fs::write(scene.node.dirs().kubelet_config(), text).unwrap();
+    scene.start();
+    scene.add(&scene.pods("web", 1), 1);
+    scene.settle_at(total);
+    (scene.attached_enis().len(), scene.log())
+}
+
+#[test]
+fn ipamd_29_kubelets_max_pods_ends_growth() {
+    let (enis, log) = grown_with_kubelet(r#"{"kind": "KubeletConfiguration", "maxPods": 5}"#, &[], 9);
+    assert_eq!(enis, 1);
+    assert!(log.contains("kubelet takes 5 pods"), "{log}");
+}
+
+#[test]
+fn ipamd_29_a_max_pods_of_our_own_comes_before_kubelets() {
+    let environment = [("AWS_CNI_MAX_PODS", "110")];
+    assert_eq!(grown_with_kubelet(r#"{"maxPods": 5}"#, &environment, 18).0, 2);
+}
+
+#[test]
+fn ipamd_29_kubelets_configuration_in_another_language_is_remarked_on_and_limits_nothing() {
+    let (enis, log) = grown_with_kubelet("maxPods: 5\n", &[], 18);
+    assert_eq!(enis, 2);
+    assert!(log.contains("AWS_CNI_MAX_PODS can say it"), "{log}");
+}
+
 #[test]
 fn row_3_9_t3_medium_with_one_warm_eni() {
     settles("t3.medium", &[], &[(0, 1, 5), (1, 2, 10), (5, 2, 10), (6, 3, 15)]);
@@ -163,4 +193,27 @@ fn row_3_9_m4_4xlarge_with_one_warm_eni() {
         (59, 4, 116),
     ];
     settles("m4.4xlarge", &[], &rows);
+}
+
+/// 45 tags of 128 and 256 characters are far more than a record of the store holds; growth must not stand or fall by
+/// them, nor the store be thought broken.
+#[test]
+fn as_many_and_as_long_tags_as_ec2_takes_are_on_every_new_eni() {
+    let tags: BTreeMap<String, String> = (0..45)
+        .map(|number| (format!("{number:0>128}"), "\u{e9}".repeat(256)))
+        .collect();
+    let text = serde_json::to_string(&tags).unwrap();
+    let mut scene = Scene::with_env(
+        "m5.large",
+        &[("ADDITIONAL_ENI_TAGS", &text), ("CLUSTER_NAME", "prod")],
+    );
+    let pods = scene.pods("web", 10);
+    scene.add(&pods, 10);
+    scene.settle_at(27);
+    scene.restart();
+    scene.check(&pods);
+    for eni in scene.attached_enis().iter().skip(1) {
+        assert_eq!(eni.tags.len(), 50, "{:?}", eni.tags.keys());
+        assert!(tags.iter().all(|(key, value)| eni.tags.get(key) == Some(value)));
+    }
 }

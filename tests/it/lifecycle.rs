@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::faults::{Effect, Latency, Outage, Rule, Scope};
 use aws_cni_lab::lab::Lab;
 use aws_cni_lab::pod::Pod;
 use aws_cni_lab::varlink::CallError;
+use aws_cni_lab::vpc::{Eni, GroupId, Modify};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -262,4 +263,54 @@ fn a_node_that_is_known_starts_and_serves_while_imds_and_ec2_are_away() {
     scene.add(&new, 3);
     scene.del(&pods, 3);
     scene.check(&new);
+}
+
+/// Other security groups for the primary ENI, as an operator gives them, and no others for what comes with it.
+fn change_groups(scene: &Scene) -> Vec<GroupId> {
+    let primary = scene.node.primary_eni().clone();
+    scene.lab.cloud().model(|model| {
+        let vpc = model.enis().get(&primary).unwrap().vpc.clone();
+        let groups = vec![model.create_group(&vpc, "changed").unwrap()];
+        let change = Modify::Groups(groups.clone());
+        model.modify_eni(&primary, change, Instant::now()).unwrap();
+        groups
+    })
+}
+
+fn grown_by_one_eni(scene: &Scene) -> Eni {
+    let pods = scene.pods("web", 10);
+    scene.add(&pods, 10);
+    scene.settle();
+    let enis = scene.attached_enis();
+    assert_eq!(enis.len(), 2);
+    enis[1].clone()
+}
+
+#[test]
+fn security_groups_changed_while_the_daemon_was_away_are_on_the_next_eni() {
+    let mut scene = Scene::with_env("m5.large", &[("WARM_ENI_TARGET", "0")]);
+    scene.settle();
+    scene.kill();
+    let groups = change_groups(&scene);
+    scene.start();
+    assert_eq!(grown_by_one_eni(&scene).groups, groups);
+}
+
+#[test]
+fn changed_security_groups_are_known_from_imds_where_ec2_does_not_tell() {
+    let mut scene = Scene::with_env("m5.large", &[("WARM_ENI_TARGET", "0")]);
+    scene.settle();
+    scene.kill();
+    let groups = change_groups(&scene);
+    let denied = Rule::ec2_error(
+        "DescribeNetworkInterfaces",
+        "UnauthorizedOperation",
+        "not allowed",
+    );
+    scene.faults().inject(denied);
+    scene.start();
+    let wanted = serde_json::json!(groups.iter().map(ToString::to_string).collect::<Vec<_>>());
+    scene.wait_until("the new groups", || {
+        (scene.dump()["node"]["security_groups"] == wanted).then_some(())
+    });
 }

@@ -31,4 +31,5 @@ mod pair;
 mod plugin;
 mod scene;
 mod throttling;
+mod upgrade;
 mod verbs;

@@ -98,7 +98,7 @@ pub(super) fn unwire_released(released: &ReleasedAddress) -> Result<(), UnwireEr
 
 /// Takes away what only the runtime's record tells of. The record does not say how the pod was routed, so the kernel
 /// is asked; an interface that meanwhile carries another pod's route is left alone.
-pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId) {
+pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: Option<TableId>) {
     let layout = match layout_found(host_veth, address) {
         Ok(Some(layout)) => layout,
         Ok(None) => {
@@ -113,7 +113,7 @@ pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: TableId
     let removal = PodRemoval {
         host_veth: Some(host_veth.to_owned()),
         address,
-        eni_table: Some(table),
+        eni_table: table,
         layout,
         link: LinkRemoval::Delete,
     };
@@ -140,7 +140,8 @@ pub(super) fn unwire_sandbox(session: &Session<'_>) {
     };
     let addresses = rtnl.addresses(Some(link.index)).unwrap_or_default();
     for fact in addresses {
-        unwire_recorded(&session.host_veth, fact.address, TableId::MAIN);
+        // Nobody says which ENI the address is on; of the rules that select by it, all are this sandbox's.
+        unwire_recorded(&session.host_veth, fact.address, None);
     }
     // The kernel refuses when it has gone with its host end, which is as well.
     match rtnl.apply_all(&[NetOp::DelLink(LinkRef::Index(link.index))]) {

@@ -8,7 +8,7 @@ use argh::FromArgs;
 
 use super::super::{paths, terminal};
 use super::start;
-use crate::config::{self, Config};
+use crate::config::{self, Config, kubelet_limit};
 use crate::observe::{self, Stdout};
 use crate::rpc::client::Client;
 use crate::store;
@@ -98,6 +98,11 @@ fn check() -> ExitCode {
     };
     for warning in &config.warnings {
         terminal::say(&format!("warning: {warning}"));
+    }
+    if config.pool.max_pods.is_none() {
+        for remark in kubelet_limit(&config.pool.kubelet_config).remarks {
+            terminal::say(&format!("warning: kubelet's maxPods is not known from {remark}"));
+        }
     }
     terminal::say("the configuration is valid");
     ExitCode::SUCCESS

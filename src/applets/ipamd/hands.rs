@@ -70,6 +70,7 @@ impl Hands {
                 addresses,
             }),
             Effect::Unpublish { addresses, .. } => self.kernel.ask(Job::Unpublish(addresses)),
+            Effect::RemoveRules(addresses) => self.kernel.ask(Job::RemoveRules(addresses)),
             Effect::ReadKernel => self.kernel.ask(Job::Read),
             Effect::ReadImds => self.sweep(),
             // The actor keeps these for itself.

@@ -5,14 +5,16 @@ use std::net::Ipv4Addr;
 
 use super::kernel::{Setup, mark};
 use crate::config::Config;
-use crate::ipam::model::{EniRole, EniState};
+use crate::ipam::model::{Allocation, EniRole, EniState};
 use crate::ipam::pool::Pool;
 use crate::ipam::witness::KernelFacts;
+use crate::net::facts::HostFacts;
 use crate::net::host::HostIntent;
-use crate::net::layout::EniMark;
+use crate::net::layout::{EniMark, RuleLayout};
+use crate::net::pod::{RecordedPod, repairs};
 
 /// What the kernel thread starts with: ENIs that stood before a restart keep standing.
-pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Setup {
+pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts, seen: &HostFacts) -> Setup {
     let network = &config.network;
     let facts = pool.facts();
     let (enis, published) = standing(config, pool, kernel);
@@ -33,7 +35,19 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Setup
             layout: network.rule_layout,
         },
         published,
+        repairs: repairs(seen, &recorded(pool, network.rule_layout)),
     }
+}
+
+/// The pods that hold an address, as they were wired.
+fn recorded(pool: &Pool, layout: RuleLayout) -> Vec<RecordedPod> {
+    let pod = |held: &Allocation| RecordedPod {
+        address: held.address,
+        host_veth: held.host_veth.clone(),
+        eni_table: held.table(),
+        layout,
+    };
+    pool.allocations().values().map(pod).collect()
 }
 
 type Standing = (BTreeMap<EniMark, u32>, BTreeMap<Ipv4Addr, EniMark>);

@@ -24,7 +24,7 @@ use crate::net::host::{Host, HostError, HostIntent};
 use crate::net::layout::{EniMark, RuleLayout};
 use crate::net::link::reap_doomed;
 use crate::net::netlink::NetError;
-use crate::net::pod::{PodRemoval, unwire_pod};
+use crate::net::pod::{PodRemoval, Repair, Repairs, put_right, remove_orphaned_rules, unwire_pod};
 use crate::net::rtnl::Rtnl;
 
 /// A burst of DELs is reaped together: deleting one link alone waits as long for RCU as deleting a hundred.
@@ -57,6 +57,8 @@ pub(super) enum Job {
         /// Who asked, and what to say.
         answer: Option<(WaiterId, Reply)>,
     },
+    /// Remove the rules for pods that name these addresses, which nobody holds and to which no route leads.
+    RemoveRules(BTreeSet<Ipv4Addr>),
     /// The VPC's networks as they are now, changed or not.
     VpcCidrs(Vec<Ipv4Cidr>),
 }
@@ -77,17 +79,23 @@ impl Kernel {
 }
 
 /// What the kernel says now.
-pub(super) fn read(veth_prefix: &str) -> Result<KernelFacts, NetError> {
+fn read(veth_prefix: &str) -> Result<KernelFacts, NetError> {
     Ok(facts(HostFacts::observe(veth_prefix)?, veth_prefix))
 }
 
-fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
+/// What was seen, as the pool takes it.
+pub(super) fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
     let addresses = seen.pod_addresses();
     let mut devices: BTreeMap<Ipv4Addr, String> = BTreeMap::new();
     for route in seen.pod_routes {
         devices.insert(route.address, route.link_name.unwrap_or_default());
     }
     KernelFacts {
+        bare_rules: addresses
+            .iter()
+            .filter(|address| !devices.contains_key(*address))
+            .copied()
+            .collect(),
         links: seen
             .links
             .into_iter()
@@ -117,6 +125,8 @@ pub(super) struct Setup {
     pub(super) intent: HostIntent,
     /// Which address leaves by which secondary ENI.
     pub(super) published: BTreeMap<Ipv4Addr, EniMark>,
+    /// What is missing of recorded pods, or stands there as an older release wrote it.
+    pub(super) repairs: Repairs,
 }
 
 /// Why the host is not set up.
@@ -179,6 +189,9 @@ impl Worker {
                 Err(error) => warn!("published addresses could not be compared: {error}"),
             }
         }
+        // Before anything is served, because a DEL that is served in between would be undone here. It costs nothing on
+        // a host in order: what is missing was found in what the start had to look at anyway.
+        put_pods_right(setup.repairs);
         Ok(Self {
             host,
             intent: setup.intent,
@@ -231,6 +244,7 @@ impl Worker {
                 }
             }
             Job::Read => self.read(),
+            Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
             Job::Unwire { pods, answer } => {
                 unwire(&pods);
@@ -329,6 +343,34 @@ fn unwire(pods: &[PodRemoval]) {
     }
 }
 
+/// A pod that cannot be repaired is no reason not to serve the others.
+fn put_pods_right(found: Repairs) {
+    for (address, why) in found.left_alone {
+        warn!(%address, "something of the pod with {address} is missing in the kernel, but {why}; not touched");
+    }
+    if !found.repairs.is_empty() {
+        tell_repairs(Rtnl::open().and_then(|mut rtnl| put_right(&mut rtnl, found.repairs)));
+    }
+}
+
+fn remove_rules(veth_prefix: &str, addresses: &BTreeSet<Ipv4Addr>) {
+    tell_repairs(remove_orphaned_rules(veth_prefix, addresses));
+}
+
+fn tell_repairs(done: Result<Vec<(Repair, Vec<NetError>)>, NetError>) {
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => return warn!("routes and rules of pods could not be put right: {error}"),
+    };
+    for (Repair { address, ops }, errors) in done {
+        let ops: Vec<String> = ops.iter().map(ToString::to_string).collect();
+        info!(%address, "put right for {address}: {}", ops.join("; "));
+        for error in errors {
+            warn!(%address, "something of {address} could not be put right: {error}");
+        }
+    }
+}
+
 fn reap() {
     match Rtnl::open().and_then(|mut rtnl| reap_doomed(&mut rtnl)) {
         Ok(true) => debug!("deleted the links of deleted pods"),
@@ -360,8 +402,11 @@ mod tests {
             enis: BTreeMap::new(),
             layout: RuleLayout::Shared,
         };
-        let published = BTreeMap::new();
-        Setup { intent, published }
+        Setup {
+            intent,
+            published: BTreeMap::new(),
+            repairs: Repairs::default(),
+        }
     }
 
     /// Dataplane quirk 19, ipamd Q26: the Go daemon remembers networks it could not apply, and never tries again.

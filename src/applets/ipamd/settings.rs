@@ -14,6 +14,7 @@ pub(super) fn policy(config: &Config, seed: u64) -> Policy {
         additional_tags: config.aws.additional_eni_tags.clone(),
         manage_untagged: config.pool.manage_untagged_eni,
         provisioning: config.pool.provisioning,
+        ask_ec2: config.pool.ask_ec2,
         seed,
         ..Policy::default()
     }

@@ -15,9 +15,10 @@ use super::deferred::Deferred;
 use super::hands::Hands;
 use super::identify::{Identity, discover, remembered};
 use super::kernel::{self, Job, SetupError};
+use super::max_pods::{self, KubeletFiles};
 use super::node::NodeError;
 use super::stop::Stop;
-use super::{clock, host, links, node, settings, state, vpc};
+use super::{clock, host, links, node, refresh, settings, state, vpc};
 use crate::causes::chain;
 use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits};
 use crate::config::Config;
@@ -25,6 +26,7 @@ use crate::ipam::event::Event;
 use crate::ipam::limits;
 use crate::ipam::pool::Pool;
 use crate::ipam::recover::{Start, summary};
+use crate::net::facts::HostFacts;
 use crate::net::inherited::{self, InheritedError};
 use crate::net::netlink::NetError;
 use crate::observe::{NotifyError, Systemd};
@@ -152,13 +154,23 @@ fn assemble(
         facts.zone
     );
     let primary = facts.primary_mac;
+    let boot = facts.boot.clone();
     let ec2 = Ec2::new(Ec2Settings::of_node(
         &config.aws,
         Some(&node::region_of(&facts.zone)),
     ));
-    let kernel_facts = kernel::read(&config.network.veth_prefix)?;
+    let veth_prefix = &config.network.veth_prefix;
+    let seen = HostFacts::observe(veth_prefix)?;
+    let kernel_facts = kernel::facts(seen.clone(), veth_prefix);
+    let mut policy = settings::policy(config, seed());
+    let mut kubelet = KubeletFiles::of(config);
+    if let Some(files) = &mut kubelet
+        && files.changed()
+    {
+        policy.max_pods = files.max_pods();
+    }
     let start = Start {
-        policy: settings::policy(config, seed()),
+        policy: policy.clone(),
         limits: limits::lookup(&facts.instance_type),
         facts,
         records,
@@ -166,7 +178,7 @@ fn assemble(
     };
     let (pool, effects) = Pool::recover(start, clock::now());
     info!("found {}", summary(&pool));
-    let kernel = kernel::start(host::setup(config, &pool, &kernel_facts), mail.clone())?;
+    let kernel = kernel::start(host::setup(config, &pool, &kernel_facts, &seen), mail.clone())?;
     links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
     // What is remembered may be out of date, what has just been discovered is not.
     let first = identity.enis.as_ref().map_or(Duration::ZERO, |_| vpc::EVERY);
@@ -176,7 +188,13 @@ fn assemble(
         // The actor is gone only when the daemon ends.
         drop(pool_mail.send(Event::VpcCidrs(cidrs).into()));
     });
+    if identity.enis.is_none() {
+        refresh::once(Arc::clone(&imds), boot, mail.clone());
+    }
     keep_house(&mail);
+    if let Some(files) = kubelet {
+        max_pods::follow(files, policy, max_pods::EVERY, mail.clone());
+    }
     let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
     let mut actor = Actor::new(pool, store, hands, mail, config.network.rule_layout, deferred);

@@ -57,6 +57,9 @@ impl Pool {
 
     /// Whether what only IMDS said may be used: EC2 could not be reached, or not in time.
     pub fn trusts_imds(&self, now: Tick) -> bool {
+        if !self.policy.ask_ec2 {
+            return true;
+        }
         match self.memory.ec2 {
             Ec2View::Failed(_) => true,
             Ec2View::Answered => false,

@@ -27,6 +27,7 @@ fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> CloudEni {
         primary: Ipv4Addr::new(10, 0, 200, low),
         secondary: (0..addresses).map(|n| Ipv4Addr::new(10, 0, 201, n)).collect(),
         prefixes: vec![],
+        groups: vec![],
         interface_type: "interface".to_owned(),
         attachment: Some(attachment(&id, &facts().instance, DeviceIndex(device))),
         description: "by hand".to_owned(),

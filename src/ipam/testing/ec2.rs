@@ -96,7 +96,10 @@ impl World {
         tags: BTreeMap<String, String>,
     ) -> CloudResult {
         if let Some(known) = self.tokens.get(&token).and_then(|id| self.enis.get(id)) {
-            assert_eq!(known.tags, tags, "the same token with other parameters");
+            if known.tags != tags {
+                assert!(self.retagged, "the same token with other parameters");
+                return Err(failure(FailureClass::Conflict, "IdempotentParameterMismatch"));
+            }
             return Ok(CloudAnswer::Created(known.clone()));
         }
         if self.subnet_free < count + 1 {
@@ -117,6 +120,7 @@ impl World {
             primary: self.fresh_address(),
             secondary: (0..count).map(|_| self.fresh_address()).collect(),
             prefixes: vec![],
+            groups: vec![],
             interface_type: "interface".to_owned(),
             attachment: None,
             description,

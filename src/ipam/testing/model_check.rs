@@ -184,6 +184,7 @@ fn replay(world: &World) {
                 device: device.clone(),
             })
             .collect(),
+        bare_rules: vec![],
     };
     let start = Start {
         policy: world.policy.clone(),

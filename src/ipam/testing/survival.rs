@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::world::{Fault, Work, World, key};
-use crate::ipam::cloud::FailureClass;
+use super::world::{Fault, Work, World, facts, key};
+use crate::ipam::cloud::{CloudAnswer, CloudCall, DescribeScope, FailureClass};
 use crate::ipam::effect::{RefusalKind, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::Tick;
 use crate::ipam::model::EniState;
+use crate::ipam::node::NodeFacts;
 use crate::ipam::policy::Policy;
 use crate::ipam::witness::ImdsSnapshot;
 
@@ -233,6 +234,168 @@ fn a_route_nobody_stored_is_quarantined() {
         })
         .collect();
     assert!(others.len() == 2 && !others.contains(&address));
+}
+
+/// `ENABLE_IMDS_ONLY_MODE`: what IMDS lists is all there is, and what others add comes with its next look.
+#[test]
+fn ipamd_27_where_ec2_is_not_asked_imds_is_and_what_was_begun_at_ec2_waits() {
+    let policy = Policy {
+        provisioning: false,
+        ask_ec2: false,
+        ..policy(1)
+    };
+    let mut world = World::with_addresses(3, 4, policy, 1);
+    let snapshot = world.imds_snapshot();
+    world.event(Event::Imds(snapshot));
+    let first = world.add(1, PATIENCE);
+    world.settle();
+    assert!(world.granted(first).is_some());
+    let second = world.add(2, PATIENCE);
+    world.settle();
+    assert_eq!(world.refused(second).unwrap().kind, RefusalKind::Exhausted);
+    let primary = world.facts.primary_eni.clone();
+    let added = std::net::Ipv4Addr::new(10, 0, 9, 77);
+    world.enis.get_mut(&primary).unwrap().secondary.push(added);
+    assert!(!world.imds_asked, "it has only just been asked");
+    world.advance(Duration::from_secs(70));
+    assert!(world.imds_asked);
+    let snapshot = world.imds_snapshot();
+    world.event(Event::Imds(snapshot));
+    let third = world.add(3, PATIENCE);
+    world.settle();
+    assert_eq!(world.granted(third), Some(added));
+    assert!(world.log.is_empty(), "{:?}", world.log);
+}
+
+/// Stored facts are served at once; what changed since is caught up with, EC2's word before that of IMDS.
+#[test]
+fn what_is_stored_of_the_node_is_replaced_by_what_is_said_of_it_now() {
+    let mut world = started(3, 4, policy(1));
+    let said = |groups: &str, instance_type: &str| {
+        Event::Facts(Box::new(NodeFacts {
+            security_groups: vec![groups.into()],
+            instance_type: instance_type.into(),
+            ..facts()
+        }))
+    };
+    let groups = |world: &World| world.pool.facts().security_groups.clone();
+    let primary = world.facts.primary_eni.clone();
+    world.enis.get_mut(&primary).unwrap().groups = vec!["sg-ec2".into()];
+    world.crash(None, false);
+    world.event(said("sg-imds", "m5.large"));
+    assert_eq!(groups(&world), ["sg-imds".into()], "while EC2 has not spoken");
+    world.settle();
+    assert_eq!(groups(&world), ["sg-ec2".into()]);
+    world.event(said("sg-lagging", "m5.4xlarge"));
+    assert_eq!(groups(&world), ["sg-ec2".into()]);
+    let limits = world.pool.limits().unwrap();
+    assert_eq!(
+        (limits.enis, limits.ipv4_per_eni),
+        (8, 30),
+        "stopped, and started as another type"
+    );
+    let before = world.pool.facts().clone();
+    world.event(Event::Facts(Box::new(NodeFacts {
+        instance: "i-other".into(),
+        instance_type: "t3.small".into(),
+        ..facts()
+    })));
+    assert_eq!(*world.pool.facts(), before);
+    assert!(world.alarms.iter().any(|alarm| alarm.kind == "other-instance"));
+}
+
+/// Killed between a Create and its answer, and started with other `ADDITIONAL_ENI_TAGS`, while EC2 does not list the
+/// new ENI yet: the same token cannot be used, and the ENI must not be lost.
+#[test]
+fn a_creation_repeated_under_other_tags_leaks_no_eni() {
+    let mut world = started(3, 4, policy(0));
+    world.eager = false;
+    for n in 0..4 {
+        world.add(n, PATIENCE);
+    }
+    while world.flush() {}
+    let is_create = |work: &Work| matches!(work, Work::Call(_, CloudCall::CreateEni { .. }));
+    let create = world.work.iter().position(is_create).unwrap();
+    world.faults.push_back(Fault::LostAfter);
+    world.deliver(create);
+    while world.flush() {}
+    let before = world.enis.len();
+    world.policy.additional_tags = [("team".to_owned(), "net".to_owned())].into();
+    world.retagged = true;
+    world.crash(None, false);
+    while world.flush() {}
+    let unlisted = |work: &Work| match work {
+        Work::Call(call, CloudCall::DescribeEnis { scope, .. }) => {
+            (*scope == DescribeScope::OursUnattached).then_some(*call)
+        }
+        _ => None,
+    };
+    let call = world.work.iter().find_map(unlisted).unwrap();
+    world.work.retain(|work| unlisted(work).is_none());
+    world.event(Event::CallEnded {
+        call,
+        result: Ok(CloudAnswer::Enis(vec![])),
+    });
+    world.eager = true;
+    world.advance(Duration::from_mins(5));
+    assert!(
+        world.log.iter().filter(|line| line.starts_with("Create")).count() > 1,
+        "{:?}",
+        world.log
+    );
+    assert!(world.pool.creations().is_empty());
+    assert_eq!(world.pool.enis().len(), world.enis.len(), "no ENI is forgotten");
+    assert!(
+        world.enis.values().all(|eni| eni.attachment.is_some()),
+        "{:?}",
+        world.log
+    );
+    assert!(world.enis.len() >= before);
+}
+
+/// What a DEL that knew only the sandbox left: nobody reads it as a pod for ever.
+#[test]
+fn rules_without_a_route_to_an_address_nobody_holds_are_removed_and_the_address_is_used_again() {
+    let mut world = started(1, 2, policy(0));
+    let first = world.add(1, PATIENCE);
+    let address = world.granted(first).unwrap();
+    world.eager = false;
+    world.del(1);
+    while world.flush() {}
+    // The kernel is read while the pod is being taken away, and again when the rules alone are left.
+    world.routes.insert(address, key(1));
+    world.kernel();
+    world.routes.remove(&address);
+    world.bare_rules.insert(address);
+    world.kernel();
+    assert!(world.bare_rules.contains(&address), "one reading is not enough");
+    assert!(world.pool.addresses()[&address].doubt.is_some());
+    world.eager = true;
+    world.advance(Duration::from_mins(2));
+    assert!(world.bare_rules.is_empty());
+    let next = world.add(2, PATIENCE);
+    let other = world.add(3, PATIENCE);
+    world.settle();
+    assert!(
+        [next, other]
+            .map(|waiter| world.granted(waiter))
+            .contains(&Some(address))
+    );
+}
+
+/// While a sandbox holds the address its rules are its own, whatever else is missing.
+#[test]
+fn rules_without_a_route_to_an_address_a_sandbox_holds_stay() {
+    let mut world = started(1, 2, policy(0));
+    let first = world.add(1, PATIENCE);
+    let address = world.granted(first).unwrap();
+    world.routes.remove(&address);
+    world.bare_rules.insert(address);
+    for _ in 0..4 {
+        world.kernel();
+        world.advance(Duration::from_mins(1));
+    }
+    assert!(world.bare_rules.contains(&address));
 }
 
 #[test]

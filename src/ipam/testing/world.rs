@@ -70,6 +70,10 @@ pub(super) struct World {
     pub(super) log: Vec<String>,
     pub(super) links: BTreeSet<Mac>,
     pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
+    /// The configuration's tags were changed while a creation was under way.
+    pub(super) retagged: bool,
+    /// Addresses that a rule names without a route.
+    pub(super) bare_rules: BTreeSet<Ipv4Addr>,
     pub(super) clients: BTreeMap<WaiterId, Client>,
     next_waiter: u64,
     pub(super) live: BTreeMap<SandboxKey, Ipv4Addr>,
@@ -136,6 +140,7 @@ impl World {
             primary: facts.primary_address,
             secondary: (0..there).map(|n| Ipv4Addr::from_bits(0x0a00_0900 + n)).collect(),
             prefixes: vec![],
+            groups: vec![],
             interface_type: "interface".to_owned(),
             attachment: Some(attachment(&facts.primary_eni, &facts.instance, DeviceIndex(0))),
             description: String::new(),
@@ -168,6 +173,8 @@ impl World {
             log: vec![],
             links: BTreeSet::new(),
             routes: BTreeMap::new(),
+            retagged: false,
+            bare_rules: BTreeSet::new(),
             clients: BTreeMap::new(),
             next_waiter: 0,
             live: BTreeMap::new(),
@@ -219,6 +226,7 @@ impl World {
             Effect::ConfigureEni(intent) => self.work.push_back(Work::Configure(intent.eni)),
             Effect::Publish { eni, addresses, .. } => self.work.push_back(Work::Publish(eni, addresses)),
             Effect::Unpublish { .. } => {}
+            Effect::RemoveRules(addresses) => self.bare_rules.retain(|address| !addresses.contains(address)),
             Effect::ReadKernel => self.kernel_asked = true,
             Effect::ReadImds => self.imds_asked = true,
             Effect::WakeAt(at) => assert!(at > self.now, "woken at once: a busy loop"),
@@ -342,7 +350,12 @@ impl World {
                     address: *address,
                     device: veth(key),
                 })
+                .chain(self.bare_rules.iter().map(|address| PodRoute {
+                    address: *address,
+                    device: String::new(),
+                }))
                 .collect(),
+            bare_rules: self.bare_rules.iter().copied().collect(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! ```
 
 mod check;
+mod repair;
 mod unwire;
 mod wire;
 
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub use check::{Difference, check_pod};
+pub use repair::{LeftAlone, RecordedPod, Repair, Repairs, put_right, remove_orphaned_rules, repairs};
 pub use unwire::{LinkFate, LinkRemoval, PodRemoval, UnwireError, Unwired, unwire_pod};
 pub use wire::{Sandbox, WireError, WireFailure, WiredPod, wire_pod};
 

@@ -133,6 +133,11 @@ impl NodeDirs {
     pub fn socket(&self) -> PathBuf {
         self.run.join("ipamd.sock")
     }
+
+    /// Where the node's kubelet would have its configuration: `AWS_CNI_KUBELET_CONFIG`.
+    pub fn kubelet_config(&self) -> PathBuf {
+        self.root.join("kubelet.json")
+    }
 }
 
 /// A link as the kernel shows it.
@@ -340,6 +345,8 @@ impl Node {
             })
             .env("AWS_CNI_STATE_DIR", &self.dirs.state)
             .env("AWS_CNI_SOCKET", self.dirs.socket())
+            // The machine's own kubelet, if it has one, is none of the node's.
+            .env("AWS_CNI_KUBELET_CONFIG", self.dirs.kubelet_config())
             .env(MARK, self.lab_dir())
     }
 

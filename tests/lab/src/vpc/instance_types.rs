@@ -1,9 +1,12 @@
-//! What an instance type can carry, read from the repository's own table.
+//! What an instance type can carry, read from the repository's own tables.
 
 use std::collections::BTreeMap;
 
 /// The table that the product compiles in, too.
 const TABLE: &str = include_str!("../../../../data/instance-limits.csv");
+
+/// Rows that replace those of the table.
+const CORRECTIONS: &str = include_str!("../../../../data/instance-limits-corrections.csv");
 
 /// A network card of an instance type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +49,9 @@ impl InstanceType {
 
 /// All instance types by name.
 pub fn builtin() -> BTreeMap<String, InstanceType> {
-    TABLE
-        .lines()
-        .skip(1)
+    let rows = |table: &'static str| table.lines().skip(1);
+    rows(TABLE)
+        .chain(rows(CORRECTIONS))
         .filter_map(parse)
         .map(|kind| (kind.name.clone(), kind))
         .collect()
@@ -94,6 +97,7 @@ mod tests {
             (3, 10)
         );
         assert_eq!(types["p5.48xlarge"].enis(), 64);
+        assert_eq!(types["i7ie.48xlarge"].cards.len(), 2, "corrected");
         assert!(!types["m4.4xlarge"].prefixes_supported());
         assert!(types["a1.metal"].prefixes_supported());
     }
