@@ -443,17 +443,17 @@ fn what_a_dead_daemon_has_assigned_does_not_stay_wired() {
             let mut asked = answers.lock().unwrap();
             *asked += 1;
             let assigned = |address| {
-                Ok(Reply::Assigned(Assigned {
+                Reply::Assigned(Assigned {
                     allocation: Allocation {
                         address,
                         ..allocation(RuleLayout::Shared)
                     },
                     repeated: false,
-                }))
+                })
             };
             match *asked {
-                1 => vec![assigned(other)],
-                _ => vec![assigned(IpAddr::V4(ADDRESS)), Ok(Reply::Durable)],
+                1 => vec![Ok(assigned(other))],
+                _ => vec![Ok(assigned(IpAddr::V4(ADDRESS))), Ok(Reply::Durable)],
             }
         });
         let result = node.call("ADD", &json!({})).json();
