@@ -110,6 +110,8 @@ fn what_rested_longest_is_used_first() {
     for index in order {
         scene.del(&pods[index..=index], 1);
     }
+    // The kernel is asked about an address once it has rested, and again if a DEL was under way: not in this order.
+    scene.wait_for("all to have rested", |status| status["free"] == order.len());
     let next = scene.pods("next", order.len());
     scene.add(&next, 1);
     let got: Vec<_> = next.iter().map(Pod::address).collect();
