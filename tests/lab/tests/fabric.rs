@@ -19,7 +19,7 @@ use aws_cni_lab::vpc::change::{AttachedEni, Owned};
 use aws_cni_lab::vpc::cidr::Ipv4Cidr;
 use aws_cni_lab::vpc::ids::Mac;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 const BRIEF: Duration = Duration::from_millis(400);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 99);
 
@@ -81,6 +81,11 @@ impl Machine {
         ip(&netns, &format!("addr add 10.0.1.{last}/24 dev eth0"));
         ip(&netns, "link set eth0 up");
         ip(&netns, "route add default via 10.0.1.1");
+        // The kernel drops what is sent before its link watch has seen the carrier, up to a second later
+        // (net/core/link_watch.c). After this the link works and the gateway is known.
+        let gateway = SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, 1), 9);
+        let refused = exchange(&netns, Protocol::Tcp, gateway, SOON);
+        assert_eq!(refused, Err(Failure::Refused));
         let echo = EchoServer::start(&netns, ECHO_PORT).unwrap();
         Self {
             netns,
