@@ -336,10 +336,7 @@ fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if !orphaned.is_empty() {
         out.now(Effect::RemoveRules(orphaned));
     }
-    let routed = pool
-        .addresses()
-        .values()
-        .any(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
+    let routed = pool.has_strange_routes();
     if !routed {
         pool.memory.clear(&Topic::Kernel);
     } else if pool.memory.is_clear(&Topic::Kernel, now) {

@@ -8,6 +8,7 @@ use super::effect::Effect;
 use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
 use super::memory::Ec2View;
 use super::model::{Eni, EniRole, EniState, Placed};
+use super::obstacle::Topic;
 use super::outbox::Outbox;
 use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
@@ -78,6 +79,8 @@ pub(super) fn suspect_route(pool: &mut Pool, address: Ipv4Addr) {
         && pool.addresses().get(&address).is_some_and(idle)
     {
         pool.doubt(address, Some(Doubt::PodRoute { device }));
+        // Looked at again soon, however long another address has been routed.
+        pool.memory.clear(&Topic::Kernel);
     }
 }
 

@@ -195,6 +195,29 @@ impl Pool {
         if self.allocations.contains_key(&request.key) || !self.is_usable(address, now) {
             return false;
         }
+        self.allocate(request, address, now)
+    }
+
+    /// Gives a sandbox the address that its link is already wired for: the daemon that assigned it died before that was on
+    /// the disk. Its plugin, which asks again, and the kernel agree; anybody else would have to wait for its rest.
+    pub(super) fn reclaim(&mut self, request: &AddRequest, now: Tick) -> bool {
+        let of_its_link = |known: &&Address| {
+            let wired_for =
+                matches!(&known.doubt, Some(Doubt::PodRoute { device }) if *device == request.host_veth);
+            wired_for && known.holder.is_none() && known.rests_until.is_none_or(|until| until < now)
+        };
+        let routed = self.addresses.iter().find(|(_, known)| of_its_link(known));
+        let Some(address) = routed.map(|(address, _)| *address) else {
+            return false;
+        };
+        if self.memory.is_unproven(address) || !self.is_reachable(address, now) {
+            return false;
+        }
+        self.doubt(address, None);
+        self.allocate(request, address, now)
+    }
+
+    fn allocate(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
         let Some((eni, _)) = self.placed(address) else {
             return false;
         };

@@ -35,9 +35,10 @@ enum Growth {
     Hindered,
 }
 
-/// What is worth keeping once everything is settled; nothing while somebody waits or calls are being sent.
+/// What is worth keeping once everything is settled; nothing while somebody waits, calls are being sent, or the kernel
+/// routes an address that its sandbox may come to claim.
 pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
-    let is_quiet = plan.acts.is_empty() && pool.memory.waiters.is_empty();
+    let is_quiet = plan.acts.is_empty() && pool.memory.waiters.is_empty() && !pool.has_strange_routes();
     is_quiet.then(|| {
         let report = &plan.report;
         let there = report.free.saturating_add(report.coming);

@@ -128,7 +128,9 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let repeated = pool.allocations().contains_key(&request.key);
         if repeated {
             pool.share(&request.key);
-        } else if deadline < now || !assign_next(pool, &request, &mut free, now) {
+        } else if deadline < now
+            || !(pool.reclaim(&request, now) || assign_next(pool, &request, &mut free, now))
+        {
             continue;
         }
         pool.memory.waiters.remove(&waiter);

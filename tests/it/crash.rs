@@ -14,7 +14,7 @@ use aws_cni_lab::lab::Lab;
 use aws_cni_lab::pod::Pod;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, said};
+use crate::scene::{PATIENCE, Scene, said};
 
 /// xorshift64 (Marsaglia 2003): other points in every run would make a failure hard to repeat.
 struct Dice(u64);
@@ -188,7 +188,8 @@ fn killed_while_it_grows_the_daemon_resumes_and_leaves_no_interface_over() {
     });
     let scene = RwLock::new(scene);
     scene.write().unwrap().start();
-    let pods = scene.read().unwrap().pods("grow", 25);
+    // Each restart takes its time, and the pods wait through all of them.
+    let pods = scene.read().unwrap().patient_pods("grow", 25, PATIENCE.as_secs());
     std::thread::scope(|scope| {
         let adds: Vec<_> = pods
             .iter()

@@ -12,6 +12,7 @@ use crate::ipam::model::{Address, Allocation, Creation, Eni, EniRole, EniState, 
 use crate::ipam::node::NodeFacts;
 use crate::ipam::policy::Policy;
 use crate::ipam::records::RecordKey;
+use crate::ipam::witness::Doubt;
 
 impl Pool {
     /// The operator's settings.
@@ -105,10 +106,20 @@ impl Pool {
     /// Whether a sandbox may have this one now.
     pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
         let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
-        self.addresses.get(&address).is_some_and(fits)
-            && self.placed(address).is_some_and(|(eni, placed)| {
-                self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
-            })
+        self.addresses.get(&address).is_some_and(fits) && self.is_reachable(address, now)
+    }
+
+    /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.
+    pub(in crate::ipam) fn is_reachable(&self, address: Ipv4Addr, now: Tick) -> bool {
+        self.placed(address).is_some_and(|(eni, placed)| {
+            self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
+        })
+    }
+
+    /// Whether the kernel routes an address that nobody is known to have.
+    pub(in crate::ipam) fn has_strange_routes(&self) -> bool {
+        let is_strange = |known: &Address| matches!(known.doubt, Some(Doubt::PodRoute { .. }));
+        self.addresses.values().any(is_strange)
     }
 
     /// How many a sandbox may have now.

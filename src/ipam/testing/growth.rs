@@ -260,6 +260,34 @@ fn ipamd_81_an_address_whose_pod_is_just_being_taken_away_is_waited_for() {
     }
 }
 
+/// What the kernel has routed for long, or what other pods did before, does not make a pod that goes now seem to stay.
+#[test]
+fn a_pod_being_taken_away_is_waited_for_whatever_the_kernel_routed_before() {
+    let policy = Policy {
+        cooldown: Duration::ZERO,
+        ..policy(0)
+    };
+    let mut world = started(1, 3, policy);
+    let [stuck, going] = [1, 2].map(|n| world.add(n, PATIENCE));
+    let [stuck, going] = [stuck, going].map(|waiter| world.granted(waiter).unwrap());
+    let release = |world: &mut World, n: u32, address| {
+        world.eager = false;
+        world.del(n);
+        while world.flush() {}
+        world.routes.insert(address, key(n));
+        world.eager = true;
+        world.settle();
+    };
+    release(&mut world, 1, stuck);
+    world.advance(Duration::from_mins(2));
+    release(&mut world, 2, going);
+    let next = world.add(3, PATIENCE);
+    assert!(world.granted(next).is_none() && world.refused(next).is_none());
+    world.routes.remove(&going);
+    world.advance(Duration::from_millis(500));
+    assert_eq!(world.granted(next), Some(going));
+}
+
 /// Fault 1 of `baseline`: a restart must not forget who rests.
 #[test]
 fn baseline_fault_1_cooldown_survives_a_kill() {

@@ -236,6 +236,27 @@ fn a_route_nobody_stored_is_quarantined() {
     assert!(others.len() == 2 && !others.contains(&address));
 }
 
+/// The daemon died after it had assigned and before that was on the disk: the plugin, whose pod is wired, asks the next
+/// one, and on a full node nothing else would be left for it.
+#[test]
+fn an_address_whose_link_is_wired_already_is_for_the_plugin_that_wired_it() {
+    let mut world = started(1, 4, policy(1));
+    world.eager = false;
+    let waiter = world.add(1, PATIENCE);
+    let address = world.clients[&waiter].grant.as_ref().unwrap().address;
+    world.crash(None, false);
+    world.settle();
+    world.eager = true;
+    let others: Vec<_> = (2..4).map(|n| world.add(n, PATIENCE)).collect();
+    assert!(others.iter().all(|waiter| world.granted(*waiter).is_some()));
+    let again = world.add(1, PATIENCE);
+    assert_eq!(world.granted(again), Some(address));
+    // What has been given back rests, whatever the link: the next sandbox of the same pod has the same name.
+    world.del(1);
+    let next = world.add(1, PATIENCE);
+    assert_eq!(world.granted(next), None);
+}
+
 /// `ENABLE_IMDS_ONLY_MODE`: what IMDS lists is all there is, and what others add comes with its next look.
 #[test]
 fn ipamd_27_where_ec2_is_not_asked_imds_is_and_what_was_begun_at_ec2_waits() {

@@ -1,5 +1,7 @@
 //! The cloud as a whole: the model, its faults, its call log and its two servers.
 
+mod wires;
+
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::mpsc::Receiver;
@@ -7,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, oneshot};
+pub(crate) use wires::{Follower, Wires};
 
 use crate::calls::CallLog;
 use crate::faults::{Faults, Preset};
 use crate::http::Server;
+use crate::vpc::journal::{Version, View};
 use crate::vpc::{ApiResult, Instance, InstanceId, Model, NewInstance, VpcChange};
 
 /// What a cloud starts with.
@@ -42,6 +46,7 @@ impl Default for CloudConfig {
 pub(crate) struct Shared {
     model: Mutex<Model>,
     changed: Notify,
+    wires: Arc<Wires>,
     pub(crate) faults: Faults,
     pub(crate) calls: CallLog,
     pub(crate) seed: u64,
@@ -57,6 +62,18 @@ impl Shared {
         drop(model);
         self.changed.notify_one();
         result
+    }
+
+    /// ENIs as a reader sees them whom `visible` versions have reached, if the kernel has followed them, too.
+    pub(crate) fn view(&self, model: &Model, visible: impl Fn(&Version) -> bool) -> View {
+        let followed = self.wires.followed();
+        model.view(|version| version.readdressed <= followed && visible(version))
+    }
+
+    /// Waits until the kernel has followed all addresses that have come or gone so far.
+    pub(crate) async fn followed(&self) {
+        let readdressed = self.lock().readdressed();
+        self.wires.reach(readdressed).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Model> {
@@ -100,6 +117,7 @@ impl Cloud {
         let shared = Arc::new(Shared {
             model: Mutex::new(Model::new(config.seed, &config.region, &config.account)),
             changed: Notify::new(),
+            wires: Arc::default(),
             faults: Faults::new(config.seed, config.preset),
             calls: CallLog::default(),
             seed: config.seed,
@@ -126,19 +144,33 @@ impl Cloud {
         Ok(Self { shared, runtime })
     }
 
-    /// Looks at the model or changes it, as AWS's own hand or as another tenant would.
+    /// Looks at the model or changes it, as AWS's own hand or as another tenant would, and waits until the kernel of a
+    /// lab has followed.
     pub fn model<T>(&self, work: impl FnOnce(&mut Model) -> T) -> T {
-        self.shared.model(|model, _| work(model))
+        self.followed(|model, _| work(model))
     }
 
     /// Launches an instance.
     pub fn run_instance(&self, spec: NewInstance) -> ApiResult<Instance> {
-        self.shared.model(|model, now| model.run_instance(spec, now))
+        self.followed(|model, now| model.run_instance(spec, now))
     }
 
     /// Terminates an instance.
     pub fn terminate_instance(&self, id: &InstanceId) -> ApiResult<()> {
-        self.shared.model(|model, now| model.terminate_instance(id, now))
+        self.followed(|model, now| model.terminate_instance(id, now))
+    }
+
+    fn followed<T>(&self, work: impl FnOnce(&mut Model, Instant) -> T) -> T {
+        let (result, announced) = self
+            .shared
+            .model(|model, now| (work(model, now), model.announced()));
+        self.shared.wires.wait(announced);
+        result
+    }
+
+    /// Changes the model without waiting, for who holds what the kernel needs to follow.
+    pub(crate) fn model_ahead<T>(&self, work: impl FnOnce(&mut Model) -> T) -> T {
+        self.shared.model(|model, _| work(model))
     }
 
     /// Changes that have a kernel side, beginning with the ENIs whose links exist already.
@@ -146,6 +178,20 @@ impl Cloud {
     /// They come in the order they happen. The model doesn't wait for the receiver.
     pub fn subscribe(&self) -> Receiver<VpcChange> {
         self.shared.model(|model, _| model.subscribe())
+    }
+
+    /// As [`Self::subscribe`], for the one receiver the model's readers wait for.
+    pub(crate) fn follow(&self) -> Follower {
+        self.shared.model(|model, _| {
+            let changes = model.subscribe();
+            let from_before = model.linked().count();
+            Follower::new(
+                changes,
+                from_before,
+                model.announced(),
+                Arc::clone(&self.shared.wires),
+            )
+        })
     }
 
     /// The controls of what goes wrong and how long it takes.

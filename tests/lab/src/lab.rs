@@ -185,7 +185,7 @@ impl LabBuilder {
         for (spec, customize) in self.nodes {
             lab.launch(spec, customize)?;
         }
-        let changes = lab.cloud.subscribe();
+        let changes = lab.cloud.follow();
         let mut driver = Driver::new(Arc::clone(&lab.fabric), Arc::clone(&lab.nodes), changes);
         driver.drain()?;
         lab.driver = Some(driver.start().map_err(io_error("starting the lab's driver"))?);
@@ -320,7 +320,9 @@ impl Lab {
         let mut nodes = self.nodes.lock();
         // It booted a while ago: EC2 and IMDS have caught up with its primary ENI.
         let launched = Instant::now().checked_sub(BOOT).unwrap_or_else(Instant::now);
-        let instance = self.cloud.model(|model| model.run_instance(launch, launched))?;
+        let instance = self
+            .cloud
+            .model_ahead(|model| model.run_instance(launch, launched))?;
         let endpoint = format!("http://{}", self.fabric.ec2_endpoint().ip());
         let node = Node::new(
             &spec.name,

@@ -103,11 +103,11 @@ impl Lab {
         })
     }
 
-    fn attach(&self, eni: &EniId, stages: Stages) -> Mac {
+    fn attach(&self, eni: &EniId, device: u32, stages: Stages) -> Mac {
         let request = AttachEni {
             eni: eni.clone(),
             instance: self.node.id.clone(),
-            device: 1,
+            device,
             card: 0,
         };
         self.cloud.model(|model| {
@@ -165,21 +165,18 @@ fn imds_shows_an_eni_when_its_link_is_there_and_it_has_caught_up() {
     let lab = lab();
     let changes = lab.cloud.subscribe();
     assert!(matches!(changes.recv(), Ok(VpcChange::EniAttached(_))));
-    let eni = lab.create(3);
     let hour = Duration::from_hours(1);
-    let mac = lab.attach(
-        &eni,
-        Stages {
-            link: Duration::from_millis(30),
-            status: hour,
-        },
-    );
+    let late = lab.create(1);
+    let stages = |link| Stages { link, status: hour };
+    lab.attach(&late, 2, stages(hour));
     assert_eq!(lab.macs().len(), 1);
+    let eni = lab.create(3);
+    let mac = lab.attach(&eni, 1, stages(Duration::from_millis(30)));
     let Ok(VpcChange::EniAttached(attached)) = changes.recv_timeout(Duration::from_secs(20)) else {
         panic!("the link must be announced");
     };
     assert_eq!((attached.mac, attached.owned.secondary.len()), (mac, 3));
-    assert!(lab.macs().contains(&mac.to_string()));
+    assert!(lab.macs().contains(&mac.to_string()) && lab.macs().len() == 2);
     let directory = format!("network/interfaces/macs/{mac}");
     assert_eq!(lab.get(&format!("{directory}/local-ipv4s")).1.lines().count(), 4);
     assert_eq!(lab.get(&format!("{directory}/ipv4-prefix")).0, 404);

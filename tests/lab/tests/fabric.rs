@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use aws_cni_lab::fabric::guard::Dropped;
+use aws_cni_lab::fabric::guard::{Dropped, Wrong};
 use aws_cni_lab::fabric::{Fabric, Networks, NodeLink};
 use aws_cni_lab::netns::Netns;
 use aws_cni_lab::probe::{ECHO_PORT, EchoServer, Failure, Protocol, exchange, exchange_from};
@@ -19,7 +19,7 @@ use aws_cni_lab::vpc::change::{AttachedEni, Owned};
 use aws_cni_lab::vpc::cidr::Ipv4Cidr;
 use aws_cni_lab::vpc::ids::Mac;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 const BRIEF: Duration = Duration::from_millis(400);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 99);
 
@@ -81,6 +81,11 @@ impl Machine {
         ip(&netns, &format!("addr add 10.0.1.{last}/24 dev eth0"));
         ip(&netns, "link set eth0 up");
         ip(&netns, "route add default via 10.0.1.1");
+        // The kernel drops what is sent before its link watch has seen the carrier, up to a second later
+        // (net/core/link_watch.c). After this the link works and the gateway is known.
+        let gateway = SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, 1), 9);
+        let refused = exchange(&netns, Protocol::Tcp, gateway, SOON);
+        assert_eq!(refused, Err(Failure::Refused));
         let echo = EchoServer::start(&netns, ECHO_PORT).unwrap();
         Self {
             netns,
@@ -135,6 +140,10 @@ fn a_foreign_source_is_dropped_counted_and_named() {
     assert_eq!(offences.len(), 1, "{offences:?}");
     let offence = (offences[0].link.as_str(), offences[0].source.as_str());
     assert_eq!(offence, ("eni0a000000000a", "10.0.1.99"));
+    assert_eq!(
+        (offences[0].wrong, offences[0].destination.as_str()),
+        (Wrong::Source, "10.0.1.11")
+    );
     assert!(offences[0].packets > 0);
     // Once the ENI owns it, it is accepted and delivered; once it does not, no more.
     let mut owned = a.eni.owned.clone();
@@ -154,6 +163,19 @@ fn a_foreign_hardware_address_is_dropped_and_counted() {
     ip(&a.netns, "link set eth0 address 0a:00:00:00:00:77");
     assert!(exchange(&a.netns, Protocol::Udp, b.echo(), BRIEF).is_err());
     assert!(fabric.dropped().unwrap().spoofed_mac > 0);
+    let offences = fabric.offences().unwrap();
+    assert_eq!(offences.len(), 1, "{offences:?}");
+    assert_eq!(
+        (offences[0].wrong, offences[0].mac.as_str()),
+        (Wrong::Mac, "0a:00:00:00:00:77")
+    );
+    assert!(
+        offences[0].to_string().ends_with(
+            "through eni0a000000000a with a wrong hardware address: 10.0.1.10 (0a:00:00:00:00:77) > 10.0.1.11, udp"
+        ),
+        "{}",
+        offences[0]
+    );
 }
 
 #[test]
@@ -212,6 +234,12 @@ fn nothing_is_delivered_to_an_address_without_owner() {
         Err(Failure::TimedOut)
     );
     assert!(fabric.dropped().unwrap().no_owner > 0);
+    let drops = fabric.drops().unwrap();
+    assert_eq!(
+        (drops[0].wrong, drops[0].destination.as_str()),
+        (Wrong::Destination, "10.0.2.9")
+    );
+    assert_eq!(fabric.offences().unwrap(), []);
 }
 
 #[test]

@@ -96,8 +96,21 @@ fn after_ctrl_c() {
     killed_with("INT");
 }
 
+/// A lab of its own, which does not outlive a test that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 fn killed_with(signal: &str) {
-    let mut lab = Command::new(env!("CARGO_BIN_EXE_aws-cni-lab"))
+    // A shell starts what it runs in the background with SIGINT ignored (POSIX, "Asynchronous Lists"), and so would
+    // the lab be if this test was started that way.
+    let lab = Command::new("env")
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_aws-cni-lab")])
         .args([
             "up",
             "--node",
@@ -110,7 +123,8 @@ fn killed_with(signal: &str) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let dir = wait_ready(&mut lab);
+    let mut lab = Running(lab);
+    let dir = wait_ready(&mut lab.0);
     eventually(|| {
         ["a", "b"].iter().all(|node| {
             dir.join(node)
@@ -119,7 +133,7 @@ fn killed_with(signal: &str) {
                 .is_ok_and(|log| log.len() > 0)
         })
     });
-    let namespaces: Vec<_> = descriptors(lab.id())
+    let namespaces: Vec<_> = descriptors(lab.0.id())
         .into_iter()
         .filter(|link| is_netns(link))
         .collect();
@@ -127,7 +141,7 @@ fn killed_with(signal: &str) {
         namespaces.len() >= 6,
         "router, three networks, two nodes: {namespaces:?}"
     );
-    let id = lab.id().to_string();
+    let id = lab.0.id().to_string();
     assert!(
         Command::new("kill")
             .args(["-s", signal, &id])
@@ -135,7 +149,7 @@ fn killed_with(signal: &str) {
             .unwrap()
             .success()
     );
-    lab.wait().unwrap();
+    eventually(|| lab.0.try_wait().unwrap().is_some());
     eventually(|| processes_of(&dir, &namespaces).is_empty());
     eventually(|| !dir.exists());
 }

@@ -16,8 +16,8 @@ use super::{Caller, render};
 fn enis_seen_by(shared: &Shared, caller: &Caller, model: &Model, now: std::time::Instant) -> Vec<Arc<Eni>> {
     let lag = shared.faults.timing_of(caller.instance.as_ref()).describe_lag;
     let lies = shared.faults.lies_of(caller.instance.as_ref());
-    model
-        .view(shared.faults.reached(lag, now))
+    shared
+        .view(model, shared.faults.reached(lag, now))
         .into_values()
         .filter(|eni| !lies.ec2_hides_enis.contains(&eni.id))
         .map(|eni| {

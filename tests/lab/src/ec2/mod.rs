@@ -96,6 +96,7 @@ async fn answer(shared: &Arc<Shared>, caller: Caller, request: &Request) -> Repl
     let latency = shared.faults.timing_of(caller.instance.as_ref()).ec2;
     tokio::time::sleep(shared.faults.sample(latency) + verdict.before).await;
     let done = carry_out(shared, &caller, request, &action, &all, verdict.effect.as_ref());
+    shared.followed().await;
     tokio::time::sleep(verdict.after).await;
     let (reply, outcome) = reply(&action, &request_id, done, verdict.effect);
     all.remove("Action");

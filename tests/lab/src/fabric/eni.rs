@@ -54,6 +54,8 @@ pub(super) struct RouterLink {
 
 impl Fabric {
     /// Makes the ENI's link appear in the node, down and unconfigured, and routes what the ENI owns to it.
+    ///
+    /// It appears last: a daemon that waits for it may use it at once.
     pub fn attach(&self, eni: &AttachedEni, node: NodeLink<'_>) -> Result<(), FabricError> {
         let mut links = self.links();
         let link = RouterLink {
@@ -62,22 +64,37 @@ impl Fabric {
             owned: eni.owned.clone(),
             checked: eni.source_dest_check,
         };
-        ip_batch(self.router(), &appear_script(&link, eni, node))?;
-        answer_arp_for_everything(self.router(), &link.name)?;
-        guard::admit(self.router(), &link.name, eni.mac, &sources(&link))?;
+        if let Err(error) = self.plug_in(&link, eni, node) {
+            // Half a link would be in the way of the next attempt; what was not made can't be removed either.
+            drop(self.pull_out(&link));
+            return Err(error);
+        }
         links.insert(eni.eni.clone(), link);
         Ok(())
+    }
+
+    fn plug_in(&self, link: &RouterLink, eni: &AttachedEni, node: NodeLink<'_>) -> Result<(), FabricError> {
+        ip_batch(self.router(), &prepare_script(link, eni))?;
+        answer_arp_for_everything(self.router(), &link.name)?;
+        guard::admit(self.router(), &link.name, eni.mac, &sources(link))?;
+        Ok(ip_batch(self.router(), &appear_script(link, node))?)
+    }
+
+    fn pull_out(&self, link: &RouterLink) -> Result<(), FabricError> {
+        ip_batch(self.router(), &format!("link delete {}\n", link.name))?;
+        // Not before, or what the ENI sent last would count as sent from a foreign hardware address.
+        Ok(guard::forget(
+            self.router(),
+            &link.name,
+            link.mac,
+            &sources(link),
+        )?)
     }
 
     /// Removes the ENI's link from router and node; one that is not there is no error.
     pub fn detach(&self, eni: &EniId) -> Result<(), FabricError> {
         let mut links = self.links();
-        let Some(link) = links.remove(eni) else {
-            return Ok(());
-        };
-        guard::forget(self.router(), &link.name, link.mac, &sources(&link))?;
-        ip_batch(self.router(), &format!("link delete {}\n", link.name))?;
-        Ok(())
+        links.remove(eni).map_or(Ok(()), |link| self.pull_out(&link))
     }
 
     /// Routes to the ENI what it owns now, and lets it send from that only.
@@ -121,7 +138,11 @@ impl Fabric {
 
 /// `eni` and the hardware address: 15 characters, the most a link name may have.
 fn router_link_name(mac: Mac) -> String {
-    mac.0.iter().fold("eni".to_owned(), |mut name, byte| {
+    link_name("eni", mac)
+}
+
+fn link_name(prefix: &str, mac: Mac) -> String {
+    mac.0.iter().fold(prefix.to_owned(), |mut name, byte| {
         _ = write!(name, "{byte:02x}");
         name
     })
@@ -135,17 +156,26 @@ fn answer_arp_for_everything(router: &Netns, link: &str) -> Result<(), NetnsErro
     ])
 }
 
+/// What the node's end is called while it is still the router's.
+fn unplugged(mac: Mac) -> String {
+    link_name("new", mac)
+}
+
+fn appear_script(link: &RouterLink, node: NodeLink<'_>) -> String {
+    let (end, path) = (unplugged(link.mac), node.netns.path());
+    format!("link set {end} netns {} name {}\n", path.display(), node.name)
+}
+
 /// The ENI's hardware address is known to the VPC and never asked for, so its neighbour entry is permanent.
-fn appear_script(link: &RouterLink, eni: &AttachedEni, node: NodeLink<'_>) -> String {
+fn prepare_script(link: &RouterLink, eni: &AttachedEni) -> String {
     let (router_end, mac, primary) = (&link.name, eni.mac, eni.owned.primary);
     let mut script = format!(
-        "link add {router_end} mtu {ENI_MTU} type veth peer name {} netns {} address {mac} mtu {ENI_MTU}\n\
+        "link add {router_end} mtu {ENI_MTU} type veth peer name {} address {mac} mtu {ENI_MTU}\n\
          link set {router_end} up\n\
          addr replace {}/32 dev lo\n\
          neigh replace {primary} lladdr {mac} dev {router_end} nud permanent\n\
          route replace {primary}/32 dev {router_end} scope link\n",
-        node.name,
-        node.netns.path().display(),
+        unplugged(mac),
         eni.subnet_cidr.nth(1),
     );
     script += &routes_script(link, destinations(&link.owned).into_iter());

@@ -1,10 +1,10 @@
-//! What an ENI may not send is dropped and counted: a wrong source address, a wrong hardware address.
+//! What an ENI may not send is dropped, counted and named: a wrong source address, a wrong hardware address.
 //!
-//! EC2 drops silently (source/destination check). Here a counter and a list of offenders make wrong source routing
+//! EC2 drops silently (source/destination check). Here a counter and a list of offences make wrong source routing
 //! a visible failure.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
@@ -15,6 +15,8 @@ use crate::vpc::cidr::Ipv4Cidr;
 use crate::vpc::ids::Mac;
 
 /// Prerouting before conntrack. `source_may` and `mac_may` hold what each ENI may send.
+///
+/// The drop is a rule of its own: a set that is full ends the rule that would add to it.
 const TABLE: &str = r#"
 table ip vpc {
   counter spoofed_source {}
@@ -22,28 +24,94 @@ table ip vpc {
   counter no_owner {}
   set source_may { type ifname . ipv4_addr; flags interval; }
   set mac_may { type ifname . ether_addr; }
-  set offenders { type ifname . ipv4_addr; flags dynamic; size 4096; counter; }
+  set by_source { type ifname . ether_addr . ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 4096; counter; }
+  set by_mac { type ifname . ether_addr . ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 4096; counter; }
+  set by_destination { type ifname . ether_addr . ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 4096; counter; }
+  chain drop_source {
+    add @by_source { iifname . ether saddr . ip saddr . ip daddr . ip protocol }
+    counter name spoofed_source
+    drop
+  }
+  chain drop_mac {
+    add @by_mac { iifname . ether saddr . ip saddr . ip daddr . ip protocol }
+    counter name spoofed_mac
+    drop
+  }
+  chain drop_ownerless {
+    add @by_destination { iifname . ether saddr . ip saddr . ip daddr . ip protocol }
+    counter name no_owner
+    drop
+  }
   chain check {
     type filter hook prerouting priority raw; policy accept;
-    iifname "eni*" iifname . ether saddr != @mac_may counter name spoofed_mac drop
-    iifname "eni*" iifname . ip saddr != @source_may add @offenders { iifname . ip saddr } counter name spoofed_source drop
-    fib daddr type unicast fib daddr oif missing counter name no_owner drop
+    iifname "eni*" iifname . ether saddr != @mac_may goto drop_mac
+    iifname "eni*" iifname . ip saddr != @source_may goto drop_source
+    fib daddr type unicast fib daddr oif missing goto drop_ownerless
   }
 }
 "#;
 
-/// A source address that an ENI sent from without owning it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offence {
-    /// The router's link: `eni` and the ENI's hardware address.
-    pub link: String,
-    /// The source address.
-    pub source: String,
-    /// How many packets.
-    pub packets: u64,
+/// Where the table keeps what it dropped.
+const SETS: [(&str, Wrong); 3] = [
+    ("by_source", Wrong::Source),
+    ("by_mac", Wrong::Mac),
+    ("by_destination", Wrong::Destination),
+];
+
+/// What was wrong with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// The ENI does not own the source address.
+    Source,
+    /// The ENI has another hardware address, or is not attached.
+    Mac,
+    /// No ENI owns the destination; nothing is wrong with sending there.
+    Destination,
 }
 
 /// Packets the router dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drops {
+    /// Why they were dropped.
+    pub wrong: Wrong,
+    /// The router's link: for an ENI `eni` and its hardware address.
+    pub link: String,
+    /// The hardware address they were sent from.
+    pub mac: String,
+    /// The source address.
+    pub source: String,
+    /// Where they were to go.
+    pub destination: String,
+    /// The protocol, by name or number.
+    pub protocol: String,
+    /// How many.
+    pub packets: u64,
+}
+
+impl fmt::Display for Drops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            wrong,
+            link,
+            mac,
+            source,
+            destination,
+            protocol,
+            packets,
+        } = self;
+        let wrong = match wrong {
+            Wrong::Source => "source address",
+            Wrong::Mac => "hardware address",
+            Wrong::Destination => "destination",
+        };
+        write!(
+            f,
+            "{packets} packets through {link} with a wrong {wrong}: {source} ({mac}) > {destination}, {protocol}"
+        )
+    }
+}
+
+/// How many packets the router dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dropped {
     /// Sent from an address the ENI does not own.
@@ -77,13 +145,24 @@ impl Fabric {
         Ok(dropped.spoofed_source.saturating_add(dropped.spoofed_mac))
     }
 
-    /// Who sent from which foreign address.
-    pub fn offences(&self) -> Result<Vec<Offence>, FabricError> {
-        let answer = nft_json(self.router(), &["list", "set", "ip", "vpc", "offenders"])?;
-        let elements = objects(&answer, "set")
-            .filter_map(|set| set.get("elem").and_then(Value::as_array))
-            .flatten();
-        Ok(elements.filter_map(offence).collect())
+    /// Which packets the router has dropped. What a counter of [`Fabric::dropped`] said before is in here.
+    pub fn drops(&self) -> Result<Vec<Drops>, FabricError> {
+        let mut drops = Vec::new();
+        for (set, wrong) in SETS {
+            let answer = nft_json(self.router(), &["list", "set", "ip", "vpc", set])?;
+            let elements = objects(&answer, "set")
+                .filter_map(|set| set.get("elem").and_then(Value::as_array))
+                .flatten();
+            drops.extend(elements.filter_map(|element| described(wrong, element)));
+        }
+        Ok(drops)
+    }
+
+    /// Who sent what that was not allowed.
+    pub fn offences(&self) -> Result<Vec<Drops>, FabricError> {
+        let mut drops = self.drops()?;
+        drops.retain(|drops| drops.wrong != Wrong::Destination);
+        Ok(drops)
     }
 }
 
@@ -94,14 +173,20 @@ fn objects<'a>(answer: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Val
         .filter_map(move |object| object.get(kind))
 }
 
-fn offence(element: &Value) -> Option<Offence> {
+fn described(wrong: Wrong, element: &Value) -> Option<Drops> {
     let element = element.get("elem")?;
-    let [link, source] = element.get("val")?.get("concat")?.as_array()?.as_slice() else {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let key = element.get("val")?.get("concat")?.as_array()?;
+    let [link, mac, source, destination, protocol] = key.as_slice() else {
         return None;
     };
-    Some(Offence {
-        link: link.as_str()?.to_owned(),
-        source: source.as_str()?.to_owned(),
+    Some(Drops {
+        wrong,
+        link: text(link),
+        mac: text(mac),
+        source: text(source),
+        destination: text(destination),
+        protocol: text(protocol),
         packets: element.get("counter")?.get("packets")?.as_u64()?,
     })
 }

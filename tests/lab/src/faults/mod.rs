@@ -397,6 +397,7 @@ mod tests {
         let version = Version {
             at: now,
             seq: 9,
+            readdressed: 0,
             eni: None,
         };
         let lag = Latency::Uniform(Duration::from_secs(1), Duration::from_secs(9));

@@ -171,7 +171,7 @@ impl Endpoint {
         let lies = faults.lies_of(Some(&instance.id));
         let lag = faults.timing_of(Some(&instance.id)).imds_lag;
         let tree = self.shared.model(|model, now| {
-            let view = model.view(faults.reached(lag, now));
+            let view = self.shared.view(model, faults.reached(lag, now));
             tree::build(&Sources {
                 model,
                 instance,

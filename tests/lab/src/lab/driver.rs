@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::LabError;
+use crate::cloud::Follower;
 use crate::fabric::{Fabric, FabricError, NodeLink};
 use crate::node::Node;
 use crate::vpc::change::{AttachedEni, Owned, VpcChange};
@@ -56,13 +57,13 @@ impl Later {
 pub(super) struct Driver {
     fabric: Arc<Fabric>,
     nodes: Arc<Nodes>,
-    changes: Receiver<VpcChange>,
+    changes: Follower,
     later: Vec<(Instant, Later)>,
     troubles: Arc<Mutex<Vec<String>>>,
 }
 
 impl Driver {
-    pub(super) fn new(fabric: Arc<Fabric>, nodes: Arc<Nodes>, changes: Receiver<VpcChange>) -> Self {
+    pub(super) fn new(fabric: Arc<Fabric>, nodes: Arc<Nodes>, changes: Follower) -> Self {
         Self {
             fabric,
             nodes,
@@ -74,8 +75,9 @@ impl Driver {
 
     /// Applies what has been announced so far.
     pub(super) fn drain(&mut self) -> Result<(), LabError> {
-        while let Ok(change) = self.changes.try_recv() {
+        while let Ok(change) = self.changes.next(Duration::ZERO) {
             self.apply(change)?;
+            self.changes.followed();
         }
         Ok(())
     }
@@ -99,12 +101,15 @@ impl Driver {
     fn step(&mut self) -> bool {
         let due = self.later.iter().map(|(at, _)| *at).min();
         let wait = due.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()).min(IDLE));
-        let done = match self.changes.recv_timeout(wait) {
-            Ok(change) => self.apply(change),
-            Err(RecvTimeoutError::Timeout) => Ok(()),
+        match self.changes.next(wait) {
+            Ok(change) => {
+                let done = self.apply(change);
+                self.note(done);
+                self.changes.followed();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
-        };
-        self.note(done);
+        }
         self.do_what_is_due();
         true
     }

@@ -17,6 +17,8 @@ pub struct Version {
     pub at: Instant,
     /// Its place among all versions of all ENIs.
     pub seq: u64,
+    /// How many changes the kernel has to follow before anybody may see this.
+    pub readdressed: u64,
     /// What was true.
     pub eni: Option<Arc<Eni>>,
 }
@@ -33,11 +35,16 @@ pub struct Journal {
 
 impl Journal {
     /// Records what is true from `at` on.
-    pub fn record(&mut self, id: &EniId, eni: Option<Arc<Eni>>, at: Instant) {
+    pub fn record(&mut self, id: &EniId, eni: Option<Arc<Eni>>, at: Instant, readdressed: u64) {
         self.seq += 1;
         let seq = self.seq;
         let versions = self.enis.entry(id.clone()).or_default();
-        versions.push(Version { at, seq, eni });
+        versions.push(Version {
+            at,
+            seq,
+            readdressed,
+            eni,
+        });
         let outdated = |version: &Version| at.saturating_duration_since(version.at) > MAX_LAG;
         let superseded = versions.iter().skip(1).take_while(|next| outdated(next)).count();
         versions.drain(..superseded);

@@ -68,6 +68,8 @@ pub struct Model {
     pending: BTreeMap<(Instant, u64), Step>,
     step_seq: u64,
     subscribers: Vec<Sender<VpcChange>>,
+    announced: u64,
+    readdressed: u64,
 }
 
 impl Model {
@@ -91,23 +93,39 @@ impl Model {
             pending: BTreeMap::new(),
             step_seq: 0,
             subscribers: Vec::new(),
+            announced: 0,
+            readdressed: 0,
         }
     }
 
     /// Changes from now on, preceded by the ENIs whose links exist already.
     pub fn subscribe(&mut self) -> Receiver<VpcChange> {
         let (sender, receiver) = channel();
-        for eni in self.enis.values() {
-            if let Some(attached) = self.attached(eni) {
-                // The receiver lives until this function returns.
-                drop(sender.send(VpcChange::EniAttached(Box::new(attached))));
-            }
+        for attached in self.linked() {
+            // The receiver lives until this function returns.
+            drop(sender.send(VpcChange::EniAttached(Box::new(attached))));
         }
         self.subscribers.push(sender);
         receiver
     }
 
+    /// The ENIs whose links exist.
+    pub fn linked(&self) -> impl Iterator<Item = AttachedEni> {
+        self.enis.values().filter_map(|eni| self.attached(eni))
+    }
+
+    /// How many changes with a kernel side there have been.
+    pub fn announced(&self) -> u64 {
+        self.announced
+    }
+
+    /// How many there had been when last an attached ENI got or lost an address, that one included.
+    pub fn readdressed(&self) -> u64 {
+        self.readdressed
+    }
+
     pub(super) fn announce(&mut self, change: &VpcChange) {
+        self.announced += 1;
         self.subscribers
             .retain(|subscriber| subscriber.send(change.clone()).is_ok());
     }
@@ -135,7 +153,6 @@ impl Model {
     pub(super) fn put(&mut self, eni: Eni, at: Instant) -> Arc<Eni> {
         let eni = Arc::new(eni);
         let before = self.enis.insert(eni.id.clone(), Arc::clone(&eni));
-        self.journal.record(&eni.id, Some(Arc::clone(&eni)), at);
         let had_link = before.as_deref().and_then(|before| self.attached(before));
         match (had_link, self.attached(&eni)) {
             (None, Some(attached)) => self.announce(&VpcChange::EniAttached(Box::new(attached))),
@@ -153,15 +170,18 @@ impl Model {
                     owned: new.owned,
                     source_dest_check: new.source_dest_check,
                 });
+                self.readdressed = self.announced;
             }
             _ => {}
         }
+        let own = Some(Arc::clone(&eni));
+        self.journal.record(&eni.id, own, at, self.readdressed);
         eni
     }
 
     pub(super) fn forget(&mut self, id: &EniId, at: Instant) {
         self.enis.remove(id);
-        self.journal.record(id, None, at);
+        self.journal.record(id, None, at, self.readdressed);
     }
 
     pub(super) fn schedule(&mut self, at: Instant, step: Step) {
