@@ -6,8 +6,8 @@ set -euo pipefail
 say() { printf 'setup: %s\n' "$*" >&2; }
 missing_hint() { say "$1 is missing and cannot be installed from here: $2"; exit 1; }
 
-# command:debian package:fedora package
-need_base=(cc:gcc:gcc make:make:make ip:iproute2:iproute nft:nftables:nftables python3:python3:python3 git:git:git)
+# command or what `has` knows:debian package:fedora package
+need_base=(cc:gcc:gcc links:libc6-dev:glibc-devel make:make:make venv:python3-venv:python3-pip ip:iproute2:iproute nft:nftables:nftables python3:python3:python3 git:git:git)
 need_static=(cc:gcc:gcc musl-gcc:musl-tools:musl-gcc readelf:binutils:binutils)
 need_arm=(aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static:qemu-user-static readelf:binutils:binutils)
 
@@ -27,18 +27,23 @@ install_packages() {
     fi
 }
 
+# Is it there, and of use? Debian packs a C compiler apart from the libraries it links, and a Python from its venvs.
+has() {
+    case "$1" in
+        links) echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null ;;
+        venv) python3 -c 'import ensurepip' 2>/dev/null ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
 need() {
     local column=3 entry
     local -a packages=()
     command -v apt-get >/dev/null && column=2
     PATH="$PATH:/usr/sbin:/sbin"
     for entry in "$@"; do
-        command -v "${entry%%:*}" >/dev/null || packages+=("$(cut -d: -f"$column" <<<"$entry")")
+        has "${entry%%:*}" || packages+=("$(cut -d: -f"$column" <<<"$entry")")
     done
-    # A venv needs ensurepip, which Debian packs apart.
-    if command -v python3 >/dev/null && ! python3 -c 'import ensurepip' 2>/dev/null; then
-        packages+=("$([ "$column" = 2 ] && echo python3-venv || echo python3-pip)")
-    fi
     [ "${#packages[@]}" = 0 ] && return
     command -v apt-get >/dev/null || command -v dnf >/dev/null \
         || missing_hint "${packages[*]}" "neither apt-get nor dnf found; install the equivalent packages"
