@@ -187,10 +187,10 @@ impl Unwiring<'_> {
         let there = match self.removal.link {
             // Group first: whatever happens next, the daemon will find it. Down as well, so that a sandbox that lives on
             // cannot send from an address that is no longer its own; that costs a tenth of a millisecond.
-            LinkRemoval::Doom | LinkRemoval::DoomIfRouted => {
-                self.remove(NetOp::LinkGroup(link.clone(), DOOMED_GROUP))
-                    && self.remove(NetOp::LinkDown(link))
-            }
+            LinkRemoval::Doom | LinkRemoval::DoomIfRouted => self.remove_all(&[
+                NetOp::LinkGroup(link.clone(), DOOMED_GROUP),
+                NetOp::LinkDown(link),
+            ]),
             LinkRemoval::Delete => self.remove(NetOp::DelLink(link)),
         };
         match self.removal.link {
@@ -202,14 +202,16 @@ impl Unwiring<'_> {
 
     /// Applies `op`; absence is no error. Returns whether it was there.
     fn remove(&mut self, op: NetOp) -> bool {
-        match self.host.apply_all(&[op]) {
-            Ok(()) => true,
-            Err(error) if is_absence(&error) => false,
-            Err(error) => {
-                self.errors.push(error);
-                false
-            }
-        }
+        self.remove_all(&[op])
+    }
+
+    /// Applies all in one send; returns whether all were there.
+    fn remove_all(&mut self, ops: &[NetOp]) -> bool {
+        let outcomes = self.host.apply(ops).unwrap_or_else(|error| vec![Err(error)]);
+        let done = outcomes.iter().all(Result::is_ok);
+        let failures = outcomes.into_iter().filter_map(Result::err);
+        self.errors.extend(failures.filter(|error| !is_absence(error)));
+        done
     }
 
     fn note<T>(&mut self, result: Result<T, NetError>) -> Option<T> {
