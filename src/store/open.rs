@@ -56,6 +56,16 @@ enum Trust {
     Replayed,
 }
 
+impl Refusal {
+    /// The first attempt's reason is the one to know: the second attempt works without the snapshot.
+    fn after(self, first: &str) -> Self {
+        match self {
+            Self::Damage(second) => Self::Damage(format!("{first}; without its snapshot: {second}")),
+            Self::Stop(error) => Self::Stop(error),
+        }
+    }
+}
+
 impl From<OpenError> for Refusal {
     fn from(error: OpenError) -> Self {
         Self::Stop(error)
@@ -115,8 +125,9 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
         }
     }
     let as_is = match open_as_is(layout, options, copy.as_ref(), Trust::Normal) {
-        Err(Refusal::Damage(_)) if engine::retire_snapshots(layout.dir()) => {
+        Err(Refusal::Damage(first)) if engine::retire_snapshots(layout.dir()) => {
             open_as_is(layout, options, copy.as_ref(), Trust::Replayed)
+                .map_err(|refusal| refusal.after(&first))
         }
         other => other,
     };
