@@ -13,6 +13,9 @@ use super::error::is_disk_full;
 /// sled's threads may hold its file a moment longer than the database lives.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(2);
 const UNLOCK_POLL: Duration = Duration::from_millis(1);
+/// An open that fails for the system's reasons is repeated for this long.
+const OPEN_PATIENCE: Duration = Duration::from_millis(500);
+const OPEN_POLL: Duration = Duration::from_millis(5);
 
 /// What the engine answers.
 #[derive(Debug, Error)]
@@ -81,12 +84,13 @@ impl Engine {
         if let Ok(file) = File::open(&path) {
             file.sync_data().map_err(EngineError::Sync)?;
         }
-        let db = sled::Config::new()
-            .path(dir)
-            .mode(sled::Mode::LowSpace)
-            .cache_capacity(cache_bytes)
-            .flush_every_ms(None)
-            .open()?;
+        let db = open_patiently(
+            &sled::Config::new()
+                .path(dir)
+                .mode(sled::Mode::LowSpace)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(None),
+        )?;
         let file = File::open(&path).map_err(EngineError::File)?;
         Ok(Self { db, file, path })
     }
@@ -126,6 +130,23 @@ impl Engine {
         let patience = Instant::now() + UNLOCK_PATIENCE;
         while is_locked(&path) && Instant::now() < patience {
             std::thread::sleep(UNLOCK_POLL);
+        }
+    }
+}
+
+/// sled says in words only that its lock is taken, as an I/O error of no kind. Whoever has it for a moment (somebody
+/// else's look at it) must not make a sound database a damaged one: damage is `Error::Corruption` or a panic, and
+/// is not repeated here.
+fn open_patiently(config: &sled::Config) -> Result<sled::Db, EngineError> {
+    let end = Instant::now() + OPEN_PATIENCE;
+    loop {
+        match config.open().map_err(EngineError::from) {
+            Err(EngineError::Sled(sled::Error::Io(error)))
+                if error.kind() == io::ErrorKind::Other && Instant::now() < end =>
+            {
+                std::thread::sleep(OPEN_POLL);
+            }
+            other => return other,
         }
     }
 }

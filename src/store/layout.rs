@@ -22,7 +22,7 @@ pub(super) const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "aws-cni address database, sled 0.34, format ";
 /// How long a predecessor that is just ending, or its orphaned probe, may still hold a lock.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// Where everything lies.

@@ -53,7 +53,7 @@ pub use copy::{Copy, CopyError, read_copy};
 pub use engine::EngineError;
 pub use error::{CommitError, OpenError};
 pub use layout::set_aside;
-pub use probe::{ProbeCommand, ProbeFailure, probe, probe_in_this_process};
+pub use probe::{ProbeCommand, ProbeFailure, probe_in_this_process};
 pub use record::{Doubt, DoubtReason, Generation};
 
 use layout::Layout;

@@ -75,9 +75,9 @@ impl From<OpenError> for Refusal {
 /// See [`super::Store::open`].
 pub(super) fn open(layout: &Layout, options: &Options) -> Result<Opened, OpenError> {
     let lock = layout.lock()?;
-    match open_locked(layout, options) {
+    match open_locked(layout, options, &lock) {
         Err(error) if error.is_disk_full() && ballast::release(&layout.ballast()) => {
-            open_locked(layout, options)
+            open_locked(layout, options, &lock)
         }
         other => other,
     }
@@ -100,7 +100,11 @@ pub(super) fn open(layout: &Layout, options: &Options) -> Result<Opened, OpenErr
     })
 }
 
-fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Generation), OpenError> {
+fn open_locked(
+    layout: &Layout,
+    options: &Options,
+    lock: &File,
+) -> Result<(Engine, Loaded, Generation), OpenError> {
     layout.finish_exchange()?;
     let mut copy = read_copy(layout.dir()).ok();
     match layout.format()? {
@@ -124,9 +128,9 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
             });
         }
     }
-    let as_is = match open_as_is(layout, options, copy.as_ref(), Trust::Normal) {
+    let as_is = match open_as_is(layout, options, lock, copy.as_ref(), Trust::Normal) {
         Err(Refusal::Damage(first)) if engine::retire_snapshots(layout.dir()) => {
-            open_as_is(layout, options, copy.as_ref(), Trust::Replayed)
+            open_as_is(layout, options, lock, copy.as_ref(), Trust::Replayed)
                 .map_err(|refusal| refusal.after(&first))
         }
         other => other,
@@ -205,12 +209,13 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
 fn open_as_is(
     layout: &Layout,
     options: &Options,
+    lock: &File,
     copy: Option<&Copy>,
     trust: Trust,
 ) -> Result<(Engine, Scan), Refusal> {
     layout.wait_for_engine_lock()?;
     if let (true, Some(command)) = (layout.was_interrupted(), &options.probe) {
-        match probe(layout.dir(), command) {
+        match probe(layout.dir(), command, lock) {
             Err(ProbeFailure::DiskFull) => {
                 return Err(Refusal::Stop(OpenError::DiskFull {
                     dir: layout.dir().to_owned(),

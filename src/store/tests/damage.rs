@@ -241,6 +241,45 @@ fn probes_that_die_or_hang_are_answers() {
 }
 
 #[test]
+fn a_lock_held_for_a_moment_is_no_damage() {
+    let place = Place::new();
+    let expected = filled(&place);
+    let stranger = raw(&place.dir());
+    let let_go = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(stranger);
+    });
+    let engine = engine::Engine::open(&place.dir(), 4 << 20).unwrap();
+    let_go.join().unwrap();
+    assert_eq!(open::scan(&engine).unwrap().entries, expected);
+    engine.close();
+}
+
+/// A daemon killed while its probe runs leaves an orphan that opens the database when nobody expects it.
+#[test]
+fn an_orphaned_probe_keeps_its_successor_waiting() {
+    let place = Place::new();
+    let expected = filled(&place);
+    let lock = fs::File::options()
+        .write(true)
+        .open(place.root.path().join("ipam.lock"))
+        .unwrap();
+    lock.lock().unwrap();
+    // As the probe gets it; closed, not unlocked, as by a kill.
+    let mut orphan = command("mode=hang", &place.dir())
+        .stdin(lock.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    drop(lock);
+    let error = Store::open(&place.dir(), options()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }));
+    orphan.kill().unwrap();
+    orphan.wait().unwrap();
+    let (_store, loaded) = place.open();
+    assert_eq!((loaded.entries, loaded.damage), (expected, None));
+}
+
+#[test]
 fn a_panic_inside_sled_moves_the_records_to_a_new_database() {
     let place = Place::new();
     let expected = filled(&place);

@@ -96,7 +96,8 @@ pub(super) fn measure(dir: &Path) {
     );
     drop(store);
     let start = Instant::now();
-    probe(dir, &child::probe_command()).unwrap();
+    let lock = layout.lock().unwrap();
+    probe::probe(dir, &child::probe_command(), &lock).unwrap();
     println!("probe child: {:?}", start.elapsed());
 }
 
