@@ -165,21 +165,6 @@ fn remove_unfinished_snapshots(dir: &Path) {
     }
 }
 
-/// Renames the snapshots so that sled replays its whole log: a damaged snapshot need not cost the database. True
-/// when there were any.
-pub(super) fn retire_snapshots(dir: &Path) -> bool {
-    let mut retired = false;
-    for path in snapshots(dir) {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        retired |= std::fs::rename(&path, dir.join(format!("retired-{name}"))).is_ok();
-    }
-    retired
-}
-
 fn snapshots(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir)
         .into_iter()
