@@ -13,6 +13,9 @@ use super::error::is_disk_full;
 /// sled's threads may hold its file a moment longer than the database lives.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(2);
 const UNLOCK_POLL: Duration = Duration::from_millis(1);
+/// An open that fails for the system's reasons is repeated for this long.
+const OPEN_PATIENCE: Duration = Duration::from_millis(500);
+const OPEN_POLL: Duration = Duration::from_millis(5);
 
 /// What the engine answers.
 #[derive(Debug, Error)]
@@ -81,12 +84,13 @@ impl Engine {
         if let Ok(file) = File::open(&path) {
             file.sync_data().map_err(EngineError::Sync)?;
         }
-        let db = sled::Config::new()
-            .path(dir)
-            .mode(sled::Mode::LowSpace)
-            .cache_capacity(cache_bytes)
-            .flush_every_ms(None)
-            .open()?;
+        let db = open_patiently(
+            &sled::Config::new()
+                .path(dir)
+                .mode(sled::Mode::LowSpace)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(None),
+        )?;
         let file = File::open(&path).map_err(EngineError::File)?;
         Ok(Self { db, file, path })
     }
@@ -130,6 +134,23 @@ impl Engine {
     }
 }
 
+/// sled says in words only that its lock is taken, as an I/O error of no kind. Whoever has it for a moment (somebody
+/// else's look at it) must not make a sound database a damaged one: damage is `Error::Corruption` or a panic, and
+/// is not repeated here.
+fn open_patiently(config: &sled::Config) -> Result<sled::Db, EngineError> {
+    let end = Instant::now() + OPEN_PATIENCE;
+    loop {
+        match config.open().map_err(EngineError::from) {
+            Err(EngineError::Sled(sled::Error::Io(error)))
+                if error.kind() == io::ErrorKind::Other && Instant::now() < end =>
+            {
+                std::thread::sleep(OPEN_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// sled writes `snap.<lsn>.generating`, syncs and renames it, and takes whatever begins with `snap.` for a snapshot
 /// (its `RunningConfig::get_snapshot_files` leaves out `.in___motion`, a name it no longer uses). So one that a kill
 /// or a full disk cut short makes every later open fail with "corrupted". Before the rename it is worth nothing.
@@ -142,21 +163,6 @@ fn remove_unfinished_snapshots(dir: &Path) {
             drop(std::fs::remove_file(path));
         }
     }
-}
-
-/// Renames the snapshots so that sled replays its whole log: a damaged snapshot need not cost the database. True
-/// when there were any.
-pub(super) fn retire_snapshots(dir: &Path) -> bool {
-    let mut retired = false;
-    for path in snapshots(dir) {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        retired |= std::fs::rename(&path, dir.join(format!("retired-{name}"))).is_ok();
-    }
-    retired
 }
 
 fn snapshots(dir: &Path) -> Vec<PathBuf> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::mirror::Shared;
+use super::mirror::{Shared, Signal};
 use super::record::Generation;
 use super::{Condition, Options, ballast, copy};
 use crate::causes::chain;
@@ -73,15 +73,10 @@ impl Keeper {
             let copied = self.shared.health().copied;
             let copy_due = (copied < signal.durable).then(|| {
                 let since = *uncopied_since.get_or_insert(now);
-                self.copy_due(
-                    signal.durable,
-                    copied,
-                    since,
-                    signal.last_commit.unwrap_or(since),
-                    now,
-                )
+                self.copy_due(&signal, copied, since, now)
             });
             if copy_due.is_some_and(|due| due <= now) {
+                signal.copy_now = false;
                 return Next::WriteCopy;
             }
             let ballast_due = self.ballast_due(now);
@@ -107,20 +102,14 @@ impl Keeper {
         }
     }
 
-    fn copy_due(
-        &self,
-        durable: Generation,
-        copied: Generation,
-        since: Instant,
-        last_commit: Instant,
-        now: Instant,
-    ) -> Instant {
+    fn copy_due(&self, signal: &Signal, copied: Generation, since: Instant, now: Instant) -> Instant {
         if let Some(failed_at) = self.failed_at {
             return failed_at + RETRY;
         }
-        if durable.0.saturating_sub(copied.0) >= self.options.copy_every {
+        if signal.copy_now || signal.durable.0.saturating_sub(copied.0) >= self.options.copy_every {
             return now;
         }
+        let last_commit = signal.last_commit.unwrap_or(since);
         (last_commit + self.options.copy_when_quiet).min(since + self.options.copy_max_age)
     }
 
@@ -131,11 +120,14 @@ impl Keeper {
     }
 
     fn write_copy(&mut self) {
+        // What is copied is chosen under the lock: a copy must never give way to an older one, since the journal
+        // may have begun again behind it.
+        let files = self.shared.files();
         let mirror = self.shared.mirror().clone();
-        let written = {
-            let _files = self.shared.files();
-            copy::write(&self.layout.copy(), &mirror)
-        };
+        if self.shared.health().copied >= mirror.generation {
+            return;
+        }
+        let written = copy::write(&self.layout.copy(), &mirror);
         let mut health = self.shared.health();
         match written {
             Ok(()) => {
@@ -148,6 +140,7 @@ impl Keeper {
                 self.failed_at = Some(Instant::now());
             }
         }
+        drop(files);
     }
 
     fn lay_ballast(&mut self) {

@@ -18,11 +18,13 @@ use super::engine;
 use super::error::is_disk_full;
 
 /// The directory format written here.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
+/// The one before had no journal; otherwise it was the same.
+const FORMAT_WITHOUT_JOURNAL: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "aws-cni address database, sled 0.34, format ";
 /// How long a predecessor that is just ending, or its orphaned probe, may still hold a lock.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// Where everything lies.
@@ -38,6 +40,8 @@ pub(super) enum Format {
     Empty,
     /// This version's.
     Current,
+    /// An earlier version's, which had no journal.
+    WithoutJournal,
     /// A later version's.
     Future(u32),
     /// There is something, but no legible marker.
@@ -60,6 +64,10 @@ impl Layout {
 
     pub(super) fn copy(&self) -> PathBuf {
         self.dir.join("last-good.json")
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.dir.join("journal")
     }
 
     pub(super) fn ballast(&self) -> PathBuf {
@@ -192,6 +200,7 @@ impl Layout {
             .and_then(|number| number.parse::<u32>().ok());
         Ok(match number {
             Some(FORMAT) => Format::Current,
+            Some(FORMAT_WITHOUT_JOURNAL) => Format::WithoutJournal,
             Some(number) if number > FORMAT => Format::Future(number),
             Some(_) | None => Format::Unmarked,
         })

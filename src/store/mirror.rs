@@ -36,6 +36,8 @@ pub(super) struct Signal {
     pub(super) last_commit: Option<Instant>,
     /// The keeper has nothing to write and must be woken for the next commit; otherwise its own timer does.
     pub(super) keeper_idle: bool,
+    /// The journal needs a copy soon, to be able to go on.
+    pub(super) copy_now: bool,
     pub(super) stop: bool,
 }
 
@@ -106,12 +108,16 @@ impl Shared {
     }
 
     /// Tells the keeper about a durable generation, waking it only when its own timer would not.
-    pub(super) fn note_durable(&self, durable: Generation, copy_every: u64) {
+    pub(super) fn note_durable(&self, durable: Generation, copy_every: u64, copy_now: bool) {
         let copied = self.health().copied;
         let mut signal = self.signal();
         signal.durable = durable;
         signal.last_commit = Some(Instant::now());
-        if std::mem::take(&mut signal.keeper_idle) || durable.0.saturating_sub(copied.0) >= copy_every {
+        signal.copy_now |= copy_now;
+        if copy_now
+            || std::mem::take(&mut signal.keeper_idle)
+            || durable.0.saturating_sub(copied.0) >= copy_every
+        {
             self.wake.notify_all();
         }
     }

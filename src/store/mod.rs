@@ -1,8 +1,9 @@
-//! The daemon's durable state: one sled tree, one batch per change, nothing told before it is on the disk.
+//! The daemon's durable state: a sled database behind a journal, nothing told before it is on the disk.
 //!
 //! ```text
 //! <dir>.lock            taken for the daemon's life: one daemon per database
 //! <dir>/FORMAT          what this directory is and which version wrote it
+//! <dir>/journal         what was acknowledged last
 //! <dir>/db, conf, …     sled's own files
 //! <dir>/last-good.json  a copy of everything, for recovery and for the support tool
 //! <dir>/ballast         space given up when the disk is full
@@ -11,10 +12,16 @@
 //! <dir>.damaged-<n>     databases set aside; never deleted
 //! ```
 //!
+//! A commit is one write to the journal and one `fdatasync`; then it is acknowledged. sled gets it in one batch with
+//! others when it is quiet, the copy likewise. A place in the journal is written again only when sled and the copy
+//! both have what is in it, so at every instant sled with the journal and the copy with the journal are two complete
+//! witnesses, and the loss of either costs nothing.
+//!
 //! sled 0.34 is used with open eyes. Its `flush` ends in `sync_file_range`, which persists neither metadata nor
-//! the device's cache, so every group of commits is followed by our own `fdatasync`. After any error every later
+//! the device's cache, so every batch is followed by our own `fdatasync`. After any error every later
 //! call fails until the database is reopened, so the writer reopens it and repeats what was not yet durable, in
-//! order. What can't be opened is set aside and rebuilt from the copy.
+//! order. What can't be opened is set aside and rebuilt from the copy and the journal. A failed `fdatasync` makes a
+//! file untrustworthy; it is written anew.
 //!
 //! Release builds abort on a panic, so one inside sled must not come back at every start. `opening` is made before
 //! sled is touched and removed when everything has been read and the opening's own commit is durable. Normally, also
@@ -29,6 +36,8 @@ mod ballast;
 mod copy;
 mod engine;
 mod error;
+mod group;
+mod journal;
 mod keeper;
 mod layout;
 mod mirror;
@@ -37,6 +46,9 @@ mod panics;
 pub mod pending;
 mod probe;
 mod record;
+mod repair;
+mod scan;
+mod witness;
 mod writer;
 
 #[cfg(test)]
@@ -53,7 +65,7 @@ pub use copy::{Copy, CopyError, read_copy};
 pub use engine::EngineError;
 pub use error::{CommitError, OpenError};
 pub use layout::set_aside;
-pub use probe::{ProbeCommand, ProbeFailure, probe, probe_in_this_process};
+pub use probe::{ProbeCommand, ProbeFailure, probe_in_this_process};
 pub use record::{Doubt, DoubtReason, Generation};
 
 use layout::Layout;
@@ -108,9 +120,9 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Space kept to get through a full disk; 0 for none.
     pub ballast_bytes: u64,
-    /// Write the copy at the latest after this many generations …
+    /// Write the copy at the latest after this many generations, or when the journal is half full …
     pub copy_every: u64,
-    /// … or when nothing was committed for this long …
+    /// … or, and have sled follow, when nothing was committed for this long …
     pub copy_when_quiet: Duration,
     /// … or when the oldest change that is missing from it is this old.
     pub copy_max_age: Duration,
@@ -140,7 +152,7 @@ impl Default for Options {
 pub enum Origin {
     /// The database, as it was left.
     Database,
-    /// The database could not be used; its last-good copy was taken.
+    /// The database could not be used; its last-good copy and the journal were taken.
     LastGoodCopy,
     /// There was nothing usable.
     Fresh,
@@ -170,7 +182,8 @@ pub struct Loaded {
 pub enum Condition {
     /// Every commit reaches the disk.
     Healthy,
-    /// Commits still reach the disk, but only because the ballast was given up: start nothing new.
+    /// Commits still reach the disk, but only because the ballast was given up or the journal has room: start nothing
+    /// new.
     ReserveSpent,
     /// The disk is full; commits wait in memory.
     DiskFull,
@@ -228,6 +241,7 @@ impl Store {
             options.clone(),
             Arc::clone(&shared),
             opened.engine,
+            opened.journal,
             &opened.loaded,
         );
         let keeper = keeper::Keeper::new(layout, options, Arc::clone(&shared));

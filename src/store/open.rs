@@ -1,26 +1,26 @@
 //! Opening: what is there, can it be believed, and what to do when it can't.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 
 use nix::fcntl::Flock;
 
-use super::copy::{self, Copy, read_copy};
-use super::engine::{self, Engine, EngineError};
+use super::copy::{self, read_copy};
+use super::engine::{Engine, EngineError};
+use super::journal::{self, Found, Journal};
 use super::layout::{self, Format, Layout};
 use super::mirror::Mirror;
 use super::probe::{ProbeFailure, probe};
-use super::record::{self, Doubt, DoubtReason, Generation};
+use super::record::{self, Generation};
+use super::scan::{Scan, count_existing, head, scan, with_copies};
+use super::witness::{Resume, Witness};
 use super::{Loaded, OpenError, Options, Origin, ballast};
 use crate::causes::chain;
-
-/// The record that says how far the database has come and how many keys it holds. No caller's key starts with NUL.
-const HEAD: &str = "\0head";
 
 /// A database that is ready for commits.
 pub(super) struct Opened {
     pub(super) engine: Engine,
+    pub(super) journal: Journal,
     pub(super) loaded: Loaded,
     pub(super) mirror: Mirror,
     pub(super) copied: Generation,
@@ -28,16 +28,15 @@ pub(super) struct Opened {
     pub(super) lock: Flock<File>,
 }
 
-/// Everything in a database, judged.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    /// `None`: there is no legible head.
-    pub(super) head: Option<Generation>,
-    expected: u32,
-    /// The highest generation of any legible record.
-    highest: Generation,
-    pub(super) entries: BTreeMap<String, Vec<u8>>,
-    doubts: Vec<Doubt>,
+/// What was opened, before the opening's own writes.
+struct Chosen {
+    engine: Engine,
+    scan: Scan,
+    origin: Origin,
+    set_aside: Option<PathBuf>,
+    damage: Option<String>,
+    /// Where the journal goes on, when the copy and the journal make up all of it.
+    resume: Option<Resume>,
 }
 
 /// Why a database is not used.
@@ -46,14 +45,6 @@ enum Refusal {
     Damage(String),
     /// Something else is wrong: leave it alone.
     Stop(OpenError),
-}
-
-/// How a database came to be open.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trust {
-    Normal,
-    /// Without its damaged snapshot, from the log alone: only if every record is there.
-    Replayed,
 }
 
 impl From<OpenError> for Refusal {
@@ -65,9 +56,9 @@ impl From<OpenError> for Refusal {
 /// See [`super::Store::open`].
 pub(super) fn open(layout: &Layout, options: &Options) -> Result<Opened, OpenError> {
     let lock = layout.lock()?;
-    match open_locked(layout, options) {
+    match open_locked(layout, options, &lock) {
         Err(error) if error.is_disk_full() && ballast::release(&layout.ballast()) => {
-            open_locked(layout, options)
+            open_locked(layout, options, &lock)
         }
         other => other,
     }
@@ -80,27 +71,76 @@ pub(super) fn open(layout: &Layout, options: &Options) -> Result<Opened, OpenErr
             error
         }
     })
-    .map(|(engine, loaded, copied)| Opened {
+    .map(|(engine, journal, loaded, copied)| Opened {
         mirror: Mirror::new(loaded.generation, loaded.entries.clone()),
         has_ballast: ballast::lay_down(&layout.ballast(), options.ballast_bytes).unwrap_or(false),
         engine,
+        journal,
         loaded,
         copied,
         lock,
     })
 }
 
-fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Generation), OpenError> {
+fn open_locked(
+    layout: &Layout,
+    options: &Options,
+    lock: &File,
+) -> Result<(Engine, Journal, Loaded, Generation), OpenError> {
     layout.finish_exchange()?;
-    let mut copy = read_copy(layout.dir()).ok();
+    let journal = prepare(layout, options)?;
+    let witness = read_copy(layout.dir())
+        .ok()
+        .map(|copy| Witness::new(copy, &journal));
+    let chosen = choose(layout, options, lock, &journal, witness.as_ref())?;
+    let Chosen { engine, scan, .. } = chosen;
+    // The first write belongs to the opening: a database that can be read but not written to must not get the
+    // daemon into a crash loop either.
+    let generation = scan.reach().next();
+    let entries = scan.entries.len() + count_existing(&scan.doubts);
+    engine
+        .apply(
+            scan.missing_records()
+                .chain(std::iter::once(head(generation, entries))),
+        )
+        .map_err(|source| engine_error(layout, source))?;
+    let resume = match chosen.resume {
+        Some(resume) => resume,
+        None => start_again(layout, &Mirror::new(generation, scan.entries.clone()))?,
+    };
+    let path = layout.journal();
+    let journal =
+        Journal::open(&path, resume.needed, resume.last).map_err(layout::io_error("open", &path))?;
+    if chosen.origin != Origin::Database || chosen.set_aside.is_some() {
+        // sled has made files and synced none of their names.
+        layout.sync_everything()?;
+    }
+    layout.note_opened()?;
+    let copy = witness.as_ref().map(|witness| &witness.copy);
+    let loaded = Loaded {
+        doubts: with_copies(scan.doubts, copy, &scan.entries, scan.expected),
+        entries: scan.entries,
+        generation,
+        origin: chosen.origin,
+        set_aside: chosen.set_aside,
+        damage: chosen.damage,
+        set_aside_count: layout.set_aside_count(),
+    };
+    Ok((engine, journal, loaded, resume.copied))
+}
+
+/// Makes sure that the directory is ours, and reads its journal.
+fn prepare(layout: &Layout, options: &Options) -> Result<Found, OpenError> {
     match layout.format()? {
         Format::Current => {}
-        Format::Empty => {
-            build(layout, options, &Mirror::default())?;
-            copy = read_copy(layout.dir()).ok();
+        Format::Empty => drop(build(layout, options, &Mirror::default())?),
+        Format::WithoutJournal => {
+            let path = layout.journal();
+            Journal::create(&path, Generation::default()).map_err(layout::io_error("create", &path))?;
+            layout.mark_format()?;
         }
         // The marker is lost, but the copy's checksum proves that the directory is ours.
-        Format::Unmarked if copy.is_some() => layout.mark_format()?,
+        Format::Unmarked if read_copy(layout.dir()).is_ok() => layout.mark_format()?,
         Format::Unmarked => {
             return Err(OpenError::Foreign {
                 dir: layout.dir().to_owned(),
@@ -114,92 +154,71 @@ fn open_locked(layout: &Layout, options: &Options) -> Result<(Engine, Loaded, Ge
             });
         }
     }
-    let as_is = match open_as_is(layout, options, copy.as_ref(), Trust::Normal) {
-        Err(Refusal::Damage(_)) if engine::retire_snapshots(layout.dir()) => {
-            open_as_is(layout, options, copy.as_ref(), Trust::Replayed)
-        }
-        other => other,
-    };
-    let (engine, scan, origin, set_aside, damage) = match as_is {
-        Ok((engine, scan)) if layout.panicked().exists() => {
-            engine.close();
-            let head = scan.head.unwrap_or_default().max(scan.highest);
-            let mirror = Mirror::new(head, scan.entries);
-            let (engine, moved, aside) = rebuild(layout, options, &mirror)?;
-            let scan = Scan {
-                doubts: scan.doubts,
-                ..moved
-            };
-            (
-                engine,
-                scan,
-                Origin::Database,
-                aside,
-                Some("sled panicked while it was open".to_owned()),
-            )
-        }
-        Ok((engine, scan)) => {
-            let fresh = scan.head.is_none();
-            (
-                engine,
-                scan,
-                if fresh { Origin::Fresh } else { Origin::Database },
-                None,
-                None,
-            )
-        }
-        Err(Refusal::Stop(error)) => return Err(error),
-        Err(Refusal::Damage(reason)) => {
-            let mirror = copy.as_ref().map_or_else(Mirror::default, |copy| {
-                Mirror::new(copy.generation.beyond_what_was_lost(), copy.entries.clone())
-            });
-            let (engine, scan, aside) = rebuild(layout, options, &mirror)?;
-            let origin = if copy.is_some() {
-                Origin::LastGoodCopy
-            } else {
-                Origin::Fresh
-            };
-            (engine, scan, origin, aside, Some(reason))
-        }
-    };
-    // The first write belongs to the opening: a database that can be read but not written to must not get the
-    // daemon into a crash loop either.
-    let generation = scan.head.unwrap_or_default().max(scan.highest).next();
-    let entries = scan.entries.len() + count_existing(&scan.doubts);
-    engine
-        .apply(std::iter::once(head(generation, entries)))
-        .map_err(|source| engine_error(layout, source))?;
-    if origin != Origin::Database || set_aside.is_some() {
-        // sled has made files and synced none of their names.
-        layout.sync_everything()?;
-    }
-    layout.note_opened()?;
-    let doubts = with_copies(scan.doubts, copy.as_ref(), &scan.entries, scan.expected);
-    let loaded = Loaded {
-        entries: scan.entries,
-        doubts,
-        generation,
-        origin,
-        set_aside,
-        damage,
-        set_aside_count: layout.set_aside_count(),
-    };
-    let copied = match origin {
-        Origin::Database => copy.map_or(Generation(0), |copy| copy.generation),
-        Origin::LastGoodCopy | Origin::Fresh => Generation(0),
-    };
-    Ok((engine, loaded, copied))
+    Ok(journal::read(&layout.journal()))
 }
 
+/// Takes the database with the journal, or, when it can't be believed, the copy with the journal.
+fn choose(
+    layout: &Layout,
+    options: &Options,
+    lock: &File,
+    journal: &Found,
+    witness: Option<&Witness>,
+) -> Result<Chosen, OpenError> {
+    match open_as_is(layout, options, lock, journal, witness) {
+        Ok((engine, scan, None)) if !layout.panicked().exists() => {
+            let resume = witness
+                .and_then(|witness| witness.resume.clone())
+                .filter(|resume| resume.last == scan.head.unwrap_or_default());
+            Ok(Chosen {
+                engine,
+                origin: scan.head.map_or(Origin::Fresh, |_| Origin::Database),
+                scan,
+                set_aside: None,
+                damage: None,
+                resume,
+            })
+        }
+        Ok((engine, scan, damage)) => {
+            engine.close();
+            let to = match damage {
+                Some(_) => scan.reach().beyond_what_was_lost(),
+                None => scan.reach(),
+            };
+            let damage = damage.unwrap_or_else(|| "sled panicked while it was open".to_owned());
+            let mirror = Mirror::new(to, scan.entries);
+            let mut chosen = rebuild(layout, options, &mirror, Origin::Database, damage)?;
+            chosen.scan.doubts = scan.doubts;
+            Ok(chosen)
+        }
+        Err(Refusal::Stop(error)) => Err(error),
+        Err(Refusal::Damage(mut reason)) => {
+            if let Some(lost) = journal_damage(journal, witness.is_none_or(|witness| witness.complete)) {
+                reason = format!("{reason}; {lost}");
+            }
+            let (mirror, origin) = match witness.map(|witness| &witness.copy) {
+                Some(copy) => (
+                    Mirror::new(copy.generation.beyond_what_was_lost(), copy.entries.clone()),
+                    Origin::LastGoodCopy,
+                ),
+                None => (Mirror::default(), Origin::Fresh),
+            };
+            rebuild(layout, options, &mirror, origin, reason)
+        }
+    }
+}
+
+/// The database brought forward by the journal, and what the journal lacks.
 fn open_as_is(
     layout: &Layout,
     options: &Options,
-    copy: Option<&Copy>,
-    trust: Trust,
-) -> Result<(Engine, Scan), Refusal> {
+    lock: &File,
+    journal: &Found,
+    witness: Option<&Witness>,
+) -> Result<(Engine, Scan, Option<String>), Refusal> {
     layout.wait_for_engine_lock()?;
     if let (true, Some(command)) = (layout.was_interrupted(), &options.probe) {
-        match probe(layout.dir(), command) {
+        match probe(layout.dir(), command, lock) {
             Err(ProbeFailure::DiskFull) => {
                 return Err(Refusal::Stop(OpenError::DiskFull {
                     dir: layout.dir().to_owned(),
@@ -211,7 +230,7 @@ fn open_as_is(
         }
     }
     layout.note_opening()?;
-    let (engine, scan) = match open_and_scan(layout, options) {
+    let (engine, mut scan) = match open_and_scan(layout, options) {
         Ok(opened) => opened,
         Err(error) if error.is_environment() => return Err(Refusal::Stop(engine_error(layout, error))),
         Err(error) => {
@@ -220,11 +239,42 @@ fn open_as_is(
             return Err(Refusal::Damage(chain(&error)));
         }
     };
-    if let Some(reason) = scan.damage(copy, trust) {
+    let own = scan.head.unwrap_or_default();
+    let complete = scan
+        .bring_forward(journal)
+        .is_none_or(|forward| forward.gap.is_none());
+    let damage = scan.damage(witness.map(|witness| &witness.copy)).or_else(|| {
+        let witness = witness.filter(|witness| witness.complete)?;
+        if !complete {
+            return Some(format!(
+                "it ends at generation {own}, and its journal begins later"
+            ));
+        }
+        // One of the two is stale. The copy is checked as a whole, sled's pages are not.
+        scan.contradicts(&witness.copy).then(|| {
+            format!(
+                "at generation {} its records are not the copy's",
+                witness.copy.generation
+            )
+        })
+    });
+    if let Some(reason) = damage {
         engine.close();
         return Err(Refusal::Damage(reason));
     }
-    Ok((engine, scan))
+    Ok((engine, scan, journal_damage(journal, complete)))
+}
+
+fn journal_damage(journal: &Found, complete: bool) -> Option<String> {
+    let gap = || (!complete).then(|| "commits are missing from its journal".to_owned());
+    journal.damage.clone().or_else(gap)
+}
+
+/// Writes the copy, so that the journal can begin anew.
+fn start_again(layout: &Layout, mirror: &Mirror) -> Result<Resume, OpenError> {
+    let path = layout.copy();
+    copy::write(&path, mirror).map_err(layout::io_error("write", &path))?;
+    Ok(Resume::anew(mirror.generation))
 }
 
 fn open_and_scan(layout: &Layout, options: &Options) -> Result<(Engine, Scan), EngineError> {
@@ -243,11 +293,20 @@ fn rebuild(
     layout: &Layout,
     options: &Options,
     mirror: &Mirror,
-) -> Result<(Engine, Scan, Option<PathBuf>), OpenError> {
-    let aside = build(layout, options, mirror)?;
+    origin: Origin,
+    damage: String,
+) -> Result<Chosen, OpenError> {
+    let set_aside = build(layout, options, mirror)?;
     layout.note_opening()?;
     let (engine, scan) = open_and_scan(layout, options).map_err(|source| engine_error(layout, source))?;
-    Ok((engine, scan, aside))
+    Ok(Chosen {
+        engine,
+        scan,
+        origin,
+        set_aside,
+        damage: Some(damage),
+        resume: Some(Resume::anew(mirror.generation)),
+    })
 }
 
 /// Makes a new database that holds `mirror` and puts it in place; what was there is set aside.
@@ -280,135 +339,14 @@ pub(super) fn build(
     }
     let path = building.copy();
     copy::write(&path, mirror).map_err(layout::io_error("write", &path))?;
+    let path = building.journal();
+    Journal::create(&path, mirror.generation).map_err(layout::io_error("write", &path))?;
     layout.exchange()
-}
-
-/// Reads and judges everything.
-pub(super) fn scan(engine: &Engine) -> Result<Scan, EngineError> {
-    let mut scan = Scan::default();
-    let mut found: Vec<(String, Generation, Vec<u8>)> = Vec::new();
-    for item in engine.scan() {
-        let (key, raw) = item?;
-        let Ok(key) = String::from_utf8(key) else {
-            scan.doubts.push(doubt(String::new(), DoubtReason::Key, raw));
-            continue;
-        };
-        match record::decode(&key, &raw) {
-            Ok((generation, payload)) if key == HEAD => {
-                scan.head = Some(generation);
-                scan.expected = payload.try_into().map_or(0, u32::from_le_bytes);
-            }
-            Ok((generation, payload)) => found.push((key, generation, payload.to_vec())),
-            Err(_) if key == HEAD => {}
-            Err(reason) => scan.doubts.push(doubt(key, reason, raw)),
-        }
-    }
-    for (key, generation, payload) in found {
-        match scan.head {
-            Some(head) if generation > head => {
-                let raw = record::encode(&key, generation, &payload);
-                scan.doubts
-                    .push(doubt(key, DoubtReason::FromTheFuture(generation), raw));
-            }
-            Some(_) | None => {
-                scan.entries.insert(key, payload);
-            }
-        }
-        scan.highest = scan.highest.max(generation);
-    }
-    Ok(scan)
-}
-
-impl Scan {
-    /// Why this database, though it opened, can't be believed.
-    fn damage(&self, copy: Option<&Copy>, trust: Trust) -> Option<String> {
-        let present = self.entries.len() + self.doubts.len();
-        let copied = copy.map_or(Generation(0), |copy| copy.generation);
-        match self.head {
-            None if present > 0 => Some("its head record is missing or illegible".into()),
-            // Every directory of ours is made with a copy in it.
-            None if copy.is_none() => Some("neither a head record nor a copy is legible".into()),
-            None if copied > Generation(0) => Some(format!("it is empty, the copy has generation {copied}")),
-            Some(head) if head < copied => {
-                Some(format!("it ends at generation {head}, the copy at {copied}"))
-            }
-            Some(_) if self.doubts.len() * 2 > present => Some(format!(
-                "{} of {present} records are illegible",
-                self.doubts.len()
-            )),
-            Some(_) if self.missing() * 2 > self.expected as usize => Some(format!(
-                "{} of {} records are missing",
-                self.missing(),
-                self.expected
-            )),
-            Some(_) if trust == Trust::Replayed && present != self.expected as usize => Some(format!(
-                "replayed without its snapshot it has {present} records instead of {}",
-                self.expected
-            )),
-            Some(_) | None => None,
-        }
-    }
-
-    fn missing(&self) -> usize {
-        (self.expected as usize).saturating_sub(self.entries.len() + self.doubts.len())
-    }
-}
-
-/// Adds what the copy knows to each doubt, and a doubt for each key that only the copy still has when the database
-/// is short of records.
-fn with_copies(
-    mut doubts: Vec<Doubt>,
-    copy: Option<&Copy>,
-    entries: &BTreeMap<String, Vec<u8>>,
-    expected: u32,
-) -> Vec<Doubt> {
-    let Some(copy) = copy else { return doubts };
-    for doubt in &mut doubts {
-        doubt.in_copy = copy.entries.get(&doubt.key).cloned();
-    }
-    if entries.len() + doubts.len() < expected as usize {
-        let doubtful: BTreeSet<String> = doubts.iter().map(|doubt| doubt.key.clone()).collect();
-        let lost = copy
-            .entries
-            .iter()
-            .filter(|(key, _)| !entries.contains_key(*key) && !doubtful.contains(*key));
-        doubts.extend(lost.map(|(key, value)| Doubt {
-            key: key.clone(),
-            reason: DoubtReason::Missing,
-            raw: Vec::new(),
-            in_copy: Some(value.clone()),
-        }));
-    }
-    doubts
-}
-
-/// The head record for a database of `entries` keys at `generation`.
-pub(super) fn head(generation: Generation, entries: usize) -> (Vec<u8>, Option<Vec<u8>>) {
-    let entries = u32::try_from(entries).unwrap_or(u32::MAX);
-    let record = record::encode(HEAD, generation, &entries.to_le_bytes());
-    (HEAD.as_bytes().to_vec(), Some(record))
-}
-
-/// Doubts about records that do lie in the database.
-pub(super) fn count_existing(doubts: &[Doubt]) -> usize {
-    doubts
-        .iter()
-        .filter(|doubt| doubt.reason != DoubtReason::Missing)
-        .count()
 }
 
 pub(super) fn engine_error(layout: &Layout, source: EngineError) -> OpenError {
     OpenError::Engine {
         dir: layout.dir().to_owned(),
         source,
-    }
-}
-
-fn doubt(key: String, reason: DoubtReason, raw: Vec<u8>) -> Doubt {
-    Doubt {
-        key,
-        reason,
-        raw,
-        in_copy: None,
     }
 }

@@ -2,12 +2,14 @@
 //! can't take the daemon with it over and over.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::unistd::alarm;
 use thiserror::Error;
 
 use super::Options;
@@ -83,18 +85,22 @@ impl ProbeFailure {
 }
 
 /// Opens and reads the database in `dir` in a child process.
-pub fn probe(dir: &Path, command: &ProbeCommand) -> Result<(), ProbeFailure> {
+///
+/// The child holds `lock`, too, by inheriting its open file description as standard input: when we are killed, our
+/// successor waits until the orphan has let go of the database, instead of finding sled's lock taken by it.
+pub(super) fn probe(dir: &Path, command: &ProbeCommand, lock: &File) -> Result<(), ProbeFailure> {
+    let failed = |source| ProbeFailure::Spawn {
+        program: command.program.clone(),
+        source,
+    };
     let child = Command::new(&command.program)
         .args(&command.arguments)
         .arg(dir)
-        .stdin(Stdio::null())
+        .stdin(lock.try_clone().map_err(failed)?)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|source| ProbeFailure::Spawn {
-            program: command.program.clone(),
-            source,
-        })?;
+        .map_err(failed)?;
     let Some(status) = wait(child, command.deadline) else {
         return Err(ProbeFailure::Deadline {
             deadline: command.deadline,
@@ -114,8 +120,10 @@ pub fn probe_in_this_process(dir: &Path) -> ExitCode {
 }
 
 pub(super) fn verdict(dir: &Path) -> u8 {
-    // An orphan would keep the database locked. Without this it would merely do so for longer.
+    // An orphan keeps the database locked. It dies with its parent, or, when the parent died before this line, by
+    // the alarm.
     set_pdeathsig(Signal::SIGKILL).ok();
+    alarm::set(u32::try_from(DEADLINE.as_secs()).unwrap_or(u32::MAX));
     // Expected here, and nobody reads it.
     std::panic::set_hook(Box::new(|_| {}));
     if is_locked(&file_in(dir)) {

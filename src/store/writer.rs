@@ -1,5 +1,5 @@
-//! The store's commit thread: takes what is queued, makes it durable as one group, tells everyone; and when the
-//! disk or the database fails, keeps the changes in order until they can be written.
+//! The store's commit thread: takes what is queued, makes it durable as one group in the journal, tells everyone, and
+//! has sled follow when it is quiet; and when the disk fails, keeps the changes in order until they can be written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -11,12 +11,13 @@ use nix::fcntl::Flock;
 
 use super::engine::{Engine, EngineError};
 use super::error::CommitError;
+use super::journal::Journal;
 use super::layout::Layout;
 use super::mirror::{Mirror, Shared};
-use super::open::{build, count_existing, engine_error, head, scan};
 use super::record::{self, Generation};
-use super::{Condition, Loaded, MAX_ENTRIES, OpenError, Options, Write, ballast, panics};
-use crate::causes::chain;
+use super::repair::Failure;
+use super::scan::count_existing;
+use super::{Condition, Loaded, MAX_ENTRIES, Options, Write, panics};
 
 /// Called once with a commit's outcome.
 pub type OnDone = Box<dyn FnOnce(Result<Generation, CommitError>) + Send>;
@@ -30,35 +31,39 @@ pub(super) enum Job {
 /// More commits than this don't share one flush, so that the first of a burst is not kept waiting for the last.
 const MAX_GROUP: usize = 256;
 
-struct Change {
-    generation: Generation,
+#[derive(Clone)]
+pub(super) struct Change {
+    pub(super) generation: Generation,
     /// `None` removes.
-    value: Option<Arc<[u8]>>,
-}
-
-/// Why an attempt failed; shared by everyone who waited for it.
-enum Failure {
-    DiskFull,
-    Engine(Arc<EngineError>),
-    Repair(Arc<OpenError>),
+    pub(super) value: Option<Arc<[u8]>>,
 }
 
 pub(super) struct Writer {
-    layout: Layout,
-    options: Options,
-    shared: Arc<Shared>,
+    pub(super) layout: Layout,
+    pub(super) options: Options,
+    pub(super) shared: Arc<Shared>,
+    pub(super) journal: Journal,
     /// `None` between a failure and the reopening.
-    engine: Option<Engine>,
+    pub(super) engine: Option<Engine>,
+    /// The generation up to which sled durably has everything.
+    pub(super) applied: Generation,
+    /// What the journal has and sled has not, newest change per key.
+    pub(super) unapplied: BTreeMap<String, Change>,
+    /// Since when there has been any of it, or since the last attempt to write it failed.
+    unapplied_since: Option<Instant>,
+    /// The last attempt to write to sled failed; this is how the store is doing while the journal takes commits.
+    pub(super) behind: Option<Condition>,
     /// The last generation given to a commit.
-    generation: Generation,
+    pub(super) generation: Generation,
     /// Keys whose records lie in the database but can't be believed.
-    doubtful: BTreeSet<String>,
+    pub(super) doubtful: BTreeSet<String>,
     /// What is decided but not durable, newest change per key.
-    backlog: BTreeMap<String, Change>,
+    pub(super) backlog: BTreeMap<String, Change>,
     /// How many keys the database holds once the backlog is written.
-    entries: usize,
-    /// An fdatasync failed: what the database file shows is not what the disk has.
-    unsynced: bool,
+    pub(super) entries: usize,
+    /// An fdatasync of sled's file failed: what it shows is not what the disk has.
+    pub(super) unsynced: bool,
+    last_commit: Option<Instant>,
     retry_at: Option<Instant>,
     retry_pause: Duration,
     stopping: bool,
@@ -70,6 +75,7 @@ impl Writer {
         options: Options,
         shared: Arc<Shared>,
         engine: Engine,
+        journal: Journal,
         loaded: &Loaded,
     ) -> Self {
         Self {
@@ -78,6 +84,12 @@ impl Writer {
             options,
             shared,
             engine: Some(engine),
+            journal,
+            applied: loaded.generation,
+            unapplied: BTreeMap::new(),
+            unapplied_since: None,
+            behind: None,
+            last_commit: None,
             generation: loaded.generation,
             doubtful: loaded
                 .doubts
@@ -98,7 +110,9 @@ impl Writer {
         while !self.stopping {
             let group = self.collect(queue);
             self.commit(group);
+            self.follow();
         }
+        self.finish();
         if let Some(engine) = self.engine.take() {
             engine.close();
         }
@@ -109,7 +123,8 @@ impl Writer {
     /// The next group: at least one commit, or none when a retry is due or the store stops.
     fn collect(&mut self, queue: &Receiver<Job>) -> Vec<(Vec<Write>, OnDone)> {
         let mut group = Vec::new();
-        let first = match self.retry_at {
+        let wake = [self.retry_at, self.follow_at()].into_iter().flatten().min();
+        let first = match wake {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
@@ -136,6 +151,39 @@ impl Writer {
         group
     }
 
+    /// When sled is due to get what the journal has: when it is quiet, and at the latest with the copy.
+    fn follow_at(&self) -> Option<Instant> {
+        let since = self.unapplied_since?;
+        if self.behind.is_some() {
+            return Some(since + self.options.retry_max);
+        }
+        let quiet = self.last_commit.unwrap_or(since) + self.options.copy_when_quiet;
+        Some(quiet.min(since + self.options.copy_max_age))
+    }
+
+    /// Writes to sled what the journal has, when that is due. The journal keeps it until the copy has it, too.
+    fn follow(&mut self) {
+        let filling = self.behind.is_none() && self.journal.is_filling() && !self.unapplied.is_empty();
+        let due = filling || self.follow_at().is_some_and(|at| at <= Instant::now());
+        if due && self.backlog.is_empty() {
+            self.unapplied_since = self.write_to_sled().is_err().then(Instant::now);
+        }
+    }
+
+    /// Nobody needs what sled and the copy both have.
+    fn release_journal(&mut self) {
+        let copied = self.shared.health().copied;
+        self.journal.release(copied.min(self.applied));
+    }
+
+    /// Leaves a database and a copy that need no journal, if they can be written; otherwise the journal has it all.
+    fn finish(&mut self) {
+        self.release_journal();
+        if !self.journal.is_empty() || !self.unapplied.is_empty() {
+            drop(self.checkpoint());
+        }
+    }
+
     fn commit(&mut self, group: Vec<(Vec<Write>, OnDone)>) {
         let mut waiting = Vec::with_capacity(group.len());
         for (writes, on_done) in group {
@@ -143,6 +191,9 @@ impl Writer {
                 Ok(generation) => waiting.push((generation, on_done)),
                 Err(error) => on_done(Err(error)),
             }
+        }
+        if !waiting.is_empty() {
+            self.last_commit = Some(Instant::now());
         }
         let due = self.retry_at.is_none_or(|at| at <= Instant::now());
         let outcome = if self.backlog.is_empty() {
@@ -201,93 +252,22 @@ impl Writer {
         )
     }
 
-    /// Writes the backlog, repairing what stands in the way.
+    /// Makes the backlog durable: in the journal, or where that has no room, in sled and the copy.
     fn attempt(&mut self) -> Result<(), Failure> {
-        if self.engine.is_none() {
-            self.reopen_or_rewrite()?;
+        self.release_journal();
+        let changes = self
+            .backlog
+            .iter()
+            .map(|(key, change)| (key.as_str(), change.value.as_deref()));
+        if !self.journal.append(self.generation, self.entries, changes) {
+            return self.checkpoint();
         }
-        let Err(error) = self.write() else {
-            return Ok(());
-        };
-        if error.is_disk_full() {
-            self.spend_ballast();
-        }
-        self.reopen_or_rewrite()?;
-        self.write().map_err(Failure::from)
-    }
-
-    fn write(&mut self) -> Result<(), EngineError> {
-        let Some(engine) = &self.engine else {
-            return Err(EngineError::Earlier("the database is closed".into()));
-        };
-        let records = self.backlog.iter().map(|(key, change)| {
-            let value = change.value.as_ref();
-            let record = value.map(|value| record::encode(key, change.generation, value));
-            (key.clone().into_bytes(), record)
-        });
-        let written = engine.apply(records.chain(std::iter::once(head(self.generation, self.entries))));
-        if let Err(error) = &written {
-            self.unsynced |= matches!(error, EngineError::Sync(_));
-            // After any error every later call on this database fails, too.
-            if let Some(engine) = self.engine.take() {
-                engine.close();
-            }
-        }
-        written
-    }
-
-    fn spend_ballast(&self) {
-        let _files = self.shared.files();
-        if ballast::release(&self.layout.ballast()) {
-            self.shared.health().condition = Condition::ReserveSpent;
-        }
-    }
-
-    fn reopen_or_rewrite(&mut self) -> Result<(), Failure> {
-        if self.unsynced {
-            return self.rewrite();
-        }
-        match self.reopen() {
-            Err(error) if error.is_environment() => Err(error.into()),
-            Err(_) => self.rewrite(),
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// Opens the database again and makes sure that everything acknowledged is still in it.
-    fn reopen(&mut self) -> Result<(), EngineError> {
-        let engine = Engine::open(self.layout.dir(), self.options.cache_bytes)?;
-        let durable = self.shared.mirror().generation;
-        let found = scan(&engine);
-        match found {
-            Ok(found) if found.head.is_some_and(|head| head >= durable) => {
-                self.engine = Some(engine);
-                Ok(())
-            }
-            Ok(_) => {
-                engine.close();
-                Err(EngineError::WentBack)
-            }
-            Err(error) => {
-                engine.close();
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes a new database from what is durable and sets the old one aside.
-    fn rewrite(&mut self) -> Result<(), Failure> {
-        let mirror = self.shared.mirror().clone();
-        let _files = self.shared.files();
-        build(&self.layout, &self.options, &mirror).map_err(Failure::from_repair)?;
-        // Records nobody could read are in the old database only.
-        let gone = std::mem::take(&mut self.doubtful);
-        let lost = gone.iter().filter(|key| !self.backlog.contains_key(*key)).count();
-        self.entries = self.entries.saturating_sub(lost);
-        self.unsynced = false;
-        let engine = Engine::open(self.layout.dir(), self.options.cache_bytes)
-            .map_err(|source| Failure::from_repair(engine_error(&self.layout, source)))?;
-        self.engine = Some(engine);
+        self.unapplied.extend(
+            self.backlog
+                .iter()
+                .map(|(key, change)| (key.clone(), change.clone())),
+        );
+        self.unapplied_since.get_or_insert_with(Instant::now);
         Ok(())
     }
 
@@ -323,19 +303,24 @@ impl Writer {
                 }
             }
         }
+        if self.unapplied.is_empty() {
+            self.unapplied_since = None;
+        }
         {
             let mut health = self.shared.health();
             health.durable = self.generation;
             health.waiting_writes = 0;
-            if matches!(health.condition, Condition::DiskFull | Condition::Failing { .. }) {
-                health.condition = if ballast::is_there(&self.layout.ballast(), self.options.ballast_bytes) {
-                    Condition::Healthy
-                } else {
-                    Condition::ReserveSpent
-                };
+            if let Some(behind) = &self.behind {
+                health.condition = behind.clone();
+            } else if matches!(health.condition, Condition::DiskFull | Condition::Failing { .. }) {
+                health.condition = self.condition_by_ballast();
             }
         }
-        self.shared.note_durable(self.generation, self.options.copy_every);
+        self.shared.note_durable(
+            self.generation,
+            self.options.copy_every,
+            self.journal.is_filling(),
+        );
     }
 
     /// The answer to a commit that arrives while the next attempt is not due.
@@ -347,52 +332,6 @@ impl Writer {
                 Err(Failure::Engine(Arc::new(EngineError::Earlier(reason.clone()))))
             }
             Condition::DiskFull | Condition::ReserveSpent | Condition::Healthy => Err(Failure::DiskFull),
-        }
-    }
-}
-
-impl Failure {
-    fn from_repair(error: OpenError) -> Self {
-        if error.is_disk_full() {
-            Self::DiskFull
-        } else {
-            Self::Repair(Arc::new(error))
-        }
-    }
-
-    fn condition(&self) -> Condition {
-        match self {
-            Self::DiskFull => Condition::DiskFull,
-            Self::Engine(error) => Condition::Failing {
-                reason: chain(error.as_ref()),
-            },
-            Self::Repair(error) => Condition::Failing {
-                reason: chain(error.as_ref()),
-            },
-        }
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        if error.is_disk_full() {
-            Self::DiskFull
-        } else {
-            Self::Engine(Arc::new(error))
-        }
-    }
-}
-
-impl From<&Failure> for CommitError {
-    fn from(failure: &Failure) -> Self {
-        match failure {
-            Failure::DiskFull => Self::DiskFull,
-            Failure::Engine(source) => Self::Engine {
-                source: Arc::clone(source),
-            },
-            Failure::Repair(source) => Self::Repair {
-                source: Arc::clone(source),
-            },
         }
     }
 }

@@ -115,7 +115,7 @@ fn an_emptied_database_is_set_aside_and_rebuilt_from_its_copy() {
 fn a_database_of_a_later_version_is_set_aside_and_its_copy_taken_over() {
     damaged(|dir| {
         let marker = fs::read_to_string(dir.join("FORMAT")).unwrap();
-        fs::write(dir.join("FORMAT"), marker.replace("format 1", "format 999")).unwrap();
+        fs::write(dir.join("FORMAT"), marker.replace("format 2", "format 999")).unwrap();
     });
 }
 
@@ -271,9 +271,9 @@ fn on_a_full_disk_add_says_so_and_del_works_and_space_heals_it() {
     scene.add(&old, 3);
     scene.settle();
     let disk = Disk::of(&scene);
-    // Space that sled has laid out and the ballast last for a while.
+    // The journal's room, space that sled has laid out, and the ballast last for a while.
     let mut added = Vec::new();
-    let refused = (0..300).find_map(|round| {
+    let refused = (0..3000).find_map(|round| {
         disk.fill();
         let pod = scene.node.pod("full", &format!("p{round}")).unwrap();
         let outcome = pod.add().unwrap();

@@ -60,6 +60,7 @@ fn entry() {
         Some("mode=write") => super::crash::write_for_ever(&dir),
         Some("mode=open") => super::damage::open_once(&dir),
         Some("mode=broken") => super::full::lose_the_database_while_open(&dir),
+        Some("mode=full-journal") => super::full::commit_into_the_journal_alone(&dir),
         Some("mode=full") => super::full::live_on_a_tiny_disk(&dir),
         Some("mode=power") => super::power::cut_the_power(&dir),
         Some("mode=panic") => super::damage::panic_while_committing(&dir),

@@ -16,35 +16,93 @@ const WRITERS: u32 = 6;
 #[test]
 fn kill_at_any_instant_loses_nothing_acknowledged() {
     let place = Place::new();
+    live_and_die(&place, |_| false);
+    assert!(place.damaged().is_empty());
+}
+
+/// What the kill left is made worse before the next opening: sled's files or the copies are taken away or spoilt.
+#[test]
+fn kill_at_any_instant_and_the_loss_of_sled_or_of_the_copy_loses_nothing_acknowledged() {
+    let place = Place::new();
+    let mut rng = Dice(0x2545_f491_4f6c_dd1d);
+    live_and_die(&place, |dir| {
+        if !dir.join("db").exists() {
+            return false;
+        }
+        match rng.below(3) {
+            0 => drop(journal::destroy_sled(dir, rng.below(6))),
+            1 => journal::destroy_copy(dir),
+            _ => return false,
+        }
+        true
+    });
+    assert!(!place.damaged().is_empty());
+}
+
+fn live_and_die(place: &Place, mut worsen: impl FnMut(&Path) -> bool) {
     let mut rng = Dice(0x9e37_79b9_7f4a_7c15);
     let mut acknowledged: BTreeMap<u32, u64> = BTreeMap::new();
     let mut highest = Generation(0);
     let mut kept = 0;
     for round in 0..ROUNDS {
-        let mut child = command("mode=write", &place.dir()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let reader = thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
         // Any instant means also while it opens.
-        thread::sleep(Duration::from_micros(rng.below(150_000)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        for line in reader.join().unwrap() {
-            // Others print here, too, and the last line may be cut.
-            let Some((writer, count, generation)) = parse(&line) else {
-                continue;
-            };
+        let told = if rng.below(2) == 0 {
+            write_and_die(
+                &place.dir(),
+                From::Start,
+                Duration::from_micros(rng.below(150_000)),
+            )
+        } else {
+            write_and_die(
+                &place.dir(),
+                From::FirstAnswer,
+                Duration::from_micros(rng.below(60_000)),
+            )
+        };
+        for (writer, count, generation) in told {
             acknowledged.insert(writer, count);
             highest = highest.max(generation);
             kept += 1;
         }
         // Every third time the next child takes over the killed one's files directly.
         if round % 3 != 0 {
-            highest = verify(&place, &mut acknowledged, highest);
+            let worse = worsen(&place.dir());
+            highest = verify(place, &mut acknowledged, highest, worse);
         }
     }
-    verify(&place, &mut acknowledged, highest);
+    verify(place, &mut acknowledged, highest, false);
     assert!(kept > ROUNDS, "the writers did write: {kept}");
-    assert!(place.damaged().is_empty());
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    Start,
+    FirstAnswer,
+}
+
+/// A child that writes and is killed so long `after` that; what it acknowledged.
+pub(super) fn write_and_die(dir: &Path, from: From, after: Duration) -> Vec<(u32, u64, Generation)> {
+    let mut child = command("mode=write", dir).spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let (tell, told) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        // Others print here, too, and the last line may be cut.
+        let acknowledged = output.lines().map_while(Result::ok).filter_map(|line| {
+            let parsed = parse(&line);
+            if parsed.is_some() {
+                tell.send(()).ok();
+            }
+            parsed
+        });
+        acknowledged.collect::<Vec<_>>()
+    });
+    if from == From::FirstAnswer {
+        told.recv().expect("it acknowledges something");
+    }
+    thread::sleep(after);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap()
 }
 
 pub(super) fn parse(line: &str) -> Option<(u32, u64, Generation)> {
@@ -56,10 +114,19 @@ pub(super) fn parse(line: &str) -> Option<(u32, u64, Generation)> {
     ))
 }
 
-fn verify(place: &Place, acknowledged: &mut BTreeMap<u32, u64>, highest: Generation) -> Generation {
+fn verify(
+    place: &Place,
+    acknowledged: &mut BTreeMap<u32, u64>,
+    highest: Generation,
+    worse: bool,
+) -> Generation {
+    if worse {
+        // sled may panic of it, which takes a start, as it would take the daemon's.
+        journal::start_once(&place.dir());
+    }
     let (store, loaded) = place.open();
     assert!(
-        loaded.doubts.is_empty() && loaded.damage.is_none(),
+        loaded.doubts.is_empty() && (worse || loaded.damage.is_none()),
         "{:?}",
         loaded.damage
     );
@@ -107,8 +174,11 @@ pub(super) fn count_of(entries: &BTreeMap<String, Vec<u8>>, side: &str, writer: 
 
 /// The child: counts up, one commit per step, tells what was acknowledged.
 pub(super) fn write_for_ever(dir: &Path) {
+    // So that sled, the copy and the journal's start are written all the time.
     let often = Options {
         copy_every: 50,
+        copy_when_quiet: Duration::from_millis(3),
+        copy_max_age: Duration::from_millis(20),
         ..options()
     };
     let (store, loaded) = Store::open(dir, often).unwrap();

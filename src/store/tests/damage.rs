@@ -9,7 +9,7 @@ use super::*;
 
 const RECORDS: usize = 40;
 
-fn filled(place: &Place) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn filled(place: &Place) -> BTreeMap<String, Vec<u8>> {
     let (store, _) = place.open();
     for round in 0..3 {
         for n in 0..RECORDS {
@@ -111,6 +111,16 @@ fn a_record_from_the_future_is_a_doubt() {
     );
 }
 
+/// A page that sled read from a stale place: every record in it is sound.
+#[test]
+fn a_sound_record_that_is_not_the_copys_is_damage() {
+    let place = Place::new();
+    let expected = filled(&place);
+    let stale = record::encode("record/001", Generation(3), b"0-1");
+    raw(&place.dir()).insert("record/001", stale).unwrap();
+    assert_recovered(&place, &expected);
+}
+
 #[test]
 fn an_illegible_majority_is_damage() {
     let place = Place::new();
@@ -184,28 +194,24 @@ fn an_unfinished_snapshot_costs_nothing() {
     assert!(!unfinished.exists());
 }
 
+/// sled can replay its log without a snapshot, but not soundly: once the log has turned over, it takes the whole of
+/// it for torn. So a database with a damaged snapshot is not tried again.
 #[test]
-fn a_damaged_snapshot_costs_a_replay_and_nothing_else() {
+fn a_damaged_snapshot_costs_the_database_and_no_record() {
     let place = Place::new();
     filled(&place);
     // More than the copy knows.
     let (store, _) = place.open();
     commit(&store, vec![put("late", b"x")]).unwrap();
     let expected = store.export().entries;
-    let copy = fs::read(place.dir().join("last-good.json")).unwrap();
-    store.close();
-    fs::write(place.dir().join("last-good.json"), copy).unwrap();
-    for path in sled_files(&place.dir(), "snap.") {
+    let killed = Place::new();
+    copy_files(&place.dir(), &killed.dir());
+    for path in sled_files(&killed.dir(), "snap.") {
         let mut bytes = fs::read(&path).unwrap();
         bytes[5] ^= 1;
         fs::write(&path, bytes).unwrap();
     }
-    let (_store, loaded) = place.open();
-    assert_eq!(
-        (loaded.origin, loaded.entries, loaded.damage),
-        (Origin::Database, expected, None)
-    );
-    assert!(!sled_files(&place.dir(), "retired-snap.").is_empty());
+    assert_recovered(&killed, &expected);
 }
 
 #[test]
@@ -238,6 +244,45 @@ fn probes_that_die_or_hang_are_answers() {
         );
     }
     assert_eq!(place.damaged().len(), 2);
+}
+
+#[test]
+fn a_lock_held_for_a_moment_is_no_damage() {
+    let place = Place::new();
+    let expected = filled(&place);
+    let stranger = raw(&place.dir());
+    let let_go = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(stranger);
+    });
+    let engine = engine::Engine::open(&place.dir(), 4 << 20).unwrap();
+    let_go.join().unwrap();
+    assert_eq!(scan::scan(&engine).unwrap().entries, expected);
+    engine.close();
+}
+
+/// A daemon killed while its probe runs leaves an orphan that opens the database when nobody expects it.
+#[test]
+fn an_orphaned_probe_keeps_its_successor_waiting() {
+    let place = Place::new();
+    let expected = filled(&place);
+    let lock = fs::File::options()
+        .write(true)
+        .open(place.root.path().join("ipam.lock"))
+        .unwrap();
+    lock.lock().unwrap();
+    // As the probe gets it; closed, not unlocked, as by a kill.
+    let mut orphan = command("mode=hang", &place.dir())
+        .stdin(lock.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    drop(lock);
+    let error = Store::open(&place.dir(), options()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }));
+    orphan.kill().unwrap();
+    orphan.wait().unwrap();
+    let (_store, loaded) = place.open();
+    assert_eq!((loaded.entries, loaded.damage), (expected, None));
 }
 
 #[test]
@@ -313,7 +358,7 @@ fn flipped_and_cut_files_cost_at_most_one_start() {
         store.close();
         rebuilt += place.damaged().len();
     }
-    assert!(rebuilt > 10, "the harm was real: {rebuilt}");
+    assert!(rebuilt > 5, "the harm was real: {rebuilt}");
 }
 
 /// The child of the test above.
@@ -381,7 +426,7 @@ fn assert_recovered(place: &Place, expected: &BTreeMap<String, Vec<u8>>) {
     assert_eq!((loaded.set_aside, loaded.set_aside_count), (None, 1));
 }
 
-fn sled_files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+pub(super) fn sled_files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -389,7 +434,7 @@ fn sled_files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn copy_files(from: &Path, to: &Path) {
+pub(super) fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

@@ -58,6 +58,47 @@ pub(super) fn lose_the_database_while_open(root: &Path) {
     assert_eq!((loaded.doubts.len(), loaded.set_aside_count), (0, 1));
 }
 
+#[test]
+fn a_full_disk_leaves_the_journal_its_room() {
+    let root = tempfile::tempdir().unwrap();
+    succeed("mode=full-journal", root.path());
+}
+
+/// Commits go on, are safe without sled, and sled follows when there is space.
+pub(super) fn commit_into_the_journal_alone(root: &Path) {
+    if !on_a_tiny_disk(root) {
+        return;
+    }
+    let dir = root.join("ipam");
+    let options = Options {
+        ballast_bytes: 0,
+        ..options()
+    };
+    let (store, _) = Store::open(&dir, options.clone()).unwrap();
+    let mut expected = BTreeMap::new();
+    for n in 0..20 {
+        change(&store, &mut expected, n).unwrap();
+    }
+    wait_until("sled and the copy to follow", || {
+        store.health().copied == store.health().durable
+    });
+    fill(root);
+    for n in 0..100 {
+        change(&store, &mut expected, n).unwrap();
+    }
+    let killed = Place::new();
+    damage::copy_files(&dir, &killed.dir());
+    journal::destroy_sled(&killed.dir(), 0);
+    assert!(killed.open().1.entries == expected);
+    fs::remove_file(root.join("filler")).unwrap();
+    wait_until("the copy to follow", || {
+        store.health().copied == store.health().durable
+    });
+    store.close();
+    let (_store, loaded) = Store::open(&dir, options).unwrap();
+    assert_unharmed(&loaded, &expected);
+}
+
 /// Puts 24 MiB of a file system there, for this process alone.
 fn on_a_tiny_disk(root: &Path) -> bool {
     if !own_mounts() {

@@ -34,7 +34,7 @@ pub(super) fn measure(dir: &Path) {
     let engine = engine::Engine::open(dir, 4 << 20).unwrap();
     println!("  of an open: sled {:?}", start.elapsed());
     let start = Instant::now();
-    open::scan(&engine).unwrap();
+    scan::scan(&engine).unwrap();
     println!("  of an open: scan {:?}", start.elapsed());
     let start = Instant::now();
     engine.apply(std::iter::empty()).unwrap();
@@ -43,6 +43,9 @@ pub(super) fn measure(dir: &Path) {
     let start = Instant::now();
     read_copy(layout.dir()).unwrap();
     println!("  of an open: copy {:?}", start.elapsed());
+    let start = Instant::now();
+    drop(crate::store::journal::read(&layout.journal()));
+    println!("  of an open: journal {:?}", start.elapsed());
     let mut opens: Vec<_> = (0..30)
         .map(|_| {
             let start = Instant::now();
@@ -96,7 +99,8 @@ pub(super) fn measure(dir: &Path) {
     );
     drop(store);
     let start = Instant::now();
-    probe(dir, &child::probe_command()).unwrap();
+    let lock = layout.lock().unwrap();
+    probe::probe(dir, &child::probe_command(), &lock).unwrap();
     println!("probe child: {:?}", start.elapsed());
 }
 

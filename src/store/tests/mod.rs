@@ -4,6 +4,7 @@ mod child;
 mod crash;
 mod damage;
 mod full;
+mod journal;
 mod measure;
 mod plain;
 mod power;

@@ -219,14 +219,14 @@ fn ipamd_85_a_future_format_is_refused_with_both_numbers() {
     place.open().0.close();
     let marker = place.dir().join("FORMAT");
     let text = std::fs::read_to_string(&marker).unwrap();
-    std::fs::write(&marker, text.replace("format 1", "format 7")).unwrap();
+    std::fs::write(&marker, text.replace("format 2", "format 7")).unwrap();
     let before = names(&place.dir());
     let error = Store::open(&place.dir(), options()).unwrap_err();
     assert!(matches!(
         error,
         OpenError::FutureFormat {
             found: 7,
-            supported: 1,
+            supported: 2,
             ..
         }
     ));

@@ -5,12 +5,11 @@
 //! of the inner file system is lost, its journal is replayed at the next mount. Not simulated: a device that lies
 //! about its cache.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::child::{command, succeed};
+use super::child::succeed;
 use super::full::own_mounts;
 use super::*;
 
@@ -45,16 +44,26 @@ pub(super) fn cut_the_power(root: &Path) {
             println!("SKIPPED: no loop device to be had");
             return;
         };
-        let acknowledged = write_and_die(&disk.at, Duration::from_millis(60 + round * 97));
+        let acknowledged = crash::write_and_die(
+            &disk.at.join("ipam"),
+            crash::From::FirstAnswer,
+            Duration::from_millis(60 + round * 97),
+        );
         let after = root.join("after-the-cut");
         std::fs::copy(&image, &after).unwrap();
         drop(disk);
         std::fs::rename(&after, &image).unwrap();
 
         let disk = Mounted::new(root, &image).unwrap();
+        // The copy and the journal are enough, too.
+        let without_sled = Place::new();
+        damage::copy_files(&disk.at.join("ipam"), &without_sled.dir());
+        journal::destroy_sled(&without_sled.dir(), 5);
+        let witness = without_sled.open().1.entries;
         let (store, loaded) = Store::open(&disk.at.join("ipam"), options()).unwrap();
         assert_eq!(loaded.damage, None, "round {round}");
         assert!(loaded.doubts.is_empty());
+        assert!(loaded.entries == witness, "round {round}: two complete witnesses");
         for (writer, count, generation) in acknowledged {
             let found = crash::count_of(&loaded.entries, "left", writer);
             assert!(
@@ -67,27 +76,6 @@ pub(super) fn cut_the_power(root: &Path) {
         store.close();
     }
     assert!(highest > Generation(100), "the writers did write");
-}
-
-fn write_and_die(disk: &Path, after: Duration) -> Vec<(u32, u64, Generation)> {
-    let mut child = command("mode=write", &disk.join("ipam")).spawn().unwrap();
-    let output = BufReader::new(child.stdout.take().unwrap());
-    let (first, started) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let acknowledged = output.lines().map_while(Result::ok).filter_map(|line| {
-            let parsed = crash::parse(&line);
-            if parsed.is_some() {
-                first.send(()).ok();
-            }
-            parsed
-        });
-        acknowledged.collect::<Vec<_>>()
-    });
-    started.recv().unwrap();
-    std::thread::sleep(after);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    reader.join().unwrap()
 }
 
 struct Mounted {
