@@ -186,9 +186,19 @@ fn described(wrong: Wrong, element: &Value) -> Option<Drops> {
         mac: text(mac),
         source: text(source),
         destination: text(destination),
-        protocol: text(protocol),
+        protocol: protocol_name(text(protocol)),
         packets: element.get("counter")?.get("packets")?.as_u64()?,
     })
+}
+
+/// nft names a protocol only where there is an /etc/protocols, which a bare Debian lacks.
+fn protocol_name(protocol: String) -> String {
+    match protocol.as_str() {
+        "1" => "icmp".into(),
+        "6" => "tcp".into(),
+        "17" => "udp".into(),
+        _ => protocol,
+    }
 }
 
 pub(super) fn install(router: &Netns) -> Result<(), ToolError> {
