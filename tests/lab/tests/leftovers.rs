@@ -143,8 +143,9 @@ fn killed_with(signal: &str) {
     );
     let id = lab.0.id().to_string();
     assert!(
-        Command::new("kill")
-            .args(["-s", signal, &id])
+        // The shell's own: a bare Debian has no other.
+        Command::new("sh")
+            .args(["-c", &format!("kill -s {signal} {id}")])
             .status()
             .unwrap()
             .success()
