@@ -53,7 +53,8 @@ pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
     })
 }
 
-/// The effects of an event from which nothing follows but its answer; `None`, and nothing changed, for any other.
+/// The effects of an event from which nothing follows but its answer; `None` for any other, which changes nothing but that
+/// what was kept is forgotten.
 pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effect>> {
     if pool.memory.store_trouble.is_some() {
         return None;

@@ -103,17 +103,6 @@ fn obtain(session: &Session<'_>) -> Result<Obtained, CniError> {
     }
 }
 
-impl Progress {
-    fn undo(self, session: &Session<'_>) {
-        if let Some(intent) = self.wired {
-            unwire(session, &intent);
-        }
-        if let Some((sandbox, _)) = self.sandbox {
-            sandbox.give_up();
-        }
-    }
-}
-
 /// Asks once and wires what is answered, unless an earlier attempt has done so already.
 fn attempt(session: &Session<'_>, patience: Duration, progress: &mut Progress) -> Result<Obtained, Failure> {
     let deadline = patience.saturating_sub(ANSWER_MARGIN);
@@ -171,6 +160,15 @@ impl Progress {
         };
         let intent = wire(session, allocation, sandbox, pair).map_err(Failure::Wiring)?;
         Ok(self.wired.insert(intent).clone())
+    }
+
+    fn undo(self, session: &Session<'_>) {
+        if let Some(intent) = self.wired {
+            unwire(session, &intent);
+        }
+        if let Some((sandbox, _)) = self.sandbox {
+            sandbox.give_up();
+        }
     }
 }
 
