@@ -8,10 +8,11 @@ pub mod causes;
 pub mod cloud;
 pub mod cni;
 pub mod config;
-pub mod ipam;
 pub mod net;
 pub mod observe;
 pub mod rpc;
 pub mod store;
 #[cfg(test)]
 mod testing;
+
+pub use aws_cni_ipam as ipam;

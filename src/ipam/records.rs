@@ -204,8 +204,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ipam::ids::PodRef;
-    use crate::ipam::tags;
+    use crate::ids::PodRef;
+    use crate::tags;
 
     fn allocation(container: &str) -> Allocation {
         Allocation {

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::Pool;
-use crate::ipam::effect::{EniIntent, Grant};
-use crate::ipam::ids::{ClientToken, EniId, Mac, SandboxKey, Tick};
-use crate::ipam::limits::InstanceLimits;
-use crate::ipam::memory::Ec2View;
-use crate::ipam::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed};
-use crate::ipam::node::NodeFacts;
-use crate::ipam::policy::Policy;
-use crate::ipam::records::RecordKey;
-use crate::ipam::witness::Doubt;
+use crate::effect::{EniIntent, Grant};
+use crate::ids::{ClientToken, EniId, Mac, SandboxKey, Tick};
+use crate::limits::InstanceLimits;
+use crate::memory::Ec2View;
+use crate::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed};
+use crate::node::NodeFacts;
+use crate::policy::Policy;
+use crate::records::RecordKey;
+use crate::witness::Doubt;
 
 impl Pool {
     /// The operator's settings.
@@ -110,20 +110,20 @@ impl Pool {
     }
 
     /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.
-    pub(in crate::ipam) fn is_reachable(&self, address: Ipv4Addr, now: Tick) -> bool {
+    pub(crate) fn is_reachable(&self, address: Ipv4Addr, now: Tick) -> bool {
         self.placed(address).is_some_and(|(eni, placed)| {
             self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
         })
     }
 
     /// Whether the kernel routes an address that nobody is known to have.
-    pub(in crate::ipam) fn has_strange_routes(&self) -> bool {
+    pub(crate) fn has_strange_routes(&self) -> bool {
         let is_strange = |known: &Address| matches!(known.doubt, Some(Doubt::PodRoute { .. }));
         self.addresses.values().any(is_strange)
     }
 
     /// How many a sandbox may have now.
-    pub(in crate::ipam) fn count_usable(&self, now: Tick) -> usize {
+    pub(crate) fn count_usable(&self, now: Tick) -> usize {
         self.usable(now).count()
     }
 

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use super::growth::{PATIENCE, policy, sizes, started};
 use super::world::{Work, World, attachment, facts, key, veth};
-use crate::ipam::cloud::{CloudCall, CloudEni, FailureClass};
-use crate::ipam::event::Event;
-use crate::ipam::ids::{CardIndex, DeviceIndex, EniId, Mac, Tick};
-use crate::ipam::model::EniRole;
-use crate::ipam::observe::role_of;
-use crate::ipam::policy::Policy;
-use crate::ipam::pool::Pool;
-use crate::ipam::records::{Record, RecordKey};
-use crate::ipam::recover::Start;
-use crate::ipam::witness::KernelFacts;
+use crate::cloud::{CloudCall, CloudEni, FailureClass};
+use crate::event::Event;
+use crate::ids::{CardIndex, DeviceIndex, EniId, Mac, Tick};
+use crate::model::EniRole;
+use crate::observe::role_of;
+use crate::policy::Policy;
+use crate::pool::Pool;
+use crate::records::{Record, RecordKey};
+use crate::recover::Start;
+use crate::witness::KernelFacts;
 
 /// An ENI that somebody else has attached.
 fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> CloudEni {
@@ -190,7 +190,7 @@ fn ipamd_21_23_places_are_counted_anew_each_time_and_other_cards_have_their_own(
     for _ in 0..3 {
         world.advance(Duration::from_secs(3600));
         assert_eq!(
-            crate::ipam::plan::places_taken(&world.pool),
+            crate::plan::places_taken(&world.pool),
             2,
             "the primary and one unmanaged"
         );

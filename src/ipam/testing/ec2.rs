@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::ipam::cloud::*;
-use crate::ipam::event::Event;
-use crate::ipam::ids::*;
+use crate::cloud::*;
+use crate::event::Event;
+use crate::ids::*;
 
 use super::world::{Fault, Work, World, attachment, failure};
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::world::{Fault, Work, World, key};
-use crate::ipam::cloud::FailureClass;
-use crate::ipam::effect::{RefusalKind, Reply};
-use crate::ipam::event::Event;
-use crate::ipam::policy::{Policy, WarmTarget};
-use crate::ipam::witness::ImdsSnapshot;
+use crate::cloud::FailureClass;
+use crate::effect::{RefusalKind, Reply};
+use crate::event::Event;
+use crate::policy::{Policy, WarmTarget};
+use crate::witness::ImdsSnapshot;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -370,7 +370,7 @@ fn ipamd_fault_5_address_limit_adopts_and_never_loops() {
         .pool
         .memory
         .describe
-        .insert(crate::ipam::cloud::DescribeScope::Attached);
+        .insert(crate::cloud::DescribeScope::Attached);
     world.advance(Duration::from_secs(3600));
     assert!(world.log.len() < 60, "{:?}", world.log);
     assert!(world.calls("Assign") < 10);
@@ -524,8 +524,7 @@ fn lost_answers_cost_nothing_but_time() {
             }
             assert_eq!(sizes(&world), [3, 3, 3], "{fault:?} {skipped}: {:?}", world.log);
             assert_eq!(world.enis.len(), 3, "nothing leaks");
-            let bad =
-                |eni: &&crate::ipam::cloud::CloudEni| !eni.attachment.as_ref().unwrap().delete_on_termination;
+            let bad = |eni: &&crate::cloud::CloudEni| !eni.attachment.as_ref().unwrap().delete_on_termination;
             assert_eq!(world.enis.values().filter(bad).count(), 0, "{fault:?} {skipped}");
         }
     }

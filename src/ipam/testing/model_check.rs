@@ -5,14 +5,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::world::{Fault, Work, World};
-use crate::ipam::cloud::FailureClass;
-use crate::ipam::event::Event;
-use crate::ipam::ids::{CallId, CommitId, EniId, Mac, Tick, WaiterId};
-use crate::ipam::policy::{Policy, WarmTarget};
-use crate::ipam::pool::Pool;
-use crate::ipam::recover::Start;
-use crate::ipam::verify;
-use crate::ipam::witness::{ImdsSnapshot, KernelFacts, LinkFact};
+use crate::cloud::FailureClass;
+use crate::event::Event;
+use crate::ids::{CallId, CommitId, EniId, Mac, Tick, WaiterId};
+use crate::policy::{Policy, WarmTarget};
+use crate::pool::Pool;
+use crate::recover::Start;
+use crate::verify;
+use crate::witness::{ImdsSnapshot, KernelFacts, LinkFact};
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -79,7 +79,7 @@ fn noise(world: &mut World, n: u64) {
         0 => Event::Committed { commit: CommitId(n) },
         1 => Event::CallEnded {
             call: CallId(n),
-            result: Ok(crate::ipam::cloud::CloudAnswer::Done),
+            result: Ok(crate::cloud::CloudAnswer::Done),
         },
         2 => Event::LinkGone { mac },
         3 => Event::LinkSeen(LinkFact {
@@ -179,7 +179,7 @@ fn replay(world: &World) {
             .memory
             .pod_routes
             .iter()
-            .map(|(address, device)| crate::ipam::witness::PodRoute {
+            .map(|(address, device)| crate::witness::PodRoute {
                 address: *address,
                 device: device.clone(),
             })

@@ -1,8 +1,8 @@
 //! What clients are told, judged by what is true in the world: one address, one sandbox; written before told.
 
-use crate::ipam::effect::{Grant, Reply};
-use crate::ipam::ids::{SandboxKey, WaiterId};
-use crate::ipam::records::RecordKey;
+use crate::effect::{Grant, Reply};
+use crate::ids::{SandboxKey, WaiterId};
+use crate::records::RecordKey;
 
 use super::world::World;
 

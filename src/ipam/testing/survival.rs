@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::world::{Fault, Work, World, facts, key};
-use crate::ipam::cloud::{CloudAnswer, CloudCall, DescribeScope, FailureClass};
-use crate::ipam::effect::{RefusalKind, Reply};
-use crate::ipam::event::Event;
-use crate::ipam::ids::Tick;
-use crate::ipam::model::EniState;
-use crate::ipam::node::NodeFacts;
-use crate::ipam::policy::Policy;
-use crate::ipam::witness::ImdsSnapshot;
+use crate::cloud::{CloudAnswer, CloudCall, DescribeScope, FailureClass};
+use crate::effect::{RefusalKind, Reply};
+use crate::event::Event;
+use crate::ids::Tick;
+use crate::model::EniState;
+use crate::node::NodeFacts;
+use crate::policy::Policy;
+use crate::witness::ImdsSnapshot;
 
 use super::growth::{PATIENCE, policy, sizes, started};
 
@@ -193,7 +193,7 @@ fn a_bad_record_is_a_doubt_and_the_kernel_protects_its_pod() {
     let mut world = started(1, 4, policy(1));
     let waiter = world.add(1, PATIENCE);
     let address = world.granted(waiter).unwrap();
-    let text = crate::ipam::records::RecordKey::Allocation(key(1)).text();
+    let text = crate::records::RecordKey::Allocation(key(1)).text();
     world
         .store
         .insert(text.clone(), b"{\"v\":1,\"body\":{\"key\"".to_vec());
@@ -577,12 +577,12 @@ fn ipamd_19_22_what_is_not_ours_takes_a_place_and_nothing_more() {
 #[test]
 fn dataplane_26_a_restart_knows_the_networks_that_came_since_the_last_one() {
     let mut world = started(1, 4, policy(1));
-    let networks: Vec<crate::ipam::cidr::Ipv4Cidr> = ["10.0.0.0/16", "10.2.0.0/16"]
+    let networks: Vec<crate::cidr::Ipv4Cidr> = ["10.0.0.0/16", "10.2.0.0/16"]
         .map(|cidr| cidr.parse().unwrap())
         .into();
     world.event(Event::VpcCidrs(networks.clone()));
     world.settle();
-    let stored = crate::ipam::records::stored_facts(&world.store).unwrap();
+    let stored = crate::records::stored_facts(&world.store).unwrap();
     assert_eq!(stored.vpc_cidrs, networks);
     world.event(Event::VpcCidrs(networks));
     assert!(!world.flush(), "what is known is not written again");

@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::ipam::cloud::*;
-use crate::ipam::effect::{Alarm, Change, Effect, Grant, Refusal, ReleasedAddress, Reply};
-use crate::ipam::event::{AddRequest, Event};
-use crate::ipam::ids::*;
-use crate::ipam::limits::InstanceLimits;
-use crate::ipam::node::NodeFacts;
-use crate::ipam::policy::Policy;
-use crate::ipam::pool::Pool;
-use crate::ipam::recover::Start;
-use crate::ipam::verify;
-use crate::ipam::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
+use crate::cloud::*;
+use crate::effect::{Alarm, Change, Effect, Grant, Refusal, ReleasedAddress, Reply};
+use crate::event::{AddRequest, Event};
+use crate::ids::*;
+use crate::limits::InstanceLimits;
+use crate::node::NodeFacts;
+use crate::policy::Policy;
+use crate::pool::Pool;
+use crate::recover::Start;
+use crate::verify;
+use crate::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
 
 /// What happens to one EC2 call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
