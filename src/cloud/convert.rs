@@ -1,11 +1,12 @@
 //! From the SDK's types, where everything is optional, to ours.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use aws_sdk_ec2::types::{InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachment};
+use aws_sdk_ec2::types::{InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachment, Subnet, Tag};
 
 use crate::ipam::cidr::Ipv4Cidr;
-use crate::ipam::cloud::{CloudAttachment, CloudEni};
+use crate::ipam::cloud::{CloudAttachment, CloudEni, CloudSubnet, ConnectionTracking};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
 use crate::ipam::limits::InstanceLimits;
 
@@ -47,23 +48,22 @@ pub(super) fn address(text: Option<&str>, field: &'static str) -> Result<Ipv4Add
 /// it takes a device index.
 pub(super) fn eni(from: &NetworkInterface) -> Result<CloudEni, BadAnswer> {
     let mut secondary = Vec::new();
+    let mut public = Vec::new();
     let mut primary = match from.private_ip_address() {
         Some(text) => Some(parse(text, "privateIpAddress")?),
         None => None,
     };
     for entry in from.private_ip_addresses() {
         let found = address(entry.private_ip_address(), "privateIpAddress")?;
+        if entry.association().is_some() {
+            public.push(found);
+        }
         if entry.primary() == Some(true) {
             primary = Some(found);
         } else if primary != Some(found) {
             secondary.push(found);
         }
     }
-    let prefixes: Result<Vec<Ipv4Cidr>, BadAnswer> = from
-        .ipv4_prefixes()
-        .iter()
-        .map(|prefix| parse(need(prefix.ipv4_prefix(), "ipv4Prefix")?, "ipv4Prefix"))
-        .collect();
     Ok(CloudEni {
         id: need(from.network_interface_id(), "networkInterfaceId")?.into(),
         mac: parse(need(from.mac_address(), "macAddress")?, "macAddress")?,
@@ -71,7 +71,9 @@ pub(super) fn eni(from: &NetworkInterface) -> Result<CloudEni, BadAnswer> {
         subnet_cidr: None,
         primary: primary.unwrap_or(Ipv4Addr::UNSPECIFIED),
         secondary,
-        prefixes: prefixes?,
+        prefixes: prefixes(from.ipv4_prefixes())?,
+        public,
+        tracking: tracking(from),
         groups: from
             .groups()
             .iter()
@@ -83,12 +85,41 @@ pub(super) fn eni(from: &NetworkInterface) -> Result<CloudEni, BadAnswer> {
             .to_owned(),
         attachment: from.attachment().map(attachment).transpose()?,
         description: from.description().unwrap_or_default().to_owned(),
-        tags: from
-            .tag_set()
-            .iter()
-            .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
-            .collect(),
+        tags: tags(from.tag_set()),
     })
+}
+
+type Ipv4Prefixes = [aws_sdk_ec2::types::Ipv4PrefixSpecification];
+
+pub(super) fn prefixes(from: &Ipv4Prefixes) -> Result<Vec<Ipv4Cidr>, BadAnswer> {
+    from.iter()
+        .map(|prefix| parse(need(prefix.ipv4_prefix(), "ipv4Prefix")?, "ipv4Prefix"))
+        .collect()
+}
+
+fn tracking(from: &NetworkInterface) -> ConnectionTracking {
+    let seconds = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok());
+    from.connection_tracking_configuration()
+        .map_or_else(ConnectionTracking::default, |set| ConnectionTracking {
+            tcp_established: seconds(set.tcp_established_timeout()),
+            udp_stream: seconds(set.udp_stream_timeout()),
+            udp: seconds(set.udp_timeout()),
+        })
+}
+
+pub(super) fn subnet(from: &Subnet) -> Result<CloudSubnet, BadAnswer> {
+    Ok(CloudSubnet {
+        id: need(from.subnet_id(), "subnetId")?.into(),
+        cidr: parse(need(from.cidr_block(), "cidrBlock")?, "cidrBlock")?,
+        free: number(from.available_ip_address_count(), "availableIpAddressCount")?,
+        tags: tags(from.tags()),
+    })
+}
+
+fn tags(from: &[Tag]) -> BTreeMap<String, String> {
+    from.iter()
+        .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
+        .collect()
 }
 
 fn attachment(from: &NetworkInterfaceAttachment) -> Result<CloudAttachment, BadAnswer> {

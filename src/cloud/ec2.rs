@@ -10,7 +10,11 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, Region};
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::{Credentials, FrameworkMetadata, SharedHttpClient};
-use aws_sdk_ec2::types::{Filter, NetworkInterfaceAttachmentChanges, ResourceType, Tag, TagSpecification};
+use aws_sdk_ec2::operation::create_network_interface::builders::CreateNetworkInterfaceFluentBuilder;
+use aws_sdk_ec2::types::{
+    ConnectionTrackingSpecificationRequest, Filter, InstanceStateName, NetworkInterfaceAttachmentChanges,
+    ResourceType, Tag, TagSpecification,
+};
 use tokio::sync::OnceCell;
 
 use super::convert::{self, BadAnswer};
@@ -18,10 +22,11 @@ use super::failure::{bad_answer, failure, setup_failure};
 use super::http::{ByScheme, CaBundleError, read_ca_bundle};
 use super::retries::ThePoolPacesThrottling;
 use super::settings::Ec2Settings;
-use crate::ipam::cloud::{CloudAnswer, CloudCall, CloudEni, CloudFailure, CloudResult, DescribeScope};
-use crate::ipam::ids::{
-    AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, InstanceId, SecurityGroupId, SubnetId,
+use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::cloud::{
+    Amount, CloudAnswer, CloudCall, CloudEni, CloudFailure, CloudResult, ConnectionTracking, DescribeScope,
 };
+use crate::ipam::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, InstanceId, SecurityGroupId, VpcId};
 use crate::ipam::tags;
 use crate::ipam::witness::Proof;
 
@@ -55,20 +60,18 @@ impl Ec2 {
                 token,
                 subnet,
                 groups,
-                secondary_addresses,
+                amount,
                 description,
                 tags,
+                tracking,
             } => {
-                create(
-                    client,
-                    token,
-                    subnet,
-                    groups,
-                    *secondary_addresses,
-                    description,
-                    tags,
-                )
-                .await
+                let request = client
+                    .create_network_interface()
+                    .client_token(token.as_str())
+                    .subnet_id(subnet.as_str())
+                    .set_groups(Some(groups.iter().map(ToString::to_string).collect()))
+                    .description(description);
+                create(request, *amount, tags, *tracking).await
             }
             CloudCall::AttachEni {
                 eni,
@@ -79,10 +82,18 @@ impl Ec2 {
             CloudCall::DeleteOnTermination { eni, attachment } => {
                 delete_on_termination(client, eni, attachment).await
             }
-            CloudCall::AssignAddresses { eni, count } => assign(client, eni, *count).await,
+            CloudCall::Assign { eni, amount } => assign(client, eni, *amount).await,
             CloudCall::UnassignAddresses { eni, proofs } => {
                 unassign(client, eni, proofs.iter().map(Proof::subject).copied()).await
             }
+            CloudCall::UnassignPrefixes { eni, proofs } => {
+                unassign_prefixes(client, eni, proofs.iter().map(Proof::subject).copied()).await
+            }
+            CloudCall::SetGroups { eni, groups } => set_groups(client, eni, groups).await,
+            CloudCall::TagEni { eni, tags } => tag_eni(client, eni, tags).await,
+            CloudCall::DescribeLeftEnis { vpc, cluster } => left_enis(client, vpc, cluster.as_deref()).await,
+            CloudCall::DescribeInstances { instances } => describe_instances(client, instances).await,
+            CloudCall::DescribeSubnets { vpc, zone } => describe_subnets(client, vpc, zone).await,
             CloudCall::DetachEni { attachment, .. } => detach(client, attachment).await,
             CloudCall::DeleteEni { proof } => delete(client, proof.subject()).await,
             CloudCall::DescribeEnis { instance, scope } => describe_enis(client, instance, *scope).await,
@@ -103,12 +114,19 @@ pub fn action(call: &CloudCall) -> &'static str {
     match call {
         CloudCall::CreateEni { .. } => "CreateNetworkInterface",
         CloudCall::AttachEni { .. } => "AttachNetworkInterface",
-        CloudCall::DeleteOnTermination { .. } => "ModifyNetworkInterfaceAttribute",
-        CloudCall::AssignAddresses { .. } => "AssignPrivateIpAddresses",
-        CloudCall::UnassignAddresses { .. } => "UnassignPrivateIpAddresses",
+        CloudCall::DeleteOnTermination { .. } | CloudCall::SetGroups { .. } => {
+            "ModifyNetworkInterfaceAttribute"
+        }
+        CloudCall::TagEni { .. } => "CreateTags",
+        CloudCall::Assign { .. } => "AssignPrivateIpAddresses",
+        CloudCall::UnassignAddresses { .. } | CloudCall::UnassignPrefixes { .. } => {
+            "UnassignPrivateIpAddresses"
+        }
         CloudCall::DetachEni { .. } => "DetachNetworkInterface",
         CloudCall::DeleteEni { .. } => "DeleteNetworkInterface",
-        CloudCall::DescribeEnis { .. } => "DescribeNetworkInterfaces",
+        CloudCall::DescribeEnis { .. } | CloudCall::DescribeLeftEnis { .. } => "DescribeNetworkInterfaces",
+        CloudCall::DescribeInstances { .. } => "DescribeInstances",
+        CloudCall::DescribeSubnets { .. } => "DescribeSubnets",
         CloudCall::DescribeInstanceType { .. } => "DescribeInstanceTypes",
     }
 }
@@ -196,29 +214,30 @@ fn count(value: u32) -> i32 {
 }
 
 async fn create(
-    client: &Client,
-    token: &ClientToken,
-    subnet: &SubnetId,
-    groups: &[SecurityGroupId],
-    secondary_addresses: u32,
-    description: &str,
+    request: CreateNetworkInterfaceFluentBuilder,
+    amount: Amount,
     tags: &BTreeMap<String, String>,
+    tracking: ConnectionTracking,
 ) -> CloudResult {
     const ACTION: &str = "CreateNetworkInterface";
-    let tag_list = tags
-        .iter()
-        .map(|(key, value)| Tag::builder().key(key).value(value).build());
     let tag_specification = TagSpecification::builder()
         .resource_type(ResourceType::NetworkInterface)
-        .set_tags(Some(tag_list.collect()))
+        .set_tags(Some(tag_list(tags)))
         .build();
-    let request = client
-        .create_network_interface()
-        .client_token(token.as_str())
-        .subnet_id(subnet.as_str())
-        .set_groups(Some(groups.iter().map(ToString::to_string).collect()))
-        .set_secondary_private_ip_address_count((secondary_addresses > 0).then(|| count(secondary_addresses)))
-        .description(description)
+    let tracking = (tracking != ConnectionTracking::default()).then(|| {
+        ConnectionTrackingSpecificationRequest::builder()
+            .set_tcp_established_timeout(tracking.tcp_established.map(count))
+            .set_udp_stream_timeout(tracking.udp_stream.map(count))
+            .set_udp_timeout(tracking.udp.map(count))
+            .build()
+    });
+    let wanted = |number: u32| (number > 0).then(|| count(number));
+    let request = match amount {
+        Amount::Addresses(number) => request.set_secondary_private_ip_address_count(wanted(number)),
+        Amount::Prefixes(number) => request.set_ipv4_prefix_count(wanted(number)),
+    };
+    let request = request
+        .set_connection_tracking_specification(tracking)
         .set_tag_specifications((!tags.is_empty()).then(|| vec![tag_specification]));
     let answer = request.send().await.map_err(|error| failure(ACTION, &error))?;
     let eni = answer
@@ -266,22 +285,27 @@ async fn delete_on_termination(client: &Client, eni: &EniId, attachment: &Attach
     Ok(CloudAnswer::Done)
 }
 
-async fn assign(client: &Client, eni: &EniId, addresses: u32) -> CloudResult {
+async fn assign(client: &Client, eni: &EniId, amount: Amount) -> CloudResult {
     const ACTION: &str = "AssignPrivateIpAddresses";
     let request = client
         .assign_private_ip_addresses()
-        .network_interface_id(eni.as_str())
-        .secondary_private_ip_address_count(count(addresses));
+        .network_interface_id(eni.as_str());
+    let request = match amount {
+        Amount::Addresses(number) => request.secondary_private_ip_address_count(count(number)),
+        Amount::Prefixes(number) => request.ipv4_prefix_count(count(number)),
+    };
     let answer = request.customize().config_override(once()).send().await;
     let answer = answer.map_err(|error| failure(ACTION, &error))?;
-    let assigned: Result<Vec<Ipv4Addr>, BadAnswer> = answer
+    let addresses: Result<Vec<Ipv4Addr>, BadAnswer> = answer
         .assigned_private_ip_addresses()
         .iter()
         .map(|assigned| convert::address(assigned.private_ip_address(), "privateIpAddress"))
         .collect();
-    Ok(CloudAnswer::Assigned(
-        assigned.map_err(|error| bad_answer(ACTION, &error))?,
-    ))
+    Ok(CloudAnswer::Assigned {
+        addresses: addresses.map_err(|error| bad_answer(ACTION, &error))?,
+        prefixes: convert::prefixes(answer.assigned_ipv4_prefixes())
+            .map_err(|error| bad_answer(ACTION, &error))?,
+    })
 }
 
 pub(super) async fn unassign(
@@ -295,6 +319,47 @@ pub(super) async fn unassign(
         .set_private_ip_addresses(Some(addresses.map(|address| address.to_string()).collect()));
     let answer = request.customize().config_override(once()).send().await;
     answer.map_err(|error| failure("UnassignPrivateIpAddresses", &error))?;
+    Ok(CloudAnswer::Done)
+}
+
+async fn unassign_prefixes(
+    client: &Client,
+    eni: &EniId,
+    prefixes: impl Iterator<Item = Ipv4Cidr>,
+) -> CloudResult {
+    let request = client
+        .unassign_private_ip_addresses()
+        .network_interface_id(eni.as_str())
+        .set_ipv4_prefixes(Some(prefixes.map(|prefix| prefix.to_string()).collect()));
+    let answer = request.customize().config_override(once()).send().await;
+    answer.map_err(|error| failure("UnassignPrivateIpAddresses", &error))?;
+    Ok(CloudAnswer::Done)
+}
+
+/// All groups at once: doing it twice is doing it once, so it may be repeated.
+async fn set_groups(client: &Client, eni: &EniId, groups: &[SecurityGroupId]) -> CloudResult {
+    let request = client
+        .modify_network_interface_attribute()
+        .network_interface_id(eni.as_str())
+        .set_groups(Some(groups.iter().map(ToString::to_string).collect()));
+    let answer = request.send().await;
+    answer.map_err(|error| failure("ModifyNetworkInterfaceAttribute", &error))?;
+    Ok(CloudAnswer::Done)
+}
+
+fn tag_list(tags: &BTreeMap<String, String>) -> Vec<Tag> {
+    tags.iter()
+        .map(|(key, value)| Tag::builder().key(key).value(value).build())
+        .collect()
+}
+
+async fn tag_eni(client: &Client, eni: &EniId, tags: &BTreeMap<String, String>) -> CloudResult {
+    let request = client
+        .create_tags()
+        .resources(eni.as_str())
+        .set_tags(Some(tag_list(tags)));
+    let answer = request.send().await;
+    answer.map_err(|error| failure("CreateTags", &error))?;
     Ok(CloudAnswer::Done)
 }
 
@@ -321,7 +386,6 @@ fn filter(name: &str, value: &str) -> Filter {
 }
 
 async fn describe_enis(client: &Client, instance: &InstanceId, scope: DescribeScope) -> CloudResult {
-    const ACTION: &str = "DescribeNetworkInterfaces";
     let filters = match scope {
         DescribeScope::Attached => vec![filter("attachment.instance-id", instance.as_str())],
         DescribeScope::OursUnattached => {
@@ -331,6 +395,22 @@ async fn describe_enis(client: &Client, instance: &InstanceId, scope: DescribeSc
             ]
         }
     };
+    enis(client, filters).await
+}
+
+/// What any instance's daemon has made and nobody has attached (reference ipamd 4.10).
+async fn left_enis(client: &Client, vpc: &VpcId, cluster: Option<&str>) -> CloudResult {
+    let mut filters = vec![
+        filter("tag-key", tags::INSTANCE),
+        filter("status", "available"),
+        filter("vpc-id", vpc.as_str()),
+    ];
+    filters.extend(cluster.map(|name| filter(&format!("tag:{}", tags::CLUSTER), name)));
+    enis(client, filters).await
+}
+
+async fn enis(client: &Client, filters: Vec<Filter>) -> CloudResult {
+    const ACTION: &str = "DescribeNetworkInterfaces";
     let request = client
         .describe_network_interfaces()
         .set_filters(Some(filters))
@@ -346,6 +426,57 @@ async fn describe_enis(client: &Client, instance: &InstanceId, scope: DescribeSc
         match answer.next_token().filter(|token| !token.is_empty()) {
             Some(token) => next = Some(token.to_owned()),
             None => return Ok(CloudAnswer::Enis(enis)),
+        }
+    }
+    Err(bad_answer(ACTION, &BadAnswer::TooManyPages(MOST_PAGES)))
+}
+
+/// By filter, because an id EC2 has forgotten would fail the whole call.
+async fn describe_instances(client: &Client, instances: &[InstanceId]) -> CloudResult {
+    const ACTION: &str = "DescribeInstances";
+    let ids = Filter::builder()
+        .name("instance-id")
+        .set_values(Some(instances.iter().map(ToString::to_string).collect()))
+        .build();
+    let mut living = BTreeMap::new();
+    let mut next = None;
+    for _ in 0..MOST_PAGES {
+        let request = client.describe_instances().filters(ids.clone()).max_results(PAGE);
+        let answer = request.set_next_token(next).send().await;
+        let answer = answer.map_err(|error| failure(ACTION, &error))?;
+        for instance in answer.reservations().iter().flat_map(|it| it.instances()) {
+            let ended =
+                instance.state().and_then(|state| state.name()) == Some(&InstanceStateName::Terminated);
+            let id = instance.instance_id().ok_or(BadAnswer::Missing("instanceId"));
+            let id = id.map_err(|error| bad_answer(ACTION, &error))?;
+            living.insert(id.into(), !ended);
+        }
+        match answer.next_token().filter(|token| !token.is_empty()) {
+            Some(token) => next = Some(token.to_owned()),
+            None => return Ok(CloudAnswer::Instances(living)),
+        }
+    }
+    Err(bad_answer(ACTION, &BadAnswer::TooManyPages(MOST_PAGES)))
+}
+
+async fn describe_subnets(client: &Client, vpc: &VpcId, zone: &str) -> CloudResult {
+    const ACTION: &str = "DescribeSubnets";
+    let mut subnets = Vec::new();
+    let mut next = None;
+    for _ in 0..MOST_PAGES {
+        let request = client
+            .describe_subnets()
+            .filters(filter("vpc-id", vpc.as_str()))
+            .filters(filter("availability-zone", zone))
+            .max_results(PAGE);
+        let answer = request.set_next_token(next).send().await;
+        let answer = answer.map_err(|error| failure(ACTION, &error))?;
+        for subnet in answer.subnets() {
+            subnets.push(convert::subnet(subnet).map_err(|error| bad_answer(ACTION, &error))?);
+        }
+        match answer.next_token().filter(|token| !token.is_empty()) {
+            Some(token) => next = Some(token.to_owned()),
+            None => return Ok(CloudAnswer::Subnets(subnets)),
         }
     }
     Err(bad_answer(ACTION, &BadAnswer::TooManyPages(MOST_PAGES)))

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::testing::{Action, Asked, Server, settings};
 use super::*;
-use crate::ipam::cloud::{CloudAnswer, CloudCall, CloudFailure, DescribeScope, FailureClass};
+use crate::ipam::cloud::{
+    Amount, CloudAnswer, CloudCall, CloudFailure, ConnectionTracking, DescribeScope, FailureClass,
+};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
 use crate::ipam::limits::InstanceLimits;
 
@@ -52,9 +54,10 @@ fn create() -> CloudCall {
         token: "token-1".into(),
         subnet: "subnet-1".into(),
         groups: vec!["sg-1".into(), "sg-2".into()],
-        secondary_addresses: 9,
+        amount: Amount::Addresses(9),
         description: "aws-K8S-i-1".into(),
         tags: [("a".to_owned(), "b".to_owned())].into(),
+        tracking: ConnectionTracking::default(),
     }
 }
 
@@ -184,12 +187,18 @@ async fn the_calls_that_change_an_eni() {
             "Attachment.DeleteOnTermination=true",
         ],
     );
-    let call = CloudCall::AssignAddresses {
+    let call = CloudCall::Assign {
         eni: "eni-1".into(),
-        count: 2,
+        amount: Amount::Addresses(2),
     };
     let expected = vec![[10, 0, 0, 7].into(), [10, 0, 0, 8].into()];
-    assert_eq!(ec2.execute(&call).await, Ok(CloudAnswer::Assigned(expected)));
+    assert_eq!(
+        ec2.execute(&call).await,
+        Ok(CloudAnswer::Assigned {
+            addresses: expected,
+            prefixes: vec![],
+        })
+    );
     sent(
         &server,
         &["NetworkInterfaceId=eni-1", "SecondaryPrivateIpAddressCount=2"],
@@ -347,9 +356,9 @@ async fn a_fault_keeps_code_message_and_request_id() {
 /// Quirk Q14, and why there are two numbers: a repeated assign would assign twice.
 #[tokio::test]
 async fn only_calls_that_may_be_repeated_are() {
-    let assign = CloudCall::AssignAddresses {
+    let assign = CloudCall::Assign {
         eni: "eni-1".into(),
-        count: 1,
+        amount: Amount::Addresses(1),
     };
     for (call, attempts) in [
         (create(), 2),

@@ -9,7 +9,7 @@ use aws_cni_lab::vpc::NewInstance;
 
 use super::testing::settings;
 use super::*;
-use crate::ipam::cloud::{CloudAnswer, CloudCall, FailureClass};
+use crate::ipam::cloud::{Amount, CloudAnswer, CloudCall, ConnectionTracking, FailureClass};
 use crate::ipam::ids::{AttachmentId, CardIndex, DeviceIndex};
 
 #[tokio::test]
@@ -36,9 +36,10 @@ async fn an_eni_is_emptied_detached_and_deleted() {
         token: "t".into(),
         subnet: subnet.to_string().into(),
         groups: vec![group.to_string().into()],
-        secondary_addresses: 3,
+        amount: Amount::Addresses(3),
         description: "d".into(),
         tags: [("k".to_owned(), "v".to_owned())].into(),
+        tracking: ConnectionTracking::default(),
     };
     let Ok(CloudAnswer::Created(eni)) = ec2.execute(&create).await else {
         panic!()

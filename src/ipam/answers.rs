@@ -31,7 +31,7 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             pool.edit_eni(&id, |eni| eni.delete_on_termination = true);
             pool.memory.clear(&Topic::Termination(id));
         }
-        (Purpose::Assign { eni, .. }, Ok(CloudAnswer::Assigned(addresses))) => {
+        (Purpose::Assign { eni, .. }, Ok(CloudAnswer::Assigned { addresses, .. })) => {
             assigned(pool, &eni, &addresses, now);
         }
         (Purpose::Delete(id), Ok(CloudAnswer::Done)) => pool.forget_eni(&id),
@@ -182,7 +182,7 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
         pool.memory.look_by(soon);
     }
     if failure.class == FailureClass::SubnetFull {
-        let take = Take::Create(creation.addresses);
+        let take = Take::Create(creation.amount.addresses());
         shortage::refused(pool, &creation.subnet, take, failure, now);
     } else {
         out.alarm("create", format!("no ENI can be created: {failure}"));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cidr::Ipv4Cidr;
 use super::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, InstanceId, InstanceType, Mac, SecurityGroupId,
-    SubnetId,
+    SubnetId, VpcId,
 };
 use super::witness::Proof;
 
@@ -27,12 +27,14 @@ pub enum CloudCall {
         subnet: SubnetId,
         /// Security groups, at least one.
         groups: Vec<SecurityGroupId>,
-        /// Secondary addresses to create it with.
-        secondary_addresses: u32,
+        /// What to create it with.
+        amount: Amount,
         /// `aws-K8S-<instance id>`.
         description: String,
         /// Tags set in the call itself, so that scoped-down IAM policies and the leak cleaner see them at once.
         tags: BTreeMap<String, String>,
+        /// The primary ENI's connection-tracking timeouts, which pods on any ENI shall have; only those that are set.
+        tracking: ConnectionTracking,
     },
     /// `AttachNetworkInterface`.
     AttachEni {
@@ -52,19 +54,40 @@ pub enum CloudCall {
         /// Its attachment.
         attachment: AttachmentId,
     },
+    /// `ModifyNetworkInterfaceAttribute(Groups)`.
+    SetGroups {
+        /// The interface.
+        eni: EniId,
+        /// All groups it shall have, at least one.
+        groups: Vec<SecurityGroupId>,
+    },
+    /// `CreateTags` on an ENI that exists.
+    TagEni {
+        /// The interface.
+        eni: EniId,
+        /// What is missing or different.
+        tags: BTreeMap<String, String>,
+    },
     /// `AssignPrivateIpAddresses` by count.
-    AssignAddresses {
+    Assign {
         /// The interface.
         eni: EniId,
         /// How many, at least 1.
-        count: u32,
+        amount: Amount,
     },
-    /// `UnassignPrivateIpAddresses`.
+    /// `UnassignPrivateIpAddresses(PrivateIpAddresses)`.
     UnassignAddresses {
         /// The interface.
         eni: EniId,
         /// Each address with the evidence that nobody uses it.
         proofs: Vec<Proof<Ipv4Addr>>,
+    },
+    /// `UnassignPrivateIpAddresses(Ipv4Prefixes)`; EC2 takes no addresses in the same call.
+    UnassignPrefixes {
+        /// The interface.
+        eni: EniId,
+        /// Each prefix with the evidence that nobody uses any address of it.
+        proofs: Vec<Proof<Ipv4Cidr>>,
     },
     /// `DetachNetworkInterface`.
     DetachEni {
@@ -85,11 +108,74 @@ pub enum CloudCall {
         /// Which of the two questions is asked.
         scope: DescribeScope,
     },
+    /// `DescribeNetworkInterfaces` of what any instance of the cluster has left in the VPC: carries an owner tag, is
+    /// attached nowhere.
+    DescribeLeftEnis {
+        /// The VPC.
+        vpc: VpcId,
+        /// `CLUSTER_NAME`, when it is set; without it every cluster's leavings are listed.
+        cluster: Option<String>,
+    },
+    /// `DescribeInstances` by id, those EC2 does not know any more included (they are left out of the answer).
+    DescribeInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// `DescribeSubnets` of the VPC in one zone.
+    DescribeSubnets {
+        /// The VPC.
+        vpc: VpcId,
+        /// The availability zone.
+        zone: String,
+    },
     /// `DescribeInstanceTypes` of one type the compiled-in table lacks.
     DescribeInstanceType {
         /// The type.
         instance_type: InstanceType,
     },
+}
+
+/// A number of secondary addresses or of /28 prefixes; both take the same places on an ENI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Amount {
+    /// Secondary addresses.
+    Addresses(u32),
+    /// /28 prefixes of 16 addresses each.
+    Prefixes(u32),
+}
+
+impl Amount {
+    /// How many places of an ENI it takes.
+    pub fn places(self) -> u32 {
+        match self {
+            Self::Addresses(count) | Self::Prefixes(count) => count,
+        }
+    }
+
+    /// How many addresses for pods it is.
+    pub fn addresses(self) -> u32 {
+        match self {
+            Self::Addresses(count) => count,
+            Self::Prefixes(count) => count.saturating_mul(PREFIX_SIZE),
+        }
+    }
+}
+
+/// Addresses of a /28 prefix, all of which pods can have
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-prefix-eni.html>).
+pub const PREFIX_SIZE: u32 = 16;
+
+/// Idle time-outs of tracked connections in seconds, where set
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/security-group-connection-tracking.html>).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionTracking {
+    /// `TcpEstablishedTimeout`.
+    pub tcp_established: Option<u32>,
+    /// `UdpStreamTimeout`.
+    pub udp_stream: Option<u32>,
+    /// `UdpTimeout`.
+    pub udp: Option<u32>,
 }
 
 /// What [`CloudCall::DescribeEnis`] filters on.
@@ -112,10 +198,19 @@ pub enum CloudAnswer {
     Created(CloudEni),
     /// To [`CloudCall::AttachEni`].
     Attached(AttachmentId),
-    /// To [`CloudCall::AssignAddresses`]: what was added.
-    Assigned(Vec<Ipv4Addr>),
-    /// To [`CloudCall::DescribeEnis`]: everything, all pages.
+    /// To [`CloudCall::Assign`]: what was added.
+    Assigned {
+        /// Secondary addresses.
+        addresses: Vec<Ipv4Addr>,
+        /// /28 prefixes.
+        prefixes: Vec<Ipv4Cidr>,
+    },
+    /// To [`CloudCall::DescribeEnis`] and [`CloudCall::DescribeLeftEnis`]: everything, all pages.
     Enis(Vec<CloudEni>),
+    /// To [`CloudCall::DescribeSubnets`]: everything, all pages.
+    Subnets(Vec<CloudSubnet>),
+    /// To [`CloudCall::DescribeInstances`]: those EC2 knows, and whether they still live (any state but `terminated`).
+    Instances(BTreeMap<InstanceId, bool>),
     /// To [`CloudCall::DescribeInstanceType`].
     Limits(super::limits::InstanceLimits),
     /// To the calls that only succeed or fail.
@@ -139,6 +234,12 @@ pub struct CloudEni {
     pub secondary: Vec<Ipv4Addr>,
     /// /28 prefixes delegated to it.
     pub prefixes: Vec<Ipv4Cidr>,
+    /// Those of its addresses that have a public one associated: somebody may be reached by that.
+    #[serde(default)]
+    pub public: Vec<Ipv4Addr>,
+    /// Connection-tracking time-outs that are set on it.
+    #[serde(default)]
+    pub tracking: ConnectionTracking,
     /// Security groups.
     #[serde(default)]
     pub groups: Vec<SecurityGroupId>,
@@ -148,6 +249,19 @@ pub struct CloudEni {
     pub attachment: Option<CloudAttachment>,
     /// `Description`.
     pub description: String,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A subnet as EC2 describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudSubnet {
+    /// Its id.
+    pub id: SubnetId,
+    /// Its IPv4 network.
+    pub cidr: Ipv4Cidr,
+    /// `AvailableIpAddressCount`: free addresses, fragmented or not.
+    pub free: u32,
     /// Tags.
     pub tags: BTreeMap<String, String>,
 }

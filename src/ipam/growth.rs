@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cloud::CloudCall;
+use super::cloud::{Amount, CloudCall, ConnectionTracking};
 use super::ids::{ClientToken, EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::Creation;
@@ -32,13 +32,21 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
 }
 
 fn assign(pool: &mut Pool, id: &EniId, count: u32, now: Tick, out: &mut Outbox) {
-    pool.edit_eni(id, |eni| eni.assigning = Some(count));
+    pool.edit_eni(id, |eni| eni.assigning = Some(Amount::Addresses(count)));
     let purpose = Purpose::Assign {
         eni: id.clone(),
         count,
     };
     let eni = id.clone();
-    out.call(pool, purpose, CloudCall::AssignAddresses { eni, count }, now);
+    out.call(
+        pool,
+        purpose,
+        CloudCall::Assign {
+            eni,
+            amount: Amount::Addresses(count),
+        },
+        now,
+    );
 }
 
 fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mut Outbox) {
@@ -48,7 +56,8 @@ fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mu
         token: token.clone(),
         subnet,
         groups: pool.facts().security_groups.clone(),
-        addresses,
+        amount: Amount::Addresses(addresses),
+        tracking: ConnectionTracking::default(),
         description: format!("{}{}", tags::DESCRIPTION_PREFIX, pool.facts().instance),
     };
     let request = creation.call(&common_tags(pool));

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::cidr::Ipv4Cidr;
-use super::cloud::CloudCall;
+use super::cloud::{Amount, CloudCall, ConnectionTracking};
 use super::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, Mac, PodRef, SandboxKey, SecurityGroupId,
     SubnetId, TableId, Tick, WaiterId,
@@ -73,8 +73,8 @@ pub struct Eni {
     pub primary: Ipv4Addr,
     /// /28 prefixes delegated to it: they take places among its addresses.
     pub prefixes: Vec<Ipv4Cidr>,
-    /// How many addresses are being asked for: the intent behind an `AssignPrivateIpAddresses` without answer.
-    pub assigning: Option<u32>,
+    /// What is being asked for: the intent behind an `AssignPrivateIpAddresses` without answer.
+    pub assigning: Option<Amount>,
     /// Its secondary addresses.
     pub addresses: BTreeMap<Ipv4Addr, Placed>,
 }
@@ -237,8 +237,11 @@ pub struct Creation {
     pub subnet: SubnetId,
     /// Security groups.
     pub groups: Vec<SecurityGroupId>,
-    /// Secondary addresses.
-    pub addresses: u32,
+    /// What to create it with.
+    pub amount: Amount,
+    /// The primary ENI's connection-tracking time-outs.
+    #[serde(default)]
+    pub tracking: ConnectionTracking,
     /// Description.
     pub description: String,
     /// The tags by which the ENI is found; they hide equal ones of the configuration.
@@ -261,7 +264,8 @@ impl Creation {
             token: self.token.clone(),
             subnet: self.subnet.clone(),
             groups: self.groups.clone(),
-            secondary_addresses: self.addresses,
+            amount: self.amount,
+            tracking: self.tracking,
             description: self.description.clone(),
             tags,
         }

@@ -173,11 +173,15 @@ pub(super) fn census(pool: &Pool, now: Tick) -> Census {
         .map(|eni| eni.addresses.keys().filter(|address| is_free(address)).count())
         .sum();
     census.coming = count(idle).saturating_sub(census.free);
-    let asked = pool.enis().values().filter_map(|eni| eni.assigning).sum::<u32>();
+    let asked = pool
+        .enis()
+        .values()
+        .filter_map(|eni| Some(eni.assigning?.addresses()))
+        .sum::<u32>();
     let created = pool
         .creations()
         .values()
-        .map(|creation| creation.addresses)
+        .map(|creation| creation.amount.addresses())
         .sum::<u32>();
     census.coming = census.coming.saturating_add(asked).saturating_add(created);
     census

@@ -271,7 +271,7 @@ mod tests {
             subnet_cidr: Some("255.255.255.255/32".parse().unwrap()),
             primary: longest(0),
             prefixes: vec!["255.255.255.240/28".parse().unwrap(); 16],
-            assigning: Some(u32::MAX),
+            assigning: Some(crate::cloud::Amount::Prefixes(u32::MAX)),
             addresses: (1..=49).map(|last| (longest(last), placed)).collect(),
         };
         let record = Record::Eni(Box::new(eni));
@@ -289,7 +289,12 @@ mod tests {
             subnet: "subnet-0123456789abcdef0".into(),
             // The most a quota increase allows for one ENI.
             groups: vec!["sg-0123456789abcdef0".into(); 16],
-            addresses: u32::MAX,
+            amount: crate::cloud::Amount::Prefixes(u32::MAX),
+            tracking: crate::cloud::ConnectionTracking {
+                tcp_established: Some(u32::MAX),
+                udp_stream: Some(u32::MAX),
+                udp: Some(u32::MAX),
+            },
             description: "aws-K8S-i-0123456789abcdef0".to_owned(),
             tags: [tags::INSTANCE, tags::CREATED_AT, tags::TOKEN]
                 .map(|key| {

@@ -11,7 +11,7 @@ pub(super) const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 /// Ours alone: finds the ENI of a creation whose answer was lost.
 pub(super) const TOKEN: &str = "node.k8s.amazonaws.com/client_token";
 /// The cluster, when it has a name.
-pub(super) const CLUSTER: &str = "cluster.k8s.amazonaws.com/name";
+pub const CLUSTER: &str = "cluster.k8s.amazonaws.com/name";
 /// Whose it is, for EKS; stands beside the cluster's name.
 pub(super) const OWNER: (&str, &str) = ("eks:eni:owner", "amazon-vpc-cni");
 /// How an ENI's description begins; the instance id follows.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use aws_cni::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits, NodeDiscovery};
 use aws_cni::config::AwsConfig;
-use aws_cni::ipam::cloud::{CloudAnswer, CloudCall, CloudEni, CloudFailure, DescribeScope, FailureClass};
+use aws_cni::ipam::cloud::{
+    Amount, CloudAnswer, CloudCall, CloudEni, CloudFailure, ConnectionTracking, DescribeScope, FailureClass,
+};
 use aws_cni::ipam::ids::{CardIndex, DeviceIndex};
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::cloud::{Cloud, CloudConfig};
@@ -81,12 +83,13 @@ impl Lab {
             token: token.into(),
             subnet: self.subnet.to_string().into(),
             groups: vec![self.group.to_string().into()],
-            secondary_addresses,
+            amount: Amount::Addresses(secondary_addresses),
             description: format!("aws-K8S-{}", self.node),
             tags: BTreeMap::from([(
                 "node.k8s.amazonaws.com/instance_id".to_owned(),
                 self.node.to_string(),
             )]),
+            tracking: ConnectionTracking::default(),
         }
     }
 
@@ -148,11 +151,14 @@ async fn an_eni_from_creation_to_service() {
         attachment: attachment.clone(),
     };
     assert_eq!(lab.ec2.execute(&call).await, Ok(CloudAnswer::Done));
-    let call = CloudCall::AssignAddresses {
+    let call = CloudCall::Assign {
         eni: eni.id.clone(),
-        count: 3,
+        amount: Amount::Addresses(3),
     };
-    let Ok(CloudAnswer::Assigned(assigned)) = lab.ec2.execute(&call).await else {
+    let Ok(CloudAnswer::Assigned {
+        addresses: assigned, ..
+    }) = lab.ec2.execute(&call).await
+    else {
         panic!()
     };
     assert_eq!(assigned.len(), 3);
@@ -195,9 +201,9 @@ async fn a_lost_answer_to_assign_is_not_repeated() {
         lab.cloud
             .faults()
             .inject(Rule::ec2("AssignPrivateIpAddresses", effect).once());
-        let call = CloudCall::AssignAddresses {
+        let call = CloudCall::Assign {
             eni: eni.id.clone(),
-            count: 1,
+            amount: Amount::Addresses(1),
         };
         let failure = lab.fails(&call).await;
         assert_eq!((failure.class, failure.code), (FailureClass::NoAnswer, None));
@@ -211,9 +217,9 @@ async fn a_lost_answer_to_assign_is_not_repeated() {
 async fn ec2s_own_limits_have_their_classes() {
     let lab = lab("t3.small");
     let first = lab.created("t1", 3).await;
-    let call = CloudCall::AssignAddresses {
+    let call = CloudCall::Assign {
         eni: first.id.clone(),
-        count: 50,
+        amount: Amount::Addresses(50),
     };
     assert_eq!(lab.ec2.execute(&lab.attach(&first, 1)).await.map(|_| ()), Ok(()));
     let failure = lab.fails(&call).await;
@@ -238,9 +244,9 @@ async fn ec2s_own_limits_have_their_classes() {
         FailureClass::SubnetFull
     );
 
-    let gone = CloudCall::AssignAddresses {
+    let gone = CloudCall::Assign {
         eni: "eni-0123456789abcdef0".into(),
-        count: 1,
+        amount: Amount::Addresses(1),
     };
     let failure = lab.fails(&gone).await;
     assert_eq!(

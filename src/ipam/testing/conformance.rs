@@ -27,6 +27,8 @@ fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> CloudEni {
         primary: Ipv4Addr::new(10, 0, 200, low),
         secondary: (0..addresses).map(|n| Ipv4Addr::new(10, 0, 201, n)).collect(),
         prefixes: vec![],
+        public: vec![],
+        tracking: crate::cloud::ConnectionTracking::default(),
         groups: vec![],
         interface_type: "interface".to_owned(),
         attachment: Some(attachment(&id, &facts().instance, DeviceIndex(device))),
@@ -245,7 +247,7 @@ fn ipamd_39_an_eni_that_cannot_be_made_to_go_with_the_instance_serves_all_the_sa
 fn ipamd_54_an_assign_that_fails_for_other_reasons_is_asked_again_later_and_other_enis_help() {
     let mut world = World::new(3, 4, policy(0));
     world.eager = false;
-    let assign = |call: &CloudCall| matches!(call, CloudCall::AssignAddresses { .. });
+    let assign = |call: &CloudCall| matches!(call, CloudCall::Assign { .. });
     settle_refusing(&mut world, FailureClass::Other, assign);
     let waiters: Vec<_> = (0..4).map(|n| world.add(n, PATIENCE)).collect();
     settle_refusing(&mut world, FailureClass::Other, assign);

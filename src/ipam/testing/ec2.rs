@@ -12,11 +12,9 @@ use super::world::{Fault, Work, World, attachment, failure};
 impl World {
     pub(super) fn answer(&mut self, request: CloudCall, fault: Option<Fault>) -> CloudResult {
         let line = match &request {
-            CloudCall::CreateEni {
-                secondary_addresses, ..
-            } => format!("Create {secondary_addresses}"),
+            CloudCall::CreateEni { amount, .. } => format!("Create {}", amount.places()),
             CloudCall::AttachEni { eni, device, .. } => format!("Attach {eni} {}", device.0),
-            CloudCall::AssignAddresses { eni, count } => format!("Assign {eni} {count}"),
+            CloudCall::Assign { eni, amount } => format!("Assign {eni} {}", amount.places()),
             CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
             CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
             CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
@@ -42,11 +40,11 @@ impl World {
         match request {
             CloudCall::CreateEni {
                 token,
-                secondary_addresses,
+                amount,
                 description,
                 tags,
                 ..
-            } => self.create(token, secondary_addresses, description, tags),
+            } => self.create(token, amount.addresses(), description, tags),
             CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
             CloudCall::DeleteOnTermination { eni, .. } => {
                 let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
@@ -55,7 +53,7 @@ impl World {
                 attachment.delete_on_termination = true;
                 Ok(CloudAnswer::Done)
             }
-            CloudCall::AssignAddresses { eni, count } => self.assign(&eni, count),
+            CloudCall::Assign { eni, amount } => self.assign(&eni, amount.addresses()),
             CloudCall::DeleteEni { proof } => match self.enis.get(proof.subject()) {
                 None => Err(failure(FailureClass::Gone, "no such ENI")),
                 Some(eni) if eni.attachment.is_some() => panic!("an attached ENI was to be deleted"),
@@ -120,6 +118,8 @@ impl World {
             primary: self.fresh_address(),
             secondary: (0..count).map(|_| self.fresh_address()).collect(),
             prefixes: vec![],
+            public: vec![],
+            tracking: ConnectionTracking::default(),
             groups: vec![],
             interface_type: "interface".to_owned(),
             attachment: None,
@@ -172,7 +172,10 @@ impl World {
         if let Some(eni) = self.enis.get_mut(id) {
             eni.secondary.extend(&new);
         }
-        Ok(CloudAnswer::Assigned(new))
+        Ok(CloudAnswer::Assigned {
+            addresses: new,
+            prefixes: vec![],
+        })
     }
 
     /// Somebody else detaches an ENI.

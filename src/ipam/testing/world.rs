@@ -140,6 +140,8 @@ impl World {
             primary: facts.primary_address,
             secondary: (0..there).map(|n| Ipv4Addr::from_bits(0x0a00_0900 + n)).collect(),
             prefixes: vec![],
+            public: vec![],
+            tracking: ConnectionTracking::default(),
             groups: vec![],
             interface_type: "interface".to_owned(),
             attachment: Some(attachment(&facts.primary_eni, &facts.instance, DeviceIndex(0))),
