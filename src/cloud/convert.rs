@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use aws_sdk_ec2::types::{InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachment, Subnet, Tag};
+use aws_sdk_ec2::types::{
+    InstanceTypeHypervisor, InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachment, Subnet, Tag,
+};
 
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::cloud::{CloudAttachment, CloudEni, CloudSubnet, ConnectionTracking};
@@ -151,6 +153,8 @@ pub(super) fn limits(from: &InstanceTypeInfo) -> Result<InstanceLimits, BadAnswe
             network.ipv4_addresses_per_interface(),
             "ipv4AddressesPerInterface",
         )?,
+        prefixes: from.bare_metal() == Some(true)
+            || from.hypervisor() == Some(&InstanceTypeHypervisor::Nitro),
     })
 }
 
@@ -236,12 +240,19 @@ mod tests {
             .network_cards(card(1, 14))
             .ipv4_addresses_per_interface(50)
             .build();
-        let limits = limits(&InstanceTypeInfo::builder().network_info(network).build()).unwrap();
+        let limits = limits(
+            &InstanceTypeInfo::builder()
+                .network_info(network)
+                .bare_metal(true)
+                .build(),
+        )
+        .unwrap();
         assert_eq!(
             limits,
             InstanceLimits {
                 enis: 14,
-                ipv4_per_eni: 50
+                ipv4_per_eni: 50,
+                prefixes: true,
             }
         );
     }

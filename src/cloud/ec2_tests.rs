@@ -312,7 +312,7 @@ async fn instance_types_have_limits() {
     let (server, ec2) = start(|_| {
         xml(
             "DescribeInstanceTypes",
-            "<instanceTypeSet><item><instanceType>m9.large</instanceType><networkInfo>\
+            "<instanceTypeSet><item><instanceType>m9.large</instanceType><hypervisor>nitro</hypervisor><networkInfo>\
              <maximumNetworkInterfaces>3</maximumNetworkInterfaces>\
              <ipv4AddressesPerInterface>10</ipv4AddressesPerInterface></networkInfo></item></instanceTypeSet>",
         )
@@ -324,6 +324,7 @@ async fn instance_types_have_limits() {
     let limits = InstanceLimits {
         enis: 3,
         ipv4_per_eni: 10,
+        prefixes: true,
     };
     assert_eq!(ec2.execute(&call).await, Ok(CloudAnswer::Limits(limits)));
     sent(&server, &["InstanceType.1=m9.large"]);

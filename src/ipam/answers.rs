@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::cloud::{CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
+use super::census::count;
+use super::cidr::Ipv4Cidr;
+use super::cloud::{Amount, CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
 use super::ids::{AttachmentId, CallId, ClientToken, EniId, Tick};
 use super::lifecycle::doom;
 use super::memory::{Ec2View, Purpose};
@@ -22,7 +24,8 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
     };
     match (ask.purpose, result) {
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
-            let take = Take::Create(count(eni.secondary.len()));
+            let amount = amount(&eni.secondary, &eni.prefixes);
+            let take = Take::create(amount);
             shortage::gave(pool, &eni.subnet, take, now);
             observe::adopt_created(pool, Some(&token), &eni, now, out);
         }
@@ -31,8 +34,10 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             pool.edit_eni(&id, |eni| eni.delete_on_termination = true);
             pool.memory.clear(&Topic::Termination(id));
         }
-        (Purpose::Assign { eni, .. }, Ok(CloudAnswer::Assigned { addresses, .. })) => {
-            assigned(pool, &eni, &addresses, now);
+        (Purpose::Assign { eni, .. }, Ok(CloudAnswer::Assigned { addresses, prefixes })) => {
+            let take = Take::assign(amount(&addresses, &prefixes));
+            let cidrs = addresses.into_iter().map(Ipv4Cidr::host).chain(prefixes);
+            assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now);
         }
         (Purpose::Delete(id), Ok(CloudAnswer::Done)) => pool.forget_eni(&id),
         (Purpose::Describe(scope), Ok(CloudAnswer::Enis(enis))) => {
@@ -77,8 +82,13 @@ pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbo
     }
 }
 
-fn count(addresses: usize) -> u32 {
-    u32::try_from(addresses).unwrap_or(u32::MAX)
+/// What EC2 gave: addresses or prefixes, as it was asked.
+fn amount(addresses: &[Ipv4Addr], prefixes: &[Ipv4Cidr]) -> Amount {
+    if prefixes.is_empty() {
+        Amount::Addresses(count(addresses.len()))
+    } else {
+        Amount::Prefixes(count(prefixes.len()))
+    }
 }
 
 fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
@@ -104,14 +114,14 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     progress.doubt = None;
 }
 
-fn assigned(pool: &mut Pool, id: &EniId, addresses: &[Ipv4Addr], now: Tick) {
+fn assigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], take: Take, now: Tick) {
     pool.edit_eni(id, |eni| eni.assigning = None);
     if let Some(subnet) = pool.enis().get(id).map(|eni| eni.subnet.clone()) {
-        shortage::gave(pool, &subnet, Take::Assign(count(addresses.len())), now);
+        shortage::gave(pool, &subnet, take, now);
     }
     let before = pool.enis().get(id).map(super::model::Eni::slots_taken);
-    for address in addresses {
-        observe::name_address(pool, id, *address, now);
+    for cidr in cidrs {
+        observe::name(pool, id, *cidr, now);
     }
     if pool.enis().get(id).map(super::model::Eni::slots_taken) == before {
         // An answer that changes nothing must not be asked for again at once.
@@ -147,7 +157,7 @@ fn failed(
             }
             obstruct(pool, Topic::Termination(id), failure, now);
         }
-        Purpose::Assign { eni, count } => assign_failed(pool, &eni, count, failure, now),
+        Purpose::Assign { eni, amount } => assign_failed(pool, &eni, amount, failure, now),
         // "No such ENI" may be said of one that is only too new: a Describe confirms it, or it is deleted again.
         Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
@@ -182,7 +192,7 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
         pool.memory.look_by(soon);
     }
     if failure.class == FailureClass::SubnetFull {
-        let take = Take::Create(creation.amount.addresses());
+        let take = Take::create(creation.amount);
         shortage::refused(pool, &creation.subnet, take, failure, now);
     } else {
         out.alarm("create", format!("no ENI can be created: {failure}"));
@@ -228,7 +238,7 @@ fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick)
     }
 }
 
-fn assign_failed(pool: &mut Pool, id: &EniId, count: u32, failure: &CloudFailure, now: Tick) {
+fn assign_failed(pool: &mut Pool, id: &EniId, amount: Amount, failure: &CloudFailure, now: Tick) {
     let topic = Topic::Assign(id.clone());
     let subnet = pool.enis().get(id).map(|eni| eni.subnet.clone());
     if failure.class.leaves_doubt() {
@@ -240,7 +250,7 @@ fn assign_failed(pool: &mut Pool, id: &EniId, count: u32, failure: &CloudFailure
     pool.edit_eni(id, |eni| eni.assigning = None);
     match (failure.class, subnet) {
         (FailureClass::SubnetFull, Some(subnet)) => {
-            shortage::refused(pool, &subnet, Take::Assign(count), failure, now);
+            shortage::refused(pool, &subnet, Take::assign(amount), failure, now);
         }
         (FailureClass::AddressLimit | FailureClass::Gone, _) => {
             pool.memory.describe.insert(DescribeScope::Attached);

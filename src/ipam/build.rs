@@ -25,8 +25,8 @@ fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// ENIs on the default card and IPv4 addresses an ENI, by instance type.
-type Rows = BTreeMap<String, (u32, u32)>;
+/// ENIs on the default card, IPv4 addresses an ENI, and whether prefixes can be delegated, by instance type.
+type Rows = BTreeMap<String, (u32, u32, bool)>;
 
 fn rows_of(path: &str) -> Result<Rows, AnyError> {
     let csv = fs::read_to_string(path)?;
@@ -48,22 +48,24 @@ fn check_corrections(rows: &Rows, corrections: &Rows) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// One `(type, ENIs, IPv4 addresses an ENI)` row a type, sorted for binary search.
+/// One `(type, ENIs, IPv4 addresses an ENI, prefixes)` row a type, sorted for binary search.
 fn limits_table(rows: &Rows) -> Result<String, AnyError> {
     let mut table = format!(
-        "pub(super) static LIMITS: [(&str, u32, u32); {}] = [\n",
+        "pub(super) static LIMITS: [(&str, u32, u32, bool); {}] = [\n",
         rows.len()
     );
-    for (name, (enis, ipv4)) in rows {
-        writeln!(table, "    ({name:?}, {enis}, {ipv4}),")?;
+    for (name, (enis, ipv4, prefixes)) in rows {
+        writeln!(table, "    ({name:?}, {enis}, {ipv4}, {prefixes}),")?;
     }
     table.push_str("];\n");
     Ok(table)
 }
 
-fn parse_row(line: &str) -> Option<(String, (u32, u32))> {
+fn parse_row(line: &str) -> Option<(String, (u32, u32, bool))> {
     let mut fields = line.split(',');
     let name = fields.next()?.to_owned();
     let (enis, ipv4) = (fields.next()?, fields.next()?);
-    Some((name, (enis.parse().ok()?, ipv4.parse().ok()?)))
+    let (hypervisor, is_bare_metal) = (fields.next()?, fields.next()?);
+    let prefixes = hypervisor == "nitro" || is_bare_metal.parse().ok()?;
+    Some((name, (enis.parse().ok()?, ipv4.parse().ok()?, prefixes)))
 }

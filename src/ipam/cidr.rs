@@ -33,6 +33,24 @@ impl Ipv4Cidr {
         }
     }
 
+    /// The /28 block around an address: what EC2 delegates to an ENI as a prefix.
+    pub fn prefix_around(address: Ipv4Addr) -> Self {
+        Self {
+            base: Ipv4Addr::from_bits(address.to_bits() & mask(28)),
+            len: 28,
+        }
+    }
+
+    /// Whether it is a single address.
+    pub fn is_host(self) -> bool {
+        self.len == 32
+    }
+
+    /// Every address inside, in order. Meant for what an ENI carries: a /8 has sixteen million.
+    pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
+        (self.base.to_bits()..=self.broadcast().to_bits()).map(Ipv4Addr::from_bits)
+    }
+
     /// The first address, all host bits zero.
     pub fn base(self) -> Ipv4Addr {
         self.base

@@ -153,11 +153,56 @@ impl Amount {
         }
     }
 
+    /// What it comes in.
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::Addresses(_) => Unit::Address,
+            Self::Prefixes(_) => Unit::Prefix,
+        }
+    }
+
     /// How many addresses for pods it is.
     pub fn addresses(self) -> u32 {
         match self {
             Self::Addresses(count) => count,
             Self::Prefixes(count) => count.saturating_mul(PREFIX_SIZE),
+        }
+    }
+}
+
+/// What addresses come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// One secondary address.
+    Address,
+    /// A /28 prefix.
+    Prefix,
+}
+
+impl Unit {
+    /// What a CIDR on an ENI is.
+    pub fn of(cidr: Ipv4Cidr) -> Self {
+        if cidr.is_host() {
+            Self::Address
+        } else {
+            Self::Prefix
+        }
+    }
+
+    /// How many addresses it has.
+    pub fn size(self) -> u32 {
+        match self {
+            Self::Address => 1,
+            Self::Prefix => PREFIX_SIZE,
+        }
+    }
+
+    /// So many of it.
+    pub fn amount(self, count: u32) -> Amount {
+        match self {
+            Self::Address => Amount::Addresses(count),
+            Self::Prefix => Amount::Prefixes(count),
         }
     }
 }
@@ -251,6 +296,14 @@ pub struct CloudEni {
     pub description: String,
     /// Tags.
     pub tags: BTreeMap<String, String>,
+}
+
+impl CloudEni {
+    /// What it carries for pods: secondary addresses and prefixes.
+    pub fn cidrs(&self) -> impl Iterator<Item = Ipv4Cidr> {
+        let secondary = self.secondary.iter().copied().map(Ipv4Cidr::host);
+        secondary.chain(self.prefixes.iter().copied())
+    }
 }
 
 /// A subnet as EC2 describes it.

@@ -24,39 +24,31 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
     }
     for act in &plan.acts {
         match act {
-            Act::Assign { eni, count } => assign(pool, eni, *count, now, out),
-            Act::Create { subnet, addresses } => create(pool, subnet.clone(), *addresses, now, out),
+            Act::Assign { eni, amount } => assign(pool, eni, *amount, now, out),
+            Act::Create { subnet, amount } => create(pool, subnet.clone(), *amount, now, out),
         }
     }
     plan
 }
 
-fn assign(pool: &mut Pool, id: &EniId, count: u32, now: Tick, out: &mut Outbox) {
-    pool.edit_eni(id, |eni| eni.assigning = Some(Amount::Addresses(count)));
+fn assign(pool: &mut Pool, id: &EniId, amount: Amount, now: Tick, out: &mut Outbox) {
+    pool.edit_eni(id, |eni| eni.assigning = Some(amount));
     let purpose = Purpose::Assign {
         eni: id.clone(),
-        count,
+        amount,
     };
     let eni = id.clone();
-    out.call(
-        pool,
-        purpose,
-        CloudCall::Assign {
-            eni,
-            amount: Amount::Addresses(count),
-        },
-        now,
-    );
+    out.call(pool, purpose, CloudCall::Assign { eni, amount }, now);
 }
 
-fn create(pool: &mut Pool, subnet: SubnetId, addresses: u32, now: Tick, out: &mut Outbox) {
+fn create(pool: &mut Pool, subnet: SubnetId, amount: Amount, now: Tick, out: &mut Outbox) {
     let token = token(pool, now);
     let creation = Creation {
         tags: labels(pool, &token, now),
         token: token.clone(),
         subnet,
         groups: pool.facts().security_groups.clone(),
-        amount: Amount::Addresses(addresses),
+        amount,
         tracking: ConnectionTracking::default(),
         description: format!("{}{}", tags::DESCRIPTION_PREFIX, pool.facts().instance),
     };

@@ -4,10 +4,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod answers;
+mod census;
 pub mod cidr;
 pub mod cloud;
 pub mod effect;
 pub mod event;
+mod growing;
 mod growth;
 pub mod ids;
 mod lifecycle;
@@ -32,6 +34,7 @@ pub mod stamp;
 pub mod status;
 pub mod step;
 pub mod tags;
+mod targets;
 pub mod verify;
 pub mod witness;
 

@@ -240,10 +240,9 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     }
     let under_way = pool.memory.enis.get(id).map(|progress| &progress.publishing);
     let addresses: Vec<_> = eni
-        .addresses
-        .iter()
-        .filter(|(address, placed)| !placed.published && under_way.is_none_or(|set| !set.contains(*address)))
-        .map(|(address, _)| *address)
+        .addresses()
+        .filter(|(address, placed)| !placed.published && under_way.is_none_or(|set| !set.contains(address)))
+        .map(|(address, _)| address)
         .collect();
     if addresses.is_empty() {
         return;
@@ -284,9 +283,8 @@ fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let evidence = LocalEvidence {
         link: pool.memory.links.contains_key(&eni.mac),
         pod_routes: eni
-            .addresses
-            .keys()
-            .filter(|address| pool.memory.pod_routes.contains_key(*address))
+            .addresses()
+            .filter(|(address, _)| pool.memory.pod_routes.contains_key(address))
             .count(),
         allocations: pool.allocations().values().filter(|a| a.eni == *id).count(),
     };

@@ -15,6 +15,10 @@ pub struct InstanceLimits {
     pub enis: u32,
     /// IPv4 addresses an ENI can carry, its own included.
     pub ipv4_per_eni: u32,
+    /// Whether its ENIs can carry /28 prefixes: Nitro and bare metal can
+    /// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-prefix-eni.html>).
+    #[serde(default)]
+    pub prefixes: bool,
 }
 
 impl InstanceLimits {
@@ -30,8 +34,12 @@ pub fn lookup(instance_type: &InstanceType) -> Option<InstanceLimits> {
     let index = table::LIMITS
         .binary_search_by(|(name, ..)| (*name).cmp(instance_type.as_str()))
         .ok()?;
-    let (_, enis, ipv4_per_eni) = *table::LIMITS.get(index)?;
-    Some(InstanceLimits { enis, ipv4_per_eni })
+    let (_, enis, ipv4_per_eni, prefixes) = *table::LIMITS.get(index)?;
+    Some(InstanceLimits {
+        enis,
+        ipv4_per_eni,
+        prefixes,
+    })
 }
 
 #[cfg(test)]
@@ -49,6 +57,10 @@ mod tests {
         assert_eq!(limits("p5.48xlarge"), Some((2, 50)));
         assert_eq!(limits("z9.metal"), None);
         assert_eq!(limits(""), None);
+        let prefixes = |name: &str| lookup(&name.into()).map(|limits| limits.prefixes);
+        assert_eq!(prefixes("m5.large"), Some(true));
+        assert_eq!(prefixes("m5.metal"), Some(true), "ipamd 9: bare metal");
+        assert_eq!(prefixes("m4.4xlarge"), Some(false), "ipamd 10: Xen");
     }
 
     /// The table is older than these types' second card: what EC2 lets card 0 carry is what counts.
@@ -64,7 +76,8 @@ mod tests {
                 lookup(&name.into()),
                 Some(InstanceLimits {
                     enis,
-                    ipv4_per_eni: 50
+                    ipv4_per_eni: 50,
+                    prefixes: true,
                 })
             );
         }

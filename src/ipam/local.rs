@@ -90,7 +90,7 @@ pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
     pool.memory.describe.insert(DescribeScope::Attached);
     pool.edit_eni(&id, |eni| {
         if eni.role == EniRole::Secondary {
-            for placed in eni.addresses.values_mut() {
+            for placed in eni.cidrs.values_mut() {
                 placed.published = false;
             }
         }
@@ -125,8 +125,7 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
         let Some(eni) = pool.enis().get(&seen.id) else {
             return true;
         };
-        let known = |address: &Ipv4Addr| eni.addresses.contains_key(address);
-        eni.role != EniRole::Unmanaged && !seen.addresses.iter().skip(1).all(known)
+        eni.role != EniRole::Unmanaged && !seen.cidrs().all(|cidr| eni.cidrs.contains_key(&cidr))
     });
     if news && changed && pool.memory.ec2 == Ec2View::Answered {
         pool.memory.describe.insert(DescribeScope::Attached);
@@ -150,8 +149,8 @@ pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
         }
         let managed = |eni: &Eni| eni.role != EniRole::Unmanaged;
         if pool.enis().get(&seen.id).is_some_and(managed) {
-            for address in seen.addresses.iter().skip(1) {
-                place(pool, &seen.id, *address, false, now);
+            for cidr in seen.cidrs() {
+                place(pool, &seen.id, cidr, false, now);
             }
         }
     }
@@ -178,8 +177,7 @@ fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
         subnet: seen.subnet.clone(),
         subnet_cidr: seen.subnet_cidr,
         primary: *primary,
-        prefixes: seen.prefixes.clone(),
         assigning: None,
-        addresses: BTreeMap::new(),
+        cidrs: BTreeMap::new(),
     });
 }

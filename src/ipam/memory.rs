@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::cloud::{CloudFailure, DescribeScope};
+use super::cidr::Ipv4Cidr;
+use super::cloud::{Amount, CloudFailure, DescribeScope, Unit};
 use super::effect::Reply;
 use super::event::AddRequest;
 use super::ids::{
@@ -22,7 +23,7 @@ pub(super) enum Purpose {
     Create(ClientToken),
     Attach(EniId),
     Termination(EniId),
-    Assign { eni: EniId, count: u32 },
+    Assign { eni: EniId, amount: Amount },
     Delete(EniId),
     Describe(DescribeScope),
     Limits,
@@ -135,10 +136,10 @@ pub(super) struct Memory {
     pub(super) next_look: Option<Tick>,
     pub(super) creations_in_doubt: BTreeMap<ClientToken, CallId>,
     pub(super) enis: BTreeMap<EniId, EniProgress>,
-    /// When EC2 named an address, as long as its Describe may lag behind that.
-    pub(super) fresh: BTreeMap<Ipv4Addr, Tick>,
-    /// Since when EC2's Describe has not listed an address.
-    pub(super) unlisted: BTreeMap<Ipv4Addr, Tick>,
+    /// When EC2 named an address or prefix, as long as its Describe may lag behind that.
+    pub(super) fresh: BTreeMap<Ipv4Cidr, Tick>,
+    /// Since when EC2's Describe has not listed an address or prefix.
+    pub(super) unlisted: BTreeMap<Ipv4Cidr, Tick>,
     pub(super) links: BTreeMap<Mac, LinkFact>,
     pub(super) pod_routes: BTreeMap<Ipv4Addr, String>,
     /// Addresses nobody holds that a rule names without a route leading to them, by two readings of the kernel.
@@ -154,7 +155,7 @@ pub(super) struct Memory {
     /// Device indexes EC2 said are taken, by whom is not known.
     pub(super) devices_taken: BTreeSet<DeviceIndex>,
     /// Subnets that refused, and are being asked for less.
-    pub(super) shortages: BTreeMap<SubnetId, Shortage>,
+    pub(super) shortages: BTreeMap<(SubnetId, Unit), Shortage>,
     pub(super) store_trouble: Option<String>,
     pub(super) wake: Option<Tick>,
     pub(super) report: Report,

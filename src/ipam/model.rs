@@ -71,12 +71,10 @@ pub struct Eni {
     pub subnet_cidr: Option<Ipv4Cidr>,
     /// Its own address, which pods never get.
     pub primary: Ipv4Addr,
-    /// /28 prefixes delegated to it: they take places among its addresses.
-    pub prefixes: Vec<Ipv4Cidr>,
     /// What is being asked for: the intent behind an `AssignPrivateIpAddresses` without answer.
     pub assigning: Option<Amount>,
-    /// Its secondary addresses.
-    pub addresses: BTreeMap<Ipv4Addr, Placed>,
+    /// What it carries for pods: secondary addresses (/32) and prefixes (/28). Each takes one of its places.
+    pub cidrs: BTreeMap<Ipv4Cidr, Placed>,
 }
 
 impl Eni {
@@ -88,7 +86,22 @@ impl Eni {
 
     /// How many of its places are taken, its own address not counted.
     pub fn slots_taken(&self) -> u32 {
-        u32::try_from(self.addresses.len().saturating_add(self.prefixes.len())).unwrap_or(u32::MAX)
+        u32::try_from(self.cidrs.len()).unwrap_or(u32::MAX)
+    }
+
+    /// By which of its CIDRs it carries an address, and how that stands.
+    pub fn carries(&self, address: Ipv4Addr) -> Option<(Ipv4Cidr, Placed)> {
+        let by = |cidr: Ipv4Cidr| Some((cidr, *self.cidrs.get(&cidr)?));
+        by(Ipv4Cidr::host(address)).or_else(|| by(Ipv4Cidr::prefix_around(address)))
+    }
+
+    /// Every address it carries for pods.
+    pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, Placed)> {
+        let of = |(cidr, placed): (&Ipv4Cidr, &Placed)| {
+            let placed = *placed;
+            cidr.addresses().map(move |address| (address, placed))
+        };
+        self.cidrs.iter().flat_map(of)
     }
 
     /// Whether it takes a place on card 0 of the instance, now or soon.
@@ -97,8 +110,8 @@ impl Eni {
     }
 }
 
-/// What is known of an address as part of its ENI. Stored as `vp`, `v`, `p` or nothing: the largest ENI has 49 of
-/// them in one record, and a record is at most 3 KiB.
+/// What is known of a secondary address or prefix as part of its ENI. Stored as `vp`, `v`, `p` or nothing: the largest
+/// ENI has 49 of them in one record, and a record is at most 3 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "&'static str", try_from = "String")]
 pub struct Placed {

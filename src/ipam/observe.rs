@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::cidr::Ipv4Cidr;
 use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
 use super::effect::Effect;
 use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
@@ -34,41 +35,44 @@ pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
     }
 }
 
-/// EC2 itself names an address of an ENI of ours.
-pub(super) fn name_address(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Tick) {
-    place(pool, id, address, true, now);
-    pool.memory.unlisted.remove(&address);
+/// EC2 itself names a secondary address or a prefix of an ENI of ours.
+pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
+    place(pool, id, cidr, true, now);
+    pool.memory.unlisted.remove(&cidr);
     let gone = |doubt: &Option<Doubt>| matches!(doubt, Some(Doubt::NotInEc2 | Doubt::EniLost));
-    let on_it = pool
-        .addresses()
-        .get(&address)
-        .is_some_and(|known| known.eni == *id && gone(&known.doubt));
-    if on_it {
-        pool.doubt(address, None);
-        suspect_route(pool, address);
+    for address in cidr.addresses() {
+        let on_it = pool
+            .addresses()
+            .get(&address)
+            .is_some_and(|known| known.eni == *id && gone(&known.doubt));
+        if on_it {
+            pool.doubt(address, None);
+            suspect_route(pool, address);
+        }
     }
 }
 
-pub(super) fn place(pool: &mut Pool, id: &EniId, address: Ipv4Addr, verified: bool, now: Tick) {
+pub(super) fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool, now: Tick) {
     let Some(eni) = pool.enis().get(id) else { return };
-    let known = eni.addresses.get(&address).copied();
+    let known = eni.cidrs.get(&cidr).copied();
+    let is_elsewhere = |address: Ipv4Addr| {
+        let known = pool.addresses().get(&address);
+        known.is_some_and(|known| known.eni != *id)
+    };
     // IMDS adds knowledge; it does not move what is known elsewhere.
-    if !verified
-        && pool
-            .addresses()
-            .get(&address)
-            .is_some_and(|known| known.eni != *id)
-    {
+    if !verified && cidr.addresses().any(is_elsewhere) {
         return;
     }
     let placed = Placed {
         verified: verified || known.is_some_and(|known| known.verified),
         published: eni.role == EniRole::Primary || known.is_some_and(|known| known.published),
     };
-    pool.place(id, address, placed);
+    pool.place(id, cidr, placed);
     if known.is_none() {
-        pool.memory.fresh.insert(address, now);
-        suspect_route(pool, address);
+        pool.memory.fresh.insert(cidr, now);
+        for address in cidr.addresses() {
+            suspect_route(pool, address);
+        }
     }
 }
 
@@ -100,9 +104,8 @@ fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni
             .subnet_cidr
             .or_else(|| same_subnet.then_some(pool.facts().subnet_cidr)),
         primary: cloud.primary,
-        prefixes: cloud.prefixes.clone(),
         assigning: None,
-        addresses: BTreeMap::new(),
+        cidrs: BTreeMap::new(),
     }
 }
 
@@ -116,8 +119,8 @@ pub(super) fn adopt_created(
 ) {
     let wanted = token.is_some_and(|token| pool.forget_creation(token).is_some());
     if pool.enis().contains_key(&cloud.id) {
-        for address in &cloud.secondary {
-            name_address(pool, &cloud.id, *address, now);
+        for cidr in cloud.cidrs() {
+            name(pool, &cloud.id, cidr, now);
         }
         return;
     }
@@ -125,8 +128,8 @@ pub(super) fn adopt_created(
     let has_room = wanted || places_taken(pool) < limit;
     let state = EniState::Created;
     pool.insert_eni(new_eni(pool, cloud, EniRole::Secondary, state));
-    for address in &cloud.secondary {
-        name_address(pool, &cloud.id, *address, now);
+    for cidr in cloud.cidrs() {
+        name(pool, &cloud.id, cidr, now);
     }
     if !has_room {
         out.alarm(
@@ -242,7 +245,6 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
         eni.primary = cloud.primary;
         eni.subnet = cloud.subnet.clone();
         eni.subnet_cidr = cloud.subnet_cidr.or(eni.subnet_cidr);
-        eni.prefixes.clone_from(&cloud.prefixes);
         if eni.state != EniState::Ready {
             eni.state = EniState::Attached;
         }
@@ -250,18 +252,18 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
     pool.memory.progress(&cloud.id).unlisted_since = None;
     yield_device(pool, cloud, attachment);
     if role == EniRole::Unmanaged {
-        let addresses: Vec<Ipv4Addr> = pool
+        let carried: Vec<Ipv4Cidr> = pool
             .enis()
             .get(&cloud.id)
-            .map(|eni| eni.addresses.keys().copied().collect())
+            .map(|eni| eni.cidrs.keys().copied().collect())
             .unwrap_or_default();
-        for address in addresses {
-            pool.displace(address);
+        for cidr in carried {
+            pool.displace(&cloud.id, cidr);
         }
         return;
     }
-    for address in &cloud.secondary {
-        name_address(pool, &cloud.id, *address, now);
+    for cidr in cloud.cidrs() {
+        name(pool, &cloud.id, cidr, now);
     }
 }
 
@@ -282,34 +284,36 @@ fn yield_device(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment)
     }
 }
 
-/// Addresses EC2 does not list on an ENI that it does list.
+/// What EC2 does not list on an ENI that it does list.
 fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out: &mut Outbox) {
     let Some(eni) = pool.enis().get(&cloud.id) else {
         return;
     };
-    let listed: BTreeSet<Ipv4Addr> = cloud.secondary.iter().copied().collect();
-    let missing: Vec<Ipv4Addr> = eni
-        .addresses
-        .keys()
-        .filter(|address| !listed.contains(*address))
-        .copied()
+    let listed: BTreeSet<Ipv4Cidr> = cloud.cidrs().collect();
+    let missing: Vec<(Ipv4Cidr, bool)> = eni
+        .cidrs
+        .iter()
+        .filter(|(cidr, _)| !listed.contains(*cidr))
+        .map(|(cidr, placed)| (*cidr, placed.verified))
         .collect();
-    for address in missing {
-        let verified = pool.placed(address).is_some_and(|(_, placed)| placed.verified);
+    for (cidr, verified) in missing {
         let lag = pool.policy().describe_lag;
-        let fresh = pool.memory.fresh.get(&address);
+        let fresh = pool.memory.fresh.get(&cidr);
         if verified && fresh.is_some_and(|since| since.after(lag) > asked) {
             continue;
         }
-        suspect(pool, address, Doubt::NotInEc2, out);
-        let since = *pool.memory.unlisted.entry(address).or_insert(now);
+        for address in cidr.addresses() {
+            suspect(pool, address, Doubt::NotInEc2, out);
+        }
+        let since = *pool.memory.unlisted.entry(cidr).or_insert(now);
+        let is_routed = |address: Ipv4Addr| pool.memory.pod_routes.contains_key(&address);
         // Not only lag: EC2 has been without it for long, and no pod is wired to it.
-        if now.since(since) >= lag && !pool.memory.pod_routes.contains_key(&address) {
-            pool.displace(address);
-            pool.memory.unlisted.remove(&address);
+        if now.since(since) >= lag && !cidr.addresses().any(is_routed) {
+            pool.displace(&cloud.id, cidr);
+            pool.memory.unlisted.remove(&cidr);
             out.now(Effect::Unpublish {
                 eni: cloud.id.clone(),
-                addresses: vec![address],
+                addresses: cidr.addresses().collect(),
             });
         }
     }
@@ -345,7 +349,7 @@ fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outb
     }
     let lag = pool.policy().describe_lag;
     let has_link = pool.memory.links.contains_key(&eni.mac);
-    let addresses: Vec<Ipv4Addr> = eni.addresses.keys().copied().collect();
+    let addresses: Vec<Ipv4Addr> = eni.addresses().map(|(address, _)| address).collect();
     let progress = pool.memory.progress(id);
     if progress.attached_at.is_some_and(|since| since.after(lag) > asked) {
         return;
@@ -372,7 +376,7 @@ fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outb
     }
     pool.edit_eni(id, |eni| {
         eni.state = EniState::Lost;
-        for placed in eni.addresses.values_mut() {
+        for placed in eni.cidrs.values_mut() {
             placed.published = false;
         }
     });

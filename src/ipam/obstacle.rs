@@ -12,6 +12,8 @@ pub enum Topic {
     Create,
     /// Taking addresses from a subnet.
     Subnet(SubnetId),
+    /// Taking blocks of 16 addresses from a subnet.
+    Blocks(SubnetId),
     /// Repeating one creation.
     Creation(ClientToken),
     /// Attaching an ENI.

@@ -1,23 +1,22 @@
 //! Growth as a pure function: how much is wanted, what is on its way, and what to ask EC2 for.
 //!
-//! The arithmetic is the Go daemon's for `WARM_ENI_TARGET` (reference ipamd 3.2, 3.5, 3.9) with three differences that
-//! no settled state shows: everything that is needed is asked for at once instead of one step every five seconds,
-//! what is on its way counts, and what cools does not count as available (its fault Q1).
+//! The arithmetic is the Go daemon's (reference ipamd 3.1, 3.2, 3.5, 3.9, 3.10) with three differences that no settled
+//! state shows: everything that is needed is asked for at once instead of one step every five seconds, what is on its
+//! way counts, and what cools does not count as available (its fault Q1).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::cloud::{CloudFailure, FailureClass};
+use super::census::{Census, count};
+use super::cloud::{Amount, CloudFailure, FailureClass, Unit};
+use super::growing::Growing;
 use super::ids::{EniId, SubnetId, Tick};
 use super::memory::Ec2View;
-use super::model::{AddressState, Eni, EniRole, EniState};
 use super::obstacle::Topic;
-use super::policy::WarmTarget;
 use super::pool::Pool;
-use super::shortage::{self, Take};
+use super::targets::Goal;
 
 /// One thing to ask EC2 for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,15 +25,15 @@ pub enum Act {
     Assign {
         /// The ENI.
         eni: EniId,
-        /// How many.
-        count: u32,
+        /// How much.
+        amount: Amount,
     },
     /// One more ENI, created with its addresses.
     Create {
         /// Where.
         subnet: SubnetId,
-        /// How many addresses besides its own.
-        addresses: u32,
+        /// What it carries besides its own address.
+        amount: Amount,
     },
 }
 
@@ -118,75 +117,6 @@ pub struct Plan {
     pub report: Report,
 }
 
-/// Counts of what there is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Census {
-    pub(super) free: u32,
-    pub(super) assigned: u32,
-    pub(super) cooling: u32,
-    pub(super) quarantined: u32,
-    pub(super) coming: u32,
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// Whether an ENI that is not wired yet can still be expected to be, soon.
-fn is_underway(pool: &Pool, eni: &Eni) -> bool {
-    let in_time = |eni: &Eni| {
-        pool.memory
-            .enis
-            .get(&eni.id)
-            .is_none_or(|progress| !progress.link_overdue)
-    };
-    match (eni.role, &eni.state) {
-        (EniRole::Unmanaged, _) | (_, EniState::Discarding { .. } | EniState::Lost) => false,
-        (EniRole::Primary, _) => true,
-        (EniRole::Secondary, _) => in_time(eni),
-    }
-}
-
-/// Counts every address by where it stands and how soon it can be had.
-pub(super) fn census(pool: &Pool, now: Tick) -> Census {
-    let mut census = Census {
-        free: count(pool.count_usable(now)),
-        ..Census::default()
-    };
-    for known in pool.addresses().values() {
-        match known.state(now) {
-            AddressState::Assigned(_) => census.assigned += 1,
-            AddressState::Quarantined(_) => census.quarantined += 1,
-            AddressState::Cooling { .. } => census.cooling += 1,
-            AddressState::Free => {}
-        }
-    }
-    let is_free = |address: &Ipv4Addr| {
-        pool.addresses()
-            .get(address)
-            .is_some_and(|known| known.is_free(now))
-    };
-    let idle: usize = pool
-        .enis()
-        .values()
-        .filter(|eni| is_underway(pool, eni))
-        .map(|eni| eni.addresses.keys().filter(|address| is_free(address)).count())
-        .sum();
-    census.coming = count(idle).saturating_sub(census.free);
-    let asked = pool
-        .enis()
-        .values()
-        .filter_map(|eni| Some(eni.assigning?.addresses()))
-        .sum::<u32>();
-    let created = pool
-        .creations()
-        .values()
-        .map(|creation| creation.amount.addresses())
-        .sum::<u32>();
-    census.coming = census.coming.saturating_add(asked).saturating_add(created);
-    census
-}
-
 /// ENIs that take a place on the default card, now or soon.
 pub(super) fn places_taken(pool: &Pool) -> u32 {
     count(pool.enis().values().filter(|eni| eni.takes_place()).count() + pool.creations().len())
@@ -200,29 +130,27 @@ pub(super) fn eni_limit(pool: &Pool, by_type: u32) -> (u32, bool) {
     }
 }
 
-/// Free addresses the targets ask for, given how many an ENI carries.
-fn warm_target(target: WarmTarget, slots: u32) -> u32 {
-    match target {
-        // Zero still means "not quite empty" (reference ipamd 3.2: low when nothing is available).
-        WarmTarget::Enis(enis) => slots.saturating_mul(enis).max(1),
-    }
-}
-
 /// What is still missing while acts are being chosen.
-struct Need {
-    addresses: u32,
+pub(super) struct Need {
+    pub(super) addresses: u32,
     /// How many more addresses the node has use for at all.
     room_for_pods: Option<u32>,
 }
 
 impl Need {
-    fn is_met(&self) -> bool {
+    pub(super) fn is_met(&self) -> bool {
         self.addresses == 0 || self.room_for_pods == Some(0)
     }
 
-    fn take(&mut self, addresses: u32) {
-        self.addresses = self.addresses.saturating_sub(addresses);
-        self.room_for_pods = self.room_for_pods.map(|room| room.saturating_sub(addresses));
+    pub(super) fn take(&mut self, amount: Amount) {
+        self.addresses = self.addresses.saturating_sub(amount.addresses());
+        let less = |room: u32| room.saturating_sub(amount.addresses());
+        self.room_for_pods = self.room_for_pods.map(less);
+    }
+
+    /// As much as is missing, and at most `places` of an ENI.
+    pub(super) fn of(&self, unit: Unit, places: u32) -> Amount {
+        unit.amount(self.addresses.div_ceil(unit.size()).min(places))
     }
 }
 
@@ -266,12 +194,13 @@ fn delays(pool: &Pool, now: Tick) -> Vec<Hindrance> {
 
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
-    let census = census(pool, now);
+    let goal = Goal::of(pool);
+    let census = Census::of(pool, goal, now);
     let waiting: BTreeSet<_> = pool.memory.waiters.values().map(|request| &request.key).collect();
     let mut plan = Plan {
         acts: Vec::new(),
         report: Report {
-            free: census.free,
+            free: census.free.saturating_add(census.left_over),
             assigned: census.assigned,
             cooling: census.cooling,
             quarantined: census.quarantined,
@@ -293,19 +222,8 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         return plan;
     };
     let slots = limits.secondary_per_eni();
-    plan.report.warm = warm_target(pool.policy().warm, slots);
-    let wanted = plan.report.waiting.saturating_add(plan.report.warm);
-    let mut need = Need {
-        addresses: wanted.saturating_sub(census.free.saturating_add(census.coming)),
-        room_for_pods: pool.policy().max_pods.map(|max| {
-            max.saturating_sub(
-                census
-                    .free
-                    .saturating_add(census.assigned)
-                    .saturating_add(census.coming),
-            )
-        }),
-    };
+    plan.report.warm = goal.warm(slots);
+    let mut need = need(pool, goal, &census, &plan.report);
     plan.report.short = need.addresses;
     if need.addresses == 0 {
         return plan;
@@ -322,106 +240,29 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         plan.report.hindrances.push(Hindrance::Starting);
         return plan;
     }
-    fill(pool, slots, &mut need, &mut plan, now);
-    widen(pool, limits.enis, slots, &mut need, &mut plan, now);
+    Growing {
+        pool,
+        goal,
+        slots,
+        need: &mut need,
+        plan: &mut plan,
+        now,
+    }
+    .grow(limits.enis);
     plan
 }
 
-/// Whether a subnet that refused is being asked for less, and has to answer first.
-fn is_short(plan: &mut Plan, pool: &Pool, subnet: &SubnetId, now: Tick) -> bool {
-    let Some(failure) = shortage::waits(pool, &plan.acts, subnet, now) else {
-        return false;
+fn need(pool: &Pool, goal: Goal, census: &Census, report: &Report) -> Need {
+    let there = census.free.saturating_add(census.coming);
+    let warm = report.waiting.saturating_add(report.warm).saturating_sub(there);
+    let least = goal.minimum().saturating_sub(census.total);
+    let room = |max: u32| {
+        let used = report.free.saturating_add(census.assigned);
+        max.saturating_sub(used.saturating_add(census.coming))
     };
-    let failure = failure.clone();
-    let hindrance = Hindrance::AskingForLess { failure };
-    if !plan.report.hindrances.contains(&hindrance) {
-        plan.report.hindrances.push(hindrance);
-    }
-    true
-}
-
-fn hinder(plan: &mut Plan, pool: &Pool, topic: &Topic, now: Tick) -> bool {
-    let Some(obstacle) = pool.memory.obstacle(topic, now) else {
-        return false;
-    };
-    if let Some(failure) = &obstacle.failure {
-        plan.report.hindrances.push(Hindrance::Failed {
-            failure: failure.clone(),
-            until: obstacle.until,
-        });
-    }
-    true
-}
-
-/// First the free places of the ENIs there are: one call for each, for all of them.
-fn fill(pool: &Pool, slots: u32, need: &mut Need, plan: &mut Plan, now: Tick) {
-    let mut enis: Vec<&Eni> = pool
-        .enis()
-        .values()
-        .filter(|eni| eni.role != EniRole::Unmanaged && is_underway(pool, eni))
-        .filter(|eni| !matches!(eni.state, EniState::Created | EniState::Attaching))
-        .collect();
-    enis.sort_by_key(|eni| eni.device);
-    for eni in enis {
-        let free = slots.saturating_sub(eni.slots_taken());
-        if need.is_met() || free == 0 || eni.assigning.is_some() || pool.memory.is_assigning(&eni.id) {
-            continue;
-        }
-        if hinder(plan, pool, &Topic::Assign(eni.id.clone()), now)
-            || hinder(plan, pool, &Topic::Subnet(eni.subnet.clone()), now)
-            || is_short(plan, pool, &eni.subnet, now)
-        {
-            continue;
-        }
-        let (Take::Assign(count) | Take::Create(count)) =
-            shortage::modest(pool, &eni.subnet, Take::Assign(free), now);
-        need.take(count);
-        plan.acts.push(Act::Assign {
-            eni: eni.id.clone(),
-            count,
-        });
-    }
-}
-
-/// Then as many more ENIs as are needed, side by side, each created full.
-fn widen(pool: &Pool, by_type: u32, slots: u32, need: &mut Need, plan: &mut Plan, now: Tick) {
-    if need.is_met() || slots == 0 {
-        return;
-    }
-    let (limit, by_setting) = eni_limit(pool, by_type);
-    let devices = count(pool.room_for_devices());
-    let mut room = limit.saturating_sub(places_taken(pool)).min(devices);
-    if room == 0 {
-        plan.report.hindrances.push(Hindrance::EniLimit {
-            enis: limit,
-            slots,
-            by_setting,
-        });
-        return;
-    }
-    let subnet = pool.facts().subnet.clone();
-    if hinder(plan, pool, &Topic::Create, now) || hinder(plan, pool, &Topic::Subnet(subnet.clone()), now) {
-        return;
-    }
-    while !need.is_met() && room > 0 {
-        if is_short(plan, pool, &subnet, now) {
-            return;
-        }
-        let (Take::Assign(addresses) | Take::Create(addresses)) =
-            shortage::modest(pool, &subnet, Take::Create(slots), now);
-        need.take(addresses);
-        room = room.saturating_sub(1);
-        plan.acts.push(Act::Create {
-            subnet: subnet.clone(),
-            addresses,
-        });
-    }
-    if !need.is_met() {
-        plan.report.hindrances.push(Hindrance::EniLimit {
-            enis: limit,
-            slots,
-            by_setting,
-        });
+    Need {
+        addresses: warm.max(least),
+        room_for_pods: pool.policy().max_pods.map(room),
     }
 }
 

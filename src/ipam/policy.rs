@@ -10,13 +10,25 @@ use std::time::Duration;
 pub enum WarmTarget {
     /// `WARM_ENI_TARGET`: this many ENIs' worth of free secondary addresses. 0 means: never quite empty.
     Enis(u32),
+    /// `WARM_IP_TARGET` and `MINIMUM_IP_TARGET`.
+    Ips {
+        /// Free addresses to hold ready; 0 means: never quite empty.
+        warm: u32,
+        /// Addresses to have in all, free or not.
+        minimum: u32,
+    },
+    /// `WARM_PREFIX_TARGET`: this many prefixes' worth of free addresses. 0 means: never quite empty.
+    Prefixes(u32),
 }
 
 /// The operator's settings and the constants of the pool, in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// What to hold ready.
+    /// What to hold ready of single addresses.
     pub warm: WarmTarget,
+    /// `ENABLE_PREFIX_DELEGATION`: addresses come in /28 prefixes where the instance type can carry them, and this much is
+    /// held ready.
+    pub prefixes: Option<WarmTarget>,
     /// `MAX_ENI`, when it is a number of at least 1; the instance type's limit applies in any case.
     pub max_enis: Option<u32>,
     /// Kubelet's max-pods, where known: there is no use for more addresses at a time.
@@ -53,6 +65,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             warm: WarmTarget::Enis(1),
+            prefixes: None,
             max_enis: None,
             max_pods: None,
             cooldown: Duration::from_secs(30),

@@ -92,13 +92,13 @@ impl Pool {
         self.dirty.extend(keys);
     }
 
-    /// A new ENI, without addresses: those come by [`Self::place`].
+    /// A new ENI, carrying nothing: that comes by [`Self::place`].
     pub(super) fn insert_eni(&mut self, eni: Eni) {
         self.dirty.insert(RecordKey::Eni(eni.id.clone()));
         self.enis.insert(eni.id.clone(), eni);
     }
 
-    /// Changes an ENI in place; its addresses change by [`Self::place`] and [`Self::displace`] only.
+    /// Changes an ENI in place; what it carries changes by [`Self::place`] and [`Self::displace`] only.
     pub(super) fn edit_eni(&mut self, id: &EniId, edit: impl FnOnce(&mut Eni)) {
         if let Some(eni) = self.enis.get_mut(id) {
             let before = eni.clone();
@@ -113,54 +113,60 @@ impl Pool {
     pub(super) fn forget_eni(&mut self, id: &EniId) {
         if let Some(eni) = self.enis.remove(id) {
             self.dirty.insert(RecordKey::Eni(id.clone()));
-            for address in eni.addresses.keys() {
-                self.forget_unused(*address);
+            for (address, _) in eni.addresses() {
+                self.forget_unused(address);
             }
         }
         self.memory.forget_eni(id);
     }
 
-    /// An address is on an ENI. It keeps its past, and its holder its claim, wherever it was before.
-    pub(super) fn place(&mut self, id: &EniId, address: Ipv4Addr, placed: Placed) {
-        let known = self.addresses.get(&address);
-        let elsewhere = known
-            .filter(|known| known.eni != *id)
-            .map(|known| known.eni.clone());
-        if let Some(old) = &elsewhere {
-            if known.is_some_and(|known| known.holder.is_some()) {
-                return;
-            }
+    /// A secondary address or prefix is on an ENI. Its addresses keep their past, and holders their claims, wherever they
+    /// were before.
+    pub(super) fn place(&mut self, id: &EniId, cidr: Ipv4Cidr, placed: Placed) {
+        let is_elsewhere = |known: &Address| known.eni != *id;
+        let elsewhere: BTreeSet<(EniId, Ipv4Cidr)> = cidr
+            .addresses()
+            .filter_map(|address| self.addresses.get(&address).filter(|known| is_elsewhere(known)))
+            .map(|known| (known.eni.clone(), cidr))
+            .collect();
+        let is_held = |address: Ipv4Addr| {
+            let known = self.addresses.get(&address);
+            known.is_some_and(|known| is_elsewhere(known) && known.holder.is_some())
+        };
+        if cidr.addresses().any(is_held) {
+            return;
+        }
+        let own = self.facts.primary_address;
+        let ours = self.enis.get(id).filter(|eni| eni.role != EniRole::Unmanaged);
+        if ours.is_none_or(|eni| cidr.contains(eni.primary) || cidr.contains(own)) {
+            return;
+        }
+        for (old, cidr) in &elsewhere {
             self.edit_eni(old, |eni| {
-                eni.addresses.remove(&address);
+                eni.cidrs.remove(cidr);
             });
         }
-        let Some(eni) = self.enis.get_mut(id).filter(|eni| eni.role != EniRole::Unmanaged) else {
-            return;
-        };
-        if eni.primary == address || address == self.facts.primary_address {
-            return;
-        }
-        if eni.addresses.insert(address, placed) != Some(placed) {
-            self.dirty.insert(RecordKey::Eni(id.clone()));
-        }
-        let known = self
-            .addresses
-            .entry(address)
-            .or_insert_with(|| Address::unused(id.clone()));
-        if elsewhere.is_some() {
-            known.eni = id.clone();
-            self.dirty.insert(RecordKey::Address(address));
+        self.edit_eni(id, |eni| {
+            eni.cidrs.insert(cidr, placed);
+        });
+        for address in cidr.addresses() {
+            let known = self.addresses.entry(address);
+            let known = known.or_insert_with(|| Address::unused(id.clone()));
+            if known.eni != *id {
+                known.eni = id.clone();
+                self.dirty.insert(RecordKey::Address(address));
+            }
         }
     }
 
-    /// EC2 and the kernel agree that an address is not on its ENI any more; its holder, rest or doubt stays known.
-    pub(super) fn displace(&mut self, address: Ipv4Addr) {
-        if let Some(id) = self.addresses.get(&address).map(|known| known.eni.clone()) {
-            self.edit_eni(&id, |eni| {
-                eni.addresses.remove(&address);
-            });
+    /// What is on an ENI no longer; holders, rests and doubts of its addresses stay known.
+    pub(super) fn displace(&mut self, id: &EniId, cidr: Ipv4Cidr) {
+        self.edit_eni(id, |eni| {
+            eni.cidrs.remove(&cidr);
+        });
+        for address in cidr.addresses() {
+            self.forget_unused(address);
         }
-        self.forget_unused(address);
     }
 
     /// Forgets an address that is on no ENI and has nothing left to remember but that it rests no longer.
@@ -321,9 +327,9 @@ impl Pool {
 
     /// Takes a stored ENI with its addresses.
     pub(super) fn restore_eni(&mut self, eni: Eni) {
-        for address in eni.addresses.keys() {
+        for (address, _) in eni.addresses() {
             let unused = || Address::unused(eni.id.clone());
-            self.addresses.entry(*address).or_insert_with(unused);
+            self.addresses.entry(address).or_insert_with(unused);
         }
         self.enis.insert(eni.id.clone(), eni);
     }

@@ -204,6 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cidr::Ipv4Cidr;
     use crate::ids::PodRef;
     use crate::tags;
 
@@ -270,9 +271,10 @@ mod tests {
             subnet: "subnet-0123456789abcdef0".into(),
             subnet_cidr: Some("255.255.255.255/32".parse().unwrap()),
             primary: longest(0),
-            prefixes: vec!["255.255.255.240/28".parse().unwrap(); 16],
             assigning: Some(crate::cloud::Amount::Prefixes(u32::MAX)),
-            addresses: (1..=49).map(|last| (longest(last), placed)).collect(),
+            cidrs: (1..=49)
+                .map(|last| (Ipv4Cidr::host(longest(last)), placed))
+                .collect(),
         };
         let record = Record::Eni(Box::new(eni));
         let value = record.value();

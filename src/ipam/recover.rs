@@ -183,7 +183,7 @@ fn unsettle(eni: &mut Eni) {
     if eni.role == EniRole::Secondary && eni.state == EniState::Ready {
         eni.state = EniState::Attached;
     }
-    for placed in eni.addresses.values_mut() {
+    for placed in eni.cidrs.values_mut() {
         placed.verified = false;
         placed.published = eni.role == EniRole::Primary;
     }
@@ -249,9 +249,8 @@ fn ensure_primary(pool: &mut Pool) {
             subnet: facts.subnet.clone(),
             subnet_cidr: Some(facts.subnet_cidr),
             primary: facts.primary_address,
-            prefixes: Vec::new(),
             assigning: None,
-            addresses: BTreeMap::new(),
+            cidrs: BTreeMap::new(),
         });
     }
     pool.edit_eni(&facts.primary_eni, |eni| {
@@ -306,17 +305,16 @@ fn stand(pool: &mut Pool, eni: &Eni, out: &mut Outbox) {
     let intent: Option<EniIntent> = pool.intent(&eni.id);
     let (Some(intent), true) = (intent, pool.memory.links.contains_key(&eni.mac)) else {
         pool.edit_eni(&eni.id, |eni| {
-            for placed in eni.addresses.values_mut() {
+            for placed in eni.cidrs.values_mut() {
                 placed.published = false;
             }
         });
         return;
     };
     let published: Vec<Ipv4Addr> = eni
-        .addresses
-        .iter()
+        .addresses()
         .filter(|(_, placed)| placed.published)
-        .map(|(address, _)| *address)
+        .map(|(address, _)| address)
         .collect();
     let progress = pool.memory.progress(&eni.id);
     progress.configured = true;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use super::census::Census;
 use super::effect::{Effect, ReleasedAddress, Reply};
 use super::event::AddRequest;
 use super::ids::{CommitId, ContainerId, IfName, NetworkName, SandboxKey, Tick, WaiterId};
@@ -10,10 +11,11 @@ use super::memory::Final;
 use super::model::AddressState;
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
-use super::plan::{Hindrance, Report, census};
+use super::plan::{Hindrance, Report};
 use super::pool::Pool;
 use super::records::RecordKey;
 use super::refusal;
+use super::targets::Goal;
 
 pub(super) fn add(pool: &mut Pool, request: AddRequest, out: &mut Outbox) {
     if let Some(reason) = &pool.memory.store_trouble {
@@ -176,7 +178,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         })
         .collect();
     resting.sort_unstable_by(|a, b| b.cmp(a));
-    let mut coming = census(pool, now).coming;
+    let mut coming = Census::of(pool, Goal::of(pool), now).arriving;
     let patient = report.has_transient() || is_asking_around(pool) || is_kernel_catching_up(pool);
     let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
     for (deadline, waiter) in queue(pool) {

@@ -1,12 +1,13 @@
 //! Subnets that have less than was asked for: all they have is taken, in few calls and one after the other.
 //!
-//! A refusal says that a subnet has fewer addresses than that, an answer takes some of these; half of what it may have
-//! at most is asked for next. So each call halves it, and a round of n addresses ends after log2(n) + 2 calls: with
-//! everything taken, or with a wait.
+//! A refusal says that a subnet has fewer addresses or blocks than that, an answer takes some of these; half of what it
+//! may have at most is asked for next. So each call halves it, and a round of n ends after log2(n) + 2 calls: with
+//! everything taken, or with a wait. Blocks of 16 run out by themselves: a fragmented subnet has many addresses and no
+//! block.
 
 use std::time::Duration;
 
-use super::cloud::CloudFailure;
+use super::cloud::{Amount, CloudFailure, Unit};
 use super::ids::{SubnetId, Tick};
 use super::obstacle::{Pace, Topic};
 use super::plan::Act;
@@ -15,7 +16,7 @@ use super::pool::Pool;
 /// What is known of a subnet that refused a call of this round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shortage {
-    /// It has fewer addresses than this.
+    /// It has fewer than this.
     below: u32,
     /// What EC2 said.
     failure: CloudFailure,
@@ -26,44 +27,69 @@ pub(super) struct Shortage {
 /// After this long a refusal says nothing any more: a round whose rest nobody needed must not slow the next one down.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// What a call takes from its subnet: a new ENI takes one for itself.
+/// How a subnet without a block of 16 is asked for one again: blocks come free when whole prefixes are given back.
+const BLOCKS: Pace = Pace::secs(60, 900);
+
+/// EC2's word for a subnet without room for one more block.
+const NO_BLOCK: &str = "InsufficientCidrBlocks";
+
+/// What a call takes from its subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Take {
-    Assign(u32),
-    Create(u32),
+pub(super) struct Take {
+    amount: Amount,
+    /// A new ENI takes an address for itself.
+    creates: bool,
 }
 
 impl Take {
-    fn addresses(self) -> u32 {
-        match self {
-            Self::Assign(count) => count,
-            Self::Create(count) => count.saturating_add(1),
+    pub(super) fn assign(amount: Amount) -> Self {
+        Self {
+            amount,
+            creates: false,
         }
+    }
+
+    pub(super) fn create(amount: Amount) -> Self {
+        Self {
+            amount,
+            creates: true,
+        }
+    }
+
+    fn unit(self) -> Unit {
+        self.amount.unit()
+    }
+
+    /// What the ENI itself takes of the same kind.
+    fn own(self) -> u32 {
+        u32::from(self.creates && self.unit() == Unit::Address)
+    }
+
+    fn count(self) -> u32 {
+        self.amount.places().saturating_add(self.own())
     }
 
     /// Whether less of it would be nothing.
     fn is_least(self) -> bool {
-        matches!(self, Self::Assign(0 | 1) | Self::Create(0 | 1))
+        self.amount.places() <= 1
     }
 
-    /// As much of it as a subnet with fewer than `below` addresses is asked for.
-    fn modestly(self, below: u32) -> Self {
-        let half = below / 2;
-        match self {
-            Self::Assign(count) => Self::Assign(count.min(half).max(1)),
-            Self::Create(count) => Self::Create(count.min(half.saturating_sub(1)).max(1)),
-        }
+    /// As much of it as a subnet with fewer than `below` is asked for.
+    fn modestly(self, below: u32) -> Amount {
+        let half = (below / 2).saturating_sub(self.own());
+        self.unit().amount(self.amount.places().min(half).max(1))
     }
 }
 
-fn shortage<'a>(pool: &'a Pool, subnet: &SubnetId, now: Tick) -> Option<&'a Shortage> {
-    let known = pool.memory.shortages.get(subnet);
+fn shortage<'a>(pool: &'a Pool, subnet: &SubnetId, unit: Unit, now: Tick) -> Option<&'a Shortage> {
+    let known = pool.memory.shortages.get(&(subnet.clone(), unit));
     known.filter(|short| now.since(short.since) < ROUND)
 }
 
 /// How much to ask a subnet for.
-pub(super) fn modest(pool: &Pool, subnet: &SubnetId, wish: Take, now: Tick) -> Take {
-    shortage(pool, subnet, now).map_or(wish, |short| wish.modestly(short.below))
+pub(super) fn modest(pool: &Pool, subnet: &SubnetId, wish: Take, now: Tick) -> Amount {
+    let short = shortage(pool, subnet, wish.unit(), now);
+    short.map_or(wish.amount, |short| wish.modestly(short.below))
 }
 
 /// A subnet that is short is asked by one call at a time: what it refused, when one is under way or planned.
@@ -71,9 +97,10 @@ pub(super) fn waits<'a>(
     pool: &'a Pool,
     planned: &[Act],
     subnet: &SubnetId,
+    unit: Unit,
     now: Tick,
 ) -> Option<&'a CloudFailure> {
-    let short = shortage(pool, subnet, now)?;
+    let short = shortage(pool, subnet, unit, now)?;
     let here = |eni: &super::model::Eni| eni.subnet == *subnet;
     let is_asked = pool
         .creations()
@@ -92,41 +119,58 @@ pub(super) fn waits<'a>(
 
 /// A subnet refused.
 pub(super) fn refused(pool: &mut Pool, subnet: &SubnetId, take: Take, failure: &CloudFailure, now: Tick) {
-    let known = shortage(pool, subnet, now).map(|short| short.below);
-    let below = known.map_or(take.addresses(), |known| known.min(take.addresses()));
+    let lacks_block = failure.code.as_deref() == Some(NO_BLOCK);
+    // No address for a new ENI itself: that has nothing to do with blocks.
+    let (unit, count, is_least) = if take.creates && take.unit() == Unit::Prefix && !lacks_block {
+        (Unit::Address, 1, true)
+    } else {
+        (take.unit(), take.count(), take.is_least())
+    };
+    let known = shortage(pool, subnet, unit, now).map(|short| short.below);
     let short = Shortage {
-        below,
+        below: known.map_or(count, |known| known.min(count)),
         failure: failure.clone(),
         since: now,
     };
-    pool.memory.shortages.insert(subnet.clone(), short);
-    if take.is_least() {
-        give_up(pool, subnet, now);
+    pool.memory.shortages.insert((subnet.clone(), unit), short);
+    if is_least {
+        give_up(pool, subnet, unit, now);
     }
 }
 
 /// A subnet gave what was asked for.
 pub(super) fn gave(pool: &mut Pool, subnet: &SubnetId, take: Take, now: Tick) {
+    let unit = take.unit();
     // Whatever comes next, it is no failure in a row.
-    pool.memory.clear(&Topic::Subnet(subnet.clone()));
-    let Some(below) = shortage(pool, subnet, now).map(|short| short.below) else {
-        pool.memory.shortages.remove(subnet);
+    pool.memory.clear(&topic(subnet, unit));
+    let Some(below) = shortage(pool, subnet, unit, now).map(|short| short.below) else {
+        pool.memory.shortages.remove(&(subnet.clone(), unit));
         return;
     };
-    let below = below.saturating_sub(take.addresses());
+    let below = below.saturating_sub(take.count());
     if below <= 1 {
-        return give_up(pool, subnet, now);
+        return give_up(pool, subnet, unit, now);
     }
-    if let Some(short) = pool.memory.shortages.get_mut(subnet) {
+    if let Some(short) = pool.memory.shortages.get_mut(&(subnet.clone(), unit)) {
         short.below = below;
     }
 }
 
-/// The subnet has nothing more, until somebody gives addresses back.
-fn give_up(pool: &mut Pool, subnet: &SubnetId, now: Tick) {
-    if let Some(Shortage { failure, .. }) = pool.memory.shortages.remove(subnet) {
-        let pace = Pace::of(failure.class);
-        let topic = Topic::Subnet(subnet.clone());
-        pool.memory.obstruct(topic, pace, Some(failure), now);
+fn topic(subnet: &SubnetId, unit: Unit) -> Topic {
+    match unit {
+        Unit::Address => Topic::Subnet(subnet.clone()),
+        Unit::Prefix => Topic::Blocks(subnet.clone()),
+    }
+}
+
+/// The subnet has nothing more, until somebody gives back.
+fn give_up(pool: &mut Pool, subnet: &SubnetId, unit: Unit, now: Tick) {
+    if let Some(Shortage { failure, .. }) = pool.memory.shortages.remove(&(subnet.clone(), unit)) {
+        let pace = match unit {
+            Unit::Address => Pace::of(failure.class),
+            Unit::Prefix => BLOCKS,
+        };
+        pool.memory
+            .obstruct(topic(subnet, unit), pace, Some(failure), now);
     }
 }

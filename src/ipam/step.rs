@@ -114,7 +114,8 @@ fn published(
     let stands = result.is_ok();
     pool.edit_eni(id, |eni| {
         for address in &expected {
-            if let Some(placed) = eni.addresses.get_mut(address) {
+            let cidr = eni.carries(*address).map(|(cidr, _)| cidr);
+            if let Some(placed) = cidr.and_then(|cidr| eni.cidrs.get_mut(&cidr)) {
                 placed.published = stands;
             }
         }

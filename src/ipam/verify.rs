@@ -38,14 +38,15 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
     let mut created = 0_usize;
     for act in &plan.acts {
         match act {
-            Act::Assign { eni: id, count } => {
+            Act::Assign { eni: id, amount } => {
                 require!(violations, asked.insert(id), "{id} is asked twice");
                 let Some(eni) = pool.enis().get(id) else {
                     violations.push(Violation(format!("{id} is not known")));
                     continue;
                 };
-                let taken = eni.addresses.len() + eni.prefixes.len();
-                let fits = *count >= 1 && taken + *count as usize <= slots;
+                let taken = eni.cidrs.len();
+                let count = amount.places() as usize;
+                let fits = count >= 1 && taken + count <= slots;
                 require!(
                     violations,
                     fits,
@@ -58,9 +59,10 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                 );
                 require!(violations, eni.assigning.is_none(), "{id} is being asked already");
             }
-            Act::Create { addresses, .. } => {
+            Act::Create { amount, .. } => {
                 created += 1;
-                let fits = *addresses as usize <= slots;
+                let addresses = amount.places();
+                let fits = addresses as usize <= slots;
                 require!(
                     violations,
                     fits,
@@ -145,11 +147,11 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
             "{id}'s own address {} is in the pool",
             eni.primary
         );
-        for address in eni.addresses.keys() {
-            if let Some(other) = carried.insert(*address, id) {
+        for (address, _) in eni.addresses() {
+            if let Some(other) = carried.insert(address, id) {
                 violations.push(Violation(format!("{address} is on {other} and on {id}")));
             }
-            let named = pool.addresses().get(address).map(|known| &known.eni);
+            let named = pool.addresses().get(&address).map(|known| &known.eni);
             require!(
                 violations,
                 named == Some(id),

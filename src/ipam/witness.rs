@@ -62,6 +62,14 @@ pub struct ImdsEni {
     pub prefixes: Vec<Ipv4Cidr>,
 }
 
+impl ImdsEni {
+    /// What it carries for pods: all but its own address, and its prefixes.
+    pub fn cidrs(&self) -> impl Iterator<Item = Ipv4Cidr> {
+        let secondary = self.addresses.iter().skip(1).copied().map(Ipv4Cidr::host);
+        secondary.chain(self.prefixes.iter().copied())
+    }
+}
+
 /// Everything IMDS listed in one sweep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImdsSnapshot {

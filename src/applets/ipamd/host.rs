@@ -69,7 +69,7 @@ fn standing(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Standing {
             continue;
         };
         enis.insert(mark, link.ifindex);
-        published.extend(eni.addresses.keys().map(|address| (*address, mark)));
+        published.extend(eni.addresses().map(|(address, _)| (address, mark)));
     }
     (enis, published)
 }

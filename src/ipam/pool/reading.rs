@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::Pool;
+use crate::cloud::Unit;
 use crate::effect::{EniIntent, Grant};
 use crate::ids::{ClientToken, EniId, Mac, SandboxKey, Tick};
 use crate::limits::InstanceLimits;
@@ -12,6 +13,7 @@ use crate::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed
 use crate::node::NodeFacts;
 use crate::policy::Policy;
 use crate::records::RecordKey;
+use crate::targets::Goal;
 use crate::witness::Doubt;
 
 impl Pool {
@@ -53,7 +55,7 @@ impl Pool {
     /// How the address sits on its ENI, while it does.
     pub fn placed(&self, address: Ipv4Addr) -> Option<(&Eni, Placed)> {
         let eni = self.enis.get(&self.addresses.get(&address)?.eni)?;
-        Some((eni, *eni.addresses.get(&address)?))
+        Some((eni, eni.carries(address)?.1))
     }
 
     /// Whether what only IMDS said may be used: EC2 could not be reached, or not in time.
@@ -86,9 +88,8 @@ impl Pool {
             .values()
             .filter(|eni| self.stands(eni))
             .flat_map(|eni| {
-                eni.addresses
-                    .iter()
-                    .map(move |(address, placed)| (*address, eni, *placed))
+                eni.addresses()
+                    .map(move |(address, placed)| (address, eni, placed))
             })
             .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
             .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
@@ -138,13 +139,19 @@ impl Pool {
         self.usable(now).map(|(address, ..)| address).collect()
     }
 
-    /// What can be handed out, in the order it should be: confirmed before unconfirmed, never used before used, least
-    /// recently used first.
+    /// What can be handed out, in the order it should be: what the mode asks for before what it has left over, confirmed
+    /// before unconfirmed, never used before used, least recently used first. Prefixes are filled one after the other, the
+    /// lowest first, so that the last ones become free as a whole.
     pub fn free_in_order(&self, now: Tick) -> Vec<Ipv4Addr> {
-        let mut free: Vec<_> = self
-            .usable(now)
-            .map(|(address, known, eni, placed)| (!placed.verified, known.last_used, eni.device, address))
-            .collect();
+        let goal = Goal::of(self);
+        let place = |(address, known, eni, placed): (Ipv4Addr, &Address, &Eni, Placed)| {
+            let cidr = eni.carries(address).map(|(cidr, _)| cidr);
+            let prefix = cidr.filter(|cidr| !cidr.is_host()).map(|cidr| (eni.device, cidr));
+            let is_left_over = cidr.is_some_and(|cidr| Unit::of(cidr) != goal.unit);
+            let used = known.last_used;
+            (is_left_over, !placed.verified, prefix, used, eni.device, address)
+        };
+        let mut free: Vec<_> = self.usable(now).map(place).collect();
         free.sort_unstable();
         free.into_iter().map(|(.., address)| address).collect()
     }

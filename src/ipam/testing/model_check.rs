@@ -236,7 +236,10 @@ fn converges(world: &mut World) {
         world.log
     );
     for eni in world.enis.values() {
-        let known: Vec<_> = world.pool.enis()[&eni.id].addresses.keys().copied().collect();
+        let known: Vec<_> = world.pool.enis()[&eni.id]
+            .addresses()
+            .map(|(address, _)| address)
+            .collect();
         let mut there = eni.secondary.clone();
         there.sort_unstable();
         assert_eq!(known, there, "{}", eni.id);

@@ -131,7 +131,11 @@ impl World {
     /// A node whose primary ENI already carries addresses.
     pub(super) fn with_addresses(enis: u32, ipv4_per_eni: u32, policy: Policy, there: u32) -> Self {
         let facts = facts();
-        let limits = InstanceLimits { enis, ipv4_per_eni };
+        let limits = InstanceLimits {
+            enis,
+            ipv4_per_eni,
+            prefixes: true,
+        };
         let primary = CloudEni {
             id: facts.primary_eni.clone(),
             mac: facts.primary_mac,

@@ -1,0 +1,103 @@
+//! Counts every address by where it stands and how soon it can be had.
+
+use std::net::Ipv4Addr;
+
+use super::cloud::{Amount, Unit};
+use super::ids::Tick;
+use super::model::{AddressState, Eni, EniRole, EniState};
+use super::pool::Pool;
+use super::targets::Goal;
+
+/// Counts of what there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    /// A sandbox could have it now.
+    pub(super) free: u32,
+    /// Free, but of the kind the mode no longer asks for: it serves, and the targets do not count on it.
+    pub(super) left_over: u32,
+    /// A sandbox has it.
+    pub(super) assigned: u32,
+    /// It rests.
+    pub(super) cooling: u32,
+    /// Something does not fit.
+    pub(super) quarantined: u32,
+    /// On its way: asked for, or on an ENI not yet wired; of what counts for the targets.
+    pub(super) coming: u32,
+    /// The same, of either kind.
+    pub(super) arriving: u32,
+    /// All that count for the targets, whoever has them, and what is on its way.
+    pub(super) total: u32,
+}
+
+pub(super) fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Whether an ENI that is not wired yet can still be expected to be, soon.
+pub(super) fn is_underway(pool: &Pool, eni: &Eni) -> bool {
+    let in_time = |eni: &Eni| {
+        pool.memory
+            .enis
+            .get(&eni.id)
+            .is_none_or(|progress| !progress.link_overdue)
+    };
+    match (eni.role, &eni.state) {
+        (EniRole::Unmanaged, _) | (_, EniState::Discarding { .. } | EniState::Lost) => false,
+        (EniRole::Primary, _) => true,
+        (EniRole::Secondary, _) => in_time(eni),
+    }
+}
+
+/// Free addresses of ENIs that stand or soon will.
+#[derive(Debug, Default)]
+struct Idle {
+    all: u32,
+    counted: u32,
+}
+
+impl Census {
+    pub(super) fn of(pool: &Pool, goal: Goal, now: Tick) -> Self {
+        let usable = count(pool.count_usable(now));
+        let mut census = Self::default();
+        for known in pool.addresses().values() {
+            match known.state(now) {
+                AddressState::Assigned(_) => census.assigned += 1,
+                AddressState::Quarantined(_) => census.quarantined += 1,
+                AddressState::Cooling { .. } => census.cooling += 1,
+                AddressState::Free => {}
+            }
+        }
+        let mut idle = Idle::default();
+        for eni in pool.enis().values().filter(|eni| is_underway(pool, eni)) {
+            census.look_at(pool, goal, eni, &mut idle, now);
+        }
+        census.free = usable.saturating_sub(census.left_over);
+        census.coming = idle.counted.saturating_sub(census.free);
+        census.arriving = idle.all.saturating_sub(usable);
+        let asked = pool.enis().values().filter_map(|eni| eni.assigning);
+        let created = pool.creations().values().map(|creation| creation.amount);
+        let under_way: u32 = asked.chain(created).map(Amount::addresses).sum();
+        census.coming = census.coming.saturating_add(under_way);
+        census.arriving = census.arriving.saturating_add(under_way);
+        census.total = census.total.saturating_add(under_way);
+        census
+    }
+
+    fn look_at(&mut self, pool: &Pool, goal: Goal, eni: &Eni, idle: &mut Idle, now: Tick) {
+        for (cidr, placed) in &eni.cidrs {
+            let counts = goal.counts(pool, eni, *cidr, now);
+            let known = |address| pool.addresses().get(&address);
+            let is_free = |address: &Ipv4Addr| known(*address).is_some_and(|known| known.is_free(now));
+            let free = count(cidr.addresses().filter(is_free).count());
+            idle.all = idle.all.saturating_add(free);
+            if counts {
+                self.total = self.total.saturating_add(Unit::of(*cidr).size());
+                idle.counted = idle.counted.saturating_add(free);
+            } else if placed.published {
+                let is_usable = |address: &Ipv4Addr| pool.is_usable(*address, now);
+                let usable = cidr.addresses().filter(is_usable).count();
+                self.left_over = self.left_over.saturating_add(count(usable));
+            }
+        }
+    }
+}

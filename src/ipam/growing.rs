@@ -1,0 +1,172 @@
+//! Chooses what to ask EC2 for: first the free places of the ENIs there are, then more ENIs.
+
+use super::census::{count, is_underway};
+use super::cloud::Unit;
+use super::ids::{SubnetId, Tick};
+use super::model::{Eni, EniRole, EniState};
+use super::obstacle::Topic;
+use super::plan::{Act, Hindrance, Need, Plan, eni_limit, places_taken};
+use super::pool::Pool;
+use super::shortage::{self, Take};
+use super::targets::Goal;
+
+/// A plan in the making.
+pub(super) struct Growing<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) goal: Goal,
+    /// Places for pods an ENI has.
+    pub(super) slots: u32,
+    pub(super) need: &'a mut Need,
+    pub(super) plan: &'a mut Plan,
+    pub(super) now: Tick,
+}
+
+impl Growing<'_> {
+    /// Where a subnet has no block of 16, single addresses stand in: first for the pods that wait, since an ENI elsewhere
+    /// takes seconds, and at last for everything that nothing else could give.
+    pub(super) fn grow(mut self, enis_by_type: u32) {
+        let unit = self.goal.unit;
+        self.fill(unit);
+        if unit == Unit::Prefix {
+            let warm = self.plan.report.warm.min(self.need.addresses);
+            self.need.addresses = self.need.addresses.saturating_sub(warm);
+            self.fill(Unit::Address);
+            self.need.addresses = self.need.addresses.saturating_add(warm);
+        }
+        self.widen(enis_by_type, unit);
+        if unit == Unit::Prefix {
+            self.fill(Unit::Address);
+            self.widen(enis_by_type, Unit::Address);
+        }
+    }
+
+    /// Whether a subnet is asked for this unit at all now: single addresses in place of prefixes only where it has no
+    /// blocks.
+    fn is_asked_for(&mut self, subnet: &SubnetId, unit: Unit) -> bool {
+        let blocks = Topic::Blocks(subnet.clone());
+        match (self.goal.unit, unit) {
+            (Unit::Prefix, Unit::Address) => !self.pool.memory.is_clear(&blocks, self.now),
+            (_, Unit::Prefix) => !self.is_hindered(&blocks),
+            (Unit::Address, Unit::Address) => true,
+        }
+    }
+
+    fn is_hindered(&mut self, topic: &Topic) -> bool {
+        let Some(obstacle) = self.pool.memory.obstacle(topic, self.now) else {
+            return false;
+        };
+        if let Some(failure) = &obstacle.failure {
+            self.hinder(Hindrance::Failed {
+                failure: failure.clone(),
+                until: obstacle.until,
+            });
+        }
+        true
+    }
+
+    fn hinder(&mut self, hindrance: Hindrance) {
+        if !self.plan.report.hindrances.contains(&hindrance) {
+            self.plan.report.hindrances.push(hindrance);
+        }
+    }
+
+    /// Whether a subnet that refused is being asked for less, and has to answer first.
+    fn is_short(&mut self, subnet: &SubnetId, unit: Unit) -> bool {
+        let Some(failure) = shortage::waits(self.pool, &self.plan.acts, subnet, unit, self.now) else {
+            return false;
+        };
+        let failure = failure.clone();
+        self.hinder(Hindrance::AskingForLess { failure });
+        true
+    }
+
+    /// What to ask for with `places` free on an ENI: all of it where whole ENIs are wanted, else what is missing.
+    fn wish(&self, unit: Unit, places: u32) -> super::cloud::Amount {
+        if self.goal.takes_whole_enis() && unit == self.goal.unit {
+            unit.amount(places)
+        } else {
+            self.need.of(unit, places)
+        }
+    }
+
+    /// The free places of the ENIs there are: one call each, for all that is wanted there.
+    fn fill(&mut self, unit: Unit) {
+        let pool = self.pool;
+        let mut enis: Vec<&Eni> = pool
+            .enis()
+            .values()
+            .filter(|eni| eni.role != EniRole::Unmanaged && is_underway(pool, eni))
+            .filter(|eni| !matches!(eni.state, EniState::Created | EniState::Attaching))
+            .collect();
+        enis.sort_by_key(|eni| eni.device);
+        for eni in enis {
+            self.fill_eni(eni, unit);
+        }
+    }
+
+    fn fill_eni(&mut self, eni: &Eni, unit: Unit) {
+        let free = self.slots.saturating_sub(eni.slots_taken());
+        let planned = |act: &Act| matches!(act, Act::Assign { eni: other, .. } if *other == eni.id);
+        let is_busy = eni.assigning.is_some()
+            || self.pool.memory.is_assigning(&eni.id)
+            || self.plan.acts.iter().any(planned);
+        if self.need.is_met() || free == 0 || is_busy || !self.is_asked_for(&eni.subnet, unit) {
+            return;
+        }
+        if self.is_hindered(&Topic::Assign(eni.id.clone()))
+            || self.is_hindered(&Topic::Subnet(eni.subnet.clone()))
+            || self.is_short(&eni.subnet, unit)
+        {
+            return;
+        }
+        let wish = Take::assign(self.wish(unit, free));
+        let amount = shortage::modest(self.pool, &eni.subnet, wish, self.now);
+        self.need.take(amount);
+        let eni = eni.id.clone();
+        self.plan.acts.push(Act::Assign { eni, amount });
+    }
+
+    /// As many more ENIs as are needed, side by side, each created with what it is to carry.
+    fn widen(&mut self, by_type: u32, unit: Unit) {
+        if self.need.is_met() || self.slots == 0 {
+            return;
+        }
+        let (limit, by_setting) = eni_limit(self.pool, by_type);
+        let at_limit = Hindrance::EniLimit {
+            enis: limit,
+            slots: self.slots,
+            by_setting,
+        };
+        let is_creation = |act: &&Act| matches!(act, Act::Create { .. });
+        let planned = count(self.plan.acts.iter().filter(is_creation).count());
+        let devices = count(self.pool.room_for_devices());
+        let mut room = limit
+            .saturating_sub(places_taken(self.pool))
+            .min(devices)
+            .saturating_sub(planned);
+        if room == 0 {
+            return self.hinder(at_limit);
+        }
+        let subnet = self.pool.facts().subnet.clone();
+        if !self.is_asked_for(&subnet, unit)
+            || self.is_hindered(&Topic::Create)
+            || self.is_hindered(&Topic::Subnet(subnet.clone()))
+        {
+            return;
+        }
+        while !self.need.is_met() && room > 0 {
+            if self.is_short(&subnet, unit) {
+                return;
+            }
+            let wish = Take::create(self.wish(unit, self.slots));
+            let amount = shortage::modest(self.pool, &subnet, wish, self.now);
+            self.need.take(amount);
+            room = room.saturating_sub(1);
+            let subnet = subnet.clone();
+            self.plan.acts.push(Act::Create { subnet, amount });
+        }
+        if !self.need.is_met() {
+            self.hinder(at_limit);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the warm targets ask for, in addresses: the Go daemon's arithmetic (reference ipamd 3.1, 3.2) with its faults
+//! left out. Addresses at rest are not available (Q1), and a minimum alone does not freeze the pool (Q4).
+
+use super::cidr::Ipv4Cidr;
+use super::cloud::Unit;
+use super::model::Eni;
+use super::obstacle::Topic;
+use super::policy::WarmTarget;
+use super::pool::Pool;
+
+use super::ids::Tick;
+
+/// What the node's addresses come in, and how many are to be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Goal {
+    /// What EC2 is asked for.
+    pub(super) unit: Unit,
+    /// How much is held ready.
+    pub(super) target: WarmTarget,
+}
+
+impl Goal {
+    /// By the settings and by what the instance type can carry: a type without prefixes gets single addresses.
+    pub(super) fn of(pool: &Pool) -> Self {
+        let policy = pool.policy();
+        let can = pool.limits().is_none_or(|limits| limits.prefixes);
+        match policy.prefixes {
+            Some(target) if can => Self {
+                unit: Unit::Prefix,
+                target,
+            },
+            _ => Self {
+                unit: Unit::Address,
+                target: policy.warm,
+            },
+        }
+    }
+
+    /// Free addresses to hold ready beyond those that pods wait for. Never none: an empty pool makes the next pod wait
+    /// (reference ipamd 3.2: low when nothing is available).
+    pub(super) fn warm(self, slots: u32) -> u32 {
+        let warm = match self.target {
+            WarmTarget::Enis(enis) => enis.saturating_mul(slots).saturating_mul(self.unit.size()),
+            WarmTarget::Ips { warm, .. } => warm,
+            WarmTarget::Prefixes(prefixes) => prefixes.saturating_mul(Unit::Prefix.size()),
+        };
+        warm.max(1)
+    }
+
+    /// Addresses to have in all, whoever has them.
+    pub(super) fn minimum(self) -> u32 {
+        match self.target {
+            WarmTarget::Ips { minimum, .. } => minimum,
+            WarmTarget::Enis(_) | WarmTarget::Prefixes(_) => 0,
+        }
+    }
+
+    /// Whether ENIs are taken whole, with all they can carry.
+    pub(super) fn takes_whole_enis(self) -> bool {
+        matches!(self.target, WarmTarget::Enis(_))
+    }
+
+    /// Whether what an ENI carries counts for the targets. After a change of mode the other kind serves the pods that
+    /// have it and whoever finds nothing else; where a subnet has no block of 16 left, single addresses count meanwhile.
+    pub(super) fn counts(self, pool: &Pool, eni: &Eni, cidr: Ipv4Cidr, now: Tick) -> bool {
+        Unit::of(cidr) == self.unit || (self.unit == Unit::Prefix && lacks_blocks(pool, eni, now))
+    }
+}
+
+/// Whether the ENI's subnet has just said that it has no block of 16 addresses left.
+fn lacks_blocks(pool: &Pool, eni: &Eni, now: Tick) -> bool {
+    let topic = Topic::Blocks(eni.subnet.clone());
+    !pool.memory.is_clear(&topic, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_of_nothing_still_holds_one_address_ready() {
+        for target in [
+            WarmTarget::Enis(0),
+            WarmTarget::Prefixes(0),
+            WarmTarget::Ips { warm: 0, minimum: 12 },
+        ] {
+            let goal = Goal {
+                unit: Unit::Address,
+                target,
+            };
+            assert_eq!(goal.warm(9), 1, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn targets_come_in_addresses() {
+        let goal = |unit, target| Goal { unit, target };
+        assert_eq!(goal(Unit::Address, WarmTarget::Enis(2)).warm(9), 18);
+        assert_eq!(goal(Unit::Prefix, WarmTarget::Prefixes(2)).warm(9), 32);
+        let ips = goal(Unit::Prefix, WarmTarget::Ips { warm: 5, minimum: 10 });
+        assert_eq!((ips.warm(9), ips.minimum()), (5, 10));
+    }
+}
