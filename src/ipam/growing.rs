@@ -1,9 +1,9 @@
 //! Chooses what to ask EC2 for: first the free places of the ENIs there are, then more ENIs.
 
 use super::census::{count, is_underway};
-use super::cloud::Unit;
+use super::cloud::{Amount, Unit};
 use super::ids::{SubnetId, Tick};
-use super::model::{Eni, EniRole, EniState};
+use super::model::{Creation, Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::plan::{Act, Hindrance, Need, Plan, eni_limit, places_taken};
 use super::pool::Pool;
@@ -33,11 +33,53 @@ impl Growing<'_> {
             self.fill(Unit::Address);
             self.need.addresses = self.need.addresses.saturating_add(warm);
         }
+        let later = self.leave_to_busy_enis();
         self.widen(enis_by_type, unit);
         if unit == Unit::Prefix {
             self.fill(Unit::Address);
             self.widen(enis_by_type, Unit::Address);
         }
+        self.need.addresses = self.need.addresses.saturating_add(later);
+    }
+
+    /// Takes off the need what finds room on ENIs that are being created, attached or asked for addresses: they are asked
+    /// for the rest when that has ended, sooner than another ENI could be there.
+    fn leave_to_busy_enis(&mut self) -> u32 {
+        let asked = |eni: &Eni| self.plan.acts.iter().any(|act| act.asks(&eni.id));
+        let places = |eni: &Eni| {
+            let taken = eni
+                .slots_taken()
+                .saturating_add(eni.assigning.map_or(0, Amount::places));
+            self.slots.saturating_sub(taken)
+        };
+        let is_new = |eni: &Eni| matches!(eni.state, EniState::Created | EniState::Attaching);
+        let is_busy = |eni: &&Eni| {
+            eni.role != EniRole::Unmanaged
+                && is_underway(self.pool, eni)
+                && !asked(eni)
+                && (is_new(eni) || eni.assigning.is_some())
+                && self
+                    .pool
+                    .memory
+                    .is_clear(&Topic::Assign(eni.id.clone()), self.now)
+        };
+        let enis = self.pool.enis().values().filter(is_busy).map(places);
+        let is_going_on = |creation: &&Creation| {
+            let topic = Topic::Creation(creation.token.clone());
+            self.pool.memory.is_clear(&topic, self.now)
+        };
+        let creations = self.pool.creations().values().filter(is_going_on);
+        let creations = creations.map(|creation| self.slots.saturating_sub(creation.amount.places()));
+        let room: u32 = enis.chain(creations).sum();
+        let later = self
+            .need
+            .addresses
+            .min(room.saturating_mul(self.goal.unit.size()));
+        if later > 0 {
+            self.need.addresses = self.need.addresses.saturating_sub(later);
+            self.hinder(Hindrance::RestFollows { addresses: later });
+        }
+        later
     }
 
     /// Whether a subnet is asked for this unit at all now: single addresses in place of prefixes only where it has no
@@ -81,7 +123,7 @@ impl Growing<'_> {
     }
 
     /// What to ask for with `places` free on an ENI: all of it where whole ENIs are wanted, else what is missing.
-    fn wish(&self, unit: Unit, places: u32) -> super::cloud::Amount {
+    fn wish(&self, unit: Unit, places: u32) -> Amount {
         if self.goal.takes_whole_enis() && unit == self.goal.unit {
             unit.amount(places)
         } else {
@@ -106,10 +148,9 @@ impl Growing<'_> {
 
     fn fill_eni(&mut self, eni: &Eni, unit: Unit) {
         let free = self.slots.saturating_sub(eni.slots_taken());
-        let planned = |act: &Act| matches!(act, Act::Assign { eni: other, .. } if *other == eni.id);
         let is_busy = eni.assigning.is_some()
             || self.pool.memory.is_assigning(&eni.id)
-            || self.plan.acts.iter().any(planned);
+            || self.plan.acts.iter().any(|act| act.asks(&eni.id));
         if self.need.is_met() || free == 0 || is_busy || !self.is_asked_for(&eni.subnet, unit) {
             return;
         }

@@ -37,6 +37,13 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// Whether it asks for addresses for this ENI.
+    pub(super) fn asks(&self, id: &EniId) -> bool {
+        matches!(self, Self::Assign { eni, .. } if eni == id)
+    }
+}
+
 /// Why the plan does not do more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Hindrance {
@@ -66,6 +73,11 @@ pub enum Hindrance {
         eni: EniId,
         /// For how long.
         seconds: u64,
+    },
+    /// ENIs that are being created, attached or asked for addresses are asked for the rest when that has ended.
+    RestFollows {
+        /// How many addresses will be asked for.
+        addresses: u32,
     },
     /// A subnet has less than was asked for, and is being asked for less.
     AskingForLess {
@@ -270,7 +282,10 @@ impl Report {
     /// Whether something stands in the way that passes by itself, soon.
     pub fn has_transient(&self) -> bool {
         self.hindrances.iter().any(|hindrance| match hindrance {
-            Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::AskingForLess { .. } => true,
+            Hindrance::Starting
+            | Hindrance::LimitsUnknown
+            | Hindrance::RestFollows { .. }
+            | Hindrance::AskingForLess { .. } => true,
             Hindrance::Failed { failure, .. } => failure.class.is_transient(),
             _ => false,
         })
@@ -292,7 +307,7 @@ impl Report {
             Hindrance::MaxPods { .. } => 6,
             Hindrance::AskingForLess { .. } => 0,
             Hindrance::ProvisioningOff => 9,
-            Hindrance::Starting | Hindrance::LimitsUnknown => 10,
+            Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::RestFollows { .. } => 10,
         };
         self.hindrances.iter().min_by_key(weight)
     }

@@ -145,18 +145,22 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
-        Some(Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::AskingForLess { .. }) | None => {
-            Refusal {
-                retry_after_ms: Some(1000),
-                ..refusal(
-                    RefusalKind::TryAgain,
-                    format!(
-                        "no address is free: {} assigned, {} cooling, {} quarantined",
-                        report.assigned, report.cooling, report.quarantined
-                    ),
-                    "retry",
-                )
-            }
-        }
+        Some(
+            Hindrance::Starting
+            | Hindrance::LimitsUnknown
+            | Hindrance::RestFollows { .. }
+            | Hindrance::AskingForLess { .. },
+        )
+        | None => Refusal {
+            retry_after_ms: Some(1000),
+            ..refusal(
+                RefusalKind::TryAgain,
+                format!(
+                    "no address is free: {} assigned, {} cooling, {} quarantined",
+                    report.assigned, report.cooling, report.quarantined
+                ),
+                "retry",
+            )
+        },
     }
 }

@@ -54,6 +54,12 @@ impl std::fmt::Display for Hindrance {
                 f,
                 "{eni} is attached, but the kernel has shown no link with its hardware address for {seconds} s"
             ),
+            Self::RestFollows { addresses } => {
+                write!(
+                    f,
+                    "{addresses} addresses are asked for when the calls under way have ended"
+                )
+            }
             Self::AskingForLess { failure } => write!(f, "{failure}; it is asked for less"),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::cidr::Ipv4Cidr;
 use crate::cloud::*;
 use crate::event::Event;
 use crate::ids::*;
@@ -44,7 +45,7 @@ impl World {
                 description,
                 tags,
                 ..
-            } => self.create(token, amount.addresses(), description, tags),
+            } => self.create(token, amount, description, tags),
             CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
             CloudCall::DeleteOnTermination { eni, .. } => {
                 let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
@@ -53,7 +54,7 @@ impl World {
                 attachment.delete_on_termination = true;
                 Ok(CloudAnswer::Done)
             }
-            CloudCall::Assign { eni, amount } => self.assign(&eni, amount.addresses()),
+            CloudCall::Assign { eni, amount } => self.assign(&eni, amount),
             CloudCall::DeleteEni { proof } => match self.enis.get(proof.subject()) {
                 None => Err(failure(FailureClass::Gone, "no such ENI")),
                 Some(eni) if eni.attachment.is_some() => panic!("an attached ENI was to be deleted"),
@@ -89,7 +90,7 @@ impl World {
     fn create(
         &mut self,
         token: ClientToken,
-        count: u32,
+        amount: Amount,
         description: String,
         tags: BTreeMap<String, String>,
     ) -> CloudResult {
@@ -100,13 +101,8 @@ impl World {
             }
             return Ok(CloudAnswer::Created(known.clone()));
         }
-        if self.subnet_free < count + 1 {
-            return Err(failure(
-                FailureClass::SubnetFull,
-                "InsufficientFreeAddressesInSubnet",
-            ));
-        }
-        self.subnet_free -= count + 1;
+        self.take_from_subnet(1)?;
+        let (secondary, prefixes) = self.portion(amount).inspect_err(|_| self.subnet_free += 1)?;
         self.next += 1;
         let id = EniId(format!("eni-{:04}", self.next));
         let [_, _, high, low] = self.next.to_be_bytes();
@@ -116,8 +112,8 @@ impl World {
             subnet: self.facts.subnet.clone(),
             subnet_cidr: None,
             primary: self.fresh_address(),
-            secondary: (0..count).map(|_| self.fresh_address()).collect(),
-            prefixes: vec![],
+            secondary,
+            prefixes,
             public: vec![],
             tracking: ConnectionTracking::default(),
             groups: vec![],
@@ -152,30 +148,53 @@ impl World {
         Ok(CloudAnswer::Attached(AttachmentId(format!("attach-{id}"))))
     }
 
-    fn assign(&mut self, id: &EniId, count: u32) -> CloudResult {
-        let there = self.enis.get(id).map(|eni| eni.secondary.len());
+    fn take_from_subnet(&mut self, count: u32) -> Result<(), CloudFailure> {
+        let left = self.subnet_free.checked_sub(count);
+        self.subnet_free = left.ok_or_else(|| CloudFailure {
+            code: Some("InsufficientFreeAddressesInSubnet".to_owned()),
+            ..failure(FailureClass::SubnetFull, "no free address")
+        })?;
+        Ok(())
+    }
+
+    /// Addresses or prefixes from the subnet, all or none.
+    fn portion(&mut self, amount: Amount) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Cidr>), CloudFailure> {
+        match amount {
+            Amount::Addresses(count) => {
+                self.take_from_subnet(count)?;
+                Ok(((0..count).map(|_| self.fresh_address()).collect(), vec![]))
+            }
+            Amount::Prefixes(count) => {
+                let left = self.blocks_free.checked_sub(count);
+                self.blocks_free = left.ok_or_else(|| CloudFailure {
+                    code: Some("InsufficientCidrBlocks".to_owned()),
+                    ..failure(FailureClass::SubnetFull, "no free block")
+                })?;
+                Ok((vec![], (0..count).map(|_| self.fresh_block()).collect()))
+            }
+        }
+    }
+
+    fn fresh_block(&mut self) -> Ipv4Cidr {
+        self.next += 1;
+        Ipv4Cidr::prefix_around(Ipv4Addr::from_bits(0x0a01_0000 + self.next * 16))
+    }
+
+    fn assign(&mut self, id: &EniId, amount: Amount) -> CloudResult {
+        let there = self.enis.get(id).map(|eni| eni.cidrs().count());
         let there = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
-        if there + count as usize >= self.limits.ipv4_per_eni as usize {
+        if there + amount.places() as usize >= self.limits.ipv4_per_eni as usize {
             return Err(failure(
                 FailureClass::AddressLimit,
                 "PrivateIpAddressLimitExceeded",
             ));
         }
-        if self.subnet_free < count {
-            return Err(failure(
-                FailureClass::SubnetFull,
-                "InsufficientFreeAddressesInSubnet",
-            ));
-        }
-        self.subnet_free -= count;
-        let new: Vec<Ipv4Addr> = (0..count).map(|_| self.fresh_address()).collect();
+        let (addresses, prefixes) = self.portion(amount)?;
         if let Some(eni) = self.enis.get_mut(id) {
-            eni.secondary.extend(&new);
+            eni.secondary.extend(&addresses);
+            eni.prefixes.extend(&prefixes);
         }
-        Ok(CloudAnswer::Assigned {
-            addresses: new,
-            prefixes: vec![],
-        })
+        Ok(CloudAnswer::Assigned { addresses, prefixes })
     }
 
     /// Somebody else detaches an ENI.

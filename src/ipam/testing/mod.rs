@@ -10,4 +10,5 @@ mod growth;
 mod model_check;
 mod oracle;
 mod survival;
+mod targets;
 mod world;

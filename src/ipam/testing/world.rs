@@ -64,6 +64,8 @@ pub(super) struct World {
     pub(super) enis: BTreeMap<EniId, CloudEni>,
     pub(super) tokens: BTreeMap<ClientToken, EniId>,
     pub(super) subnet_free: u32,
+    /// Blocks of 16 the subnet has left; apart from `subnet_free`, as if other blocks were fragmented.
+    pub(super) blocks_free: u32,
     pub(super) next: u32,
     pub(super) faults: VecDeque<Fault>,
     pub(super) outage: Option<FailureClass>,
@@ -173,6 +175,7 @@ impl World {
             enis: [(primary.id.clone(), primary)].into(),
             tokens: BTreeMap::new(),
             subnet_free: 60_000,
+            blocks_free: 1_000,
             next: 0,
             faults: VecDeque::new(),
             outage: None,
@@ -383,7 +386,7 @@ impl World {
                         .into_iter()
                         .chain(eni.secondary.iter().copied())
                         .collect(),
-                    prefixes: vec![],
+                    prefixes: eni.prefixes.clone(),
                 })
                 .collect(),
         }
