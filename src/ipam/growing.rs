@@ -58,10 +58,8 @@ impl Growing<'_> {
                 && is_underway(self.pool, eni)
                 && !asked(eni)
                 && (is_new(eni) || eni.assigning.is_some())
-                && self
-                    .pool
-                    .memory
-                    .is_clear(&Topic::Assign(eni.id.clone()), self.now)
+                && self.is_clear(&Topic::Assign(eni.id.clone()))
+                && self.is_clear(&Topic::Attach(eni.id.clone()))
         };
         let enis = self.pool.enis().values().filter(is_busy).map(places);
         let is_going_on = |creation: &&Creation| {
@@ -91,6 +89,10 @@ impl Growing<'_> {
             (_, Unit::Prefix) => !self.is_hindered(&blocks),
             (Unit::Address, Unit::Address) => true,
         }
+    }
+
+    fn is_clear(&self, topic: &Topic) -> bool {
+        self.pool.memory.is_clear(topic, self.now)
     }
 
     fn is_hindered(&mut self, topic: &Topic) -> bool {

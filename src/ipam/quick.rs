@@ -11,9 +11,9 @@ use std::net::Ipv4Addr;
 use super::effect::Effect;
 use super::event::{AddRequest, Event};
 use super::ids::{SandboxKey, Tick, WaiterId};
-use super::model::Allocation;
+use super::model::{AddressState, Allocation};
 use super::outbox::Outbox;
-use super::plan::Plan;
+use super::plan::{Hindrance, Plan};
 use super::pool::Pool;
 use super::witness::LinkFact;
 use super::{serve, step};
@@ -24,6 +24,8 @@ pub(super) struct Calm {
     /// What can be handed out, in order.
     free: VecDeque<Ipv4Addr>,
     growth: Growth,
+    /// From then on another address may come first: its rest is over.
+    until: Option<Tick>,
 }
 
 /// What one free address less means for growth.
@@ -36,9 +38,14 @@ enum Growth {
 }
 
 /// What is worth keeping once everything is settled; nothing while somebody waits, calls are being sent, or the kernel
-/// routes an address that its sandbox may come to claim.
+/// routes an address that its sandbox may come to claim; or while what is missing waits for calls under way, because more
+/// may be missing than they leave room for.
 pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
-    let is_quiet = plan.acts.is_empty() && pool.memory.waiters.is_empty() && !pool.has_strange_routes();
+    let waits_for_calls = |hindrance: &Hindrance| matches!(hindrance, Hindrance::RestFollows { .. });
+    let is_quiet = plan.acts.is_empty()
+        && pool.memory.waiters.is_empty()
+        && !pool.has_strange_routes()
+        && !plan.report.hindrances.iter().any(waits_for_calls);
     is_quiet.then(|| {
         let report = &plan.report;
         let there = report.free.saturating_add(report.coming);
@@ -49,6 +56,14 @@ pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
             } else {
                 Growth::After(there.saturating_sub(report.warm))
             },
+            until: pool
+                .addresses()
+                .values()
+                .filter_map(|known| match known.state(now) {
+                    AddressState::Cooling { until } => Some(until),
+                    _ => None,
+                })
+                .min(),
         }
     })
 }
@@ -70,6 +85,9 @@ pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effe
         return None;
     }
     let mut calm = pool.memory.calm.take()?;
+    if calm.until.is_some_and(|until| until < now) {
+        return None;
+    }
     let mut out = Outbox::default();
     match event {
         Event::Add(request) => add(pool, &mut calm, request, now, &mut out)?,
