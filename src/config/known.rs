@@ -175,7 +175,7 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
 }
 
 /// How many letters must be inserted, removed, replaced or swapped with their neighbour (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().collect();
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=a.len()).collect();

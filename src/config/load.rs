@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::eni_config;
+use super::eni_config::settings as eni_config;
 use super::features;
 use super::network;
 use super::parse;

@@ -18,7 +18,12 @@ mod reader;
 #[cfg(test)]
 mod tests;
 mod types;
+mod yaml;
 
+pub use eni_config::{
+    EniConfig, EniConfigDirectory, EniConfigProblem, EniConfigSource, EniConfigs, Lost, NoEniConfig, choose,
+    choose_named,
+};
 pub use kubelet::{DEFAULT_KUBELET_CONFIG, KubeletLimit, kubelet_limit};
 pub use load::{DEFAULT_ADD_DEADLINE, DEFAULT_FILE, DEFAULT_SOCKET, DEFAULT_STATE_DIR, config_path};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};

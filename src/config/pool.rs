@@ -121,7 +121,7 @@ fn default_prefix_target(r: &mut Reader<'_>, pool: &mut PoolConfig, by_addresses
         "ENABLE_PREFIX_DELEGATION"
     };
     remark(r, speaks, why);
-    r.replace(name, "1", Origin::Default);
+    r.replace(name, "1", &Origin::Default);
 }
 
 /// 1 is what upstream's manifest sets by itself, 0 asks for nothing: a remark about them would come at every start and

@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Another value has taken effect than the one read.
-    pub(super) fn replace(&mut self, name: &str, value: &str, origin: Origin) {
+    pub(super) fn replace(&mut self, name: &str, value: &str, origin: &Origin) {
         for setting in self.settings.iter_mut().filter(|setting| setting.name == name) {
             value.clone_into(&mut setting.value);
             setting.origin = origin.clone();

@@ -36,6 +36,7 @@ pub struct EniConfigChoice {
 
 /// The operator's settings and the constants of the pool, in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each switch of upstream's")]
 pub struct Policy {
     /// What to hold ready of single addresses.
     pub warm: WarmTarget,

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::load::absolute_path;
-use super::parse;
-use super::problem::ProblemKind;
-use super::reader::{Read, Reader, Show, or_refuse};
-use super::types::EniConfigSelection;
+use super::super::load::absolute_path;
+use super::super::parse;
+use super::super::problem::ProblemKind;
+use super::super::reader::{Read, Reader, Show, or_refuse};
+use super::super::types::EniConfigSelection;
 
 /// Where ENIConfigs are looked for unless `AWS_CNI_ENICONFIG_DIR` says otherwise.
 const DEFAULT_DIRECTORY: &str = "/etc/aws-cni/eniconfig.d";
@@ -15,7 +15,7 @@ const DEFAULT_DIRECTORY: &str = "/etc/aws-cni/eniconfig.d";
 /// Both keys' default, upstream's (reference ipamd 1.7).
 const DEFAULT_KEY: &str = "k8s.amazonaws.com/eniConfig";
 
-pub(super) fn read(r: &mut Reader<'_>, custom_networking: bool) -> EniConfigSelection {
+pub(in crate::config) fn read(r: &mut Reader<'_>, custom_networking: bool) -> EniConfigSelection {
     let selection = EniConfigSelection {
         directory: r.read(
             "AWS_CNI_ENICONFIG_DIR",
