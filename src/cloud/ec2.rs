@@ -13,7 +13,7 @@ use aws_sdk_ec2::config::{Credentials, FrameworkMetadata, SharedHttpClient};
 use aws_sdk_ec2::operation::create_network_interface::builders::CreateNetworkInterfaceFluentBuilder;
 use aws_sdk_ec2::types::{
     ConnectionTrackingSpecificationRequest, Filter, InstanceStateName, NetworkInterfaceAttachmentChanges,
-    ResourceType, Tag, TagSpecification,
+    Reservation, ResourceType, Tag, TagSpecification,
 };
 use tokio::sync::OnceCell;
 
@@ -444,7 +444,7 @@ async fn describe_instances(client: &Client, instances: &[InstanceId]) -> CloudR
         let request = client.describe_instances().filters(ids.clone()).max_results(PAGE);
         let answer = request.set_next_token(next).send().await;
         let answer = answer.map_err(|error| failure(ACTION, &error))?;
-        for instance in answer.reservations().iter().flat_map(|it| it.instances()) {
+        for instance in answer.reservations().iter().flat_map(Reservation::instances) {
             let ended =
                 instance.state().and_then(|state| state.name()) == Some(&InstanceStateName::Terminated);
             let id = instance.instance_id().ok_or(BadAnswer::Missing("instanceId"));

@@ -5,7 +5,6 @@ use super::reader::{Read, Reader};
 
 /// Pods would get wrong addresses, or none of the isolation that was asked for.
 const REFUSED: &[(&str, &str)] = &[
-    ("ENABLE_PREFIX_DELEGATION", "prefix delegation"),
     ("ENABLE_POD_ENI", "security groups for pods"),
     ("ENABLE_MULTI_NIC", "managing several network cards"),
 ];
@@ -30,8 +29,6 @@ const REMARKED: &[(&str, &str)] = &[
 /// Taken and checked, but nothing in the daemon acts on them yet; each with where to turn instead. What upstream's
 /// manifest sets by itself is not among them: a remark about it would come at every start and help nobody.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("WARM_IP_TARGET", ONLY_WARM_ENIS),
-    ("MINIMUM_IP_TARGET", ONLY_WARM_ENIS),
     (
         "POD_MTU",
         "has no effect here; the plugin takes the pods' MTU from \"mtu\" in the conflist",
@@ -47,9 +44,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ),
 ];
 
-const ONLY_WARM_ENIS: &str = "has no effect in this version; WARM_ENI_TARGET says how much is kept ready, and pods that \
-                              wait get their addresses at once";
-
 /// Remarks on settings that were given and do nothing.
 pub(super) fn note_without_effect(r: &mut Reader<'_>) {
     for (name, remark) in WITHOUT_EFFECT {
@@ -59,19 +53,12 @@ pub(super) fn note_without_effect(r: &mut Reader<'_>) {
     }
 }
 
-/// Reads all feature switches; the answer is whether `ENABLE_IMDS_ONLY_MODE` is on.
-pub(super) fn check(r: &mut Reader<'_>) -> bool {
+/// Reads the switches of what is not there.
+pub(super) fn check(r: &mut Reader<'_>) {
     for (name, feature) in REFUSED {
         let on = r.boolean(name, false);
         refuse_if(r, on, name, feature);
     }
-    let custom = r.boolean_or_empty("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false);
-    refuse_if(
-        r,
-        custom,
-        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
-        "custom networking",
-    );
     for (name, remark) in REMARKED {
         if let (true, Some(raw)) = (r.boolean(name, false), r.raw(name)) {
             r.warn(name, &raw, ProblemKind::Remark((*remark).to_owned()));
@@ -79,7 +66,6 @@ pub(super) fn check(r: &mut Reader<'_>) -> bool {
     }
     families(r);
     network_policy(r);
-    r.boolean("ENABLE_IMDS_ONLY_MODE", false)
 }
 
 fn refuse_if(r: &mut Reader<'_>, on: bool, name: &'static str, feature: &'static str) {

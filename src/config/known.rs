@@ -15,14 +15,18 @@ use Role::{Elsewhere, Sdk, Setting};
 
 /// Name and role of each, in byte order.
 pub(super) const KNOWN: &[(&str, Role)] = &[
+    ("ADAPTIVE_WARM_POOL", Setting),
     ("ADDITIONAL_ENI_TAGS", Setting),
     ("ANNOTATE_POD_IP", Setting),
     ("AWS_ACCESS_KEY_ID", Sdk),
     ("AWS_CA_BUNDLE", Setting),
     ("AWS_CNI_ADD_DEADLINE", Setting),
     ("AWS_CNI_CONFIG", Setting),
+    ("AWS_CNI_ENICONFIG_DIR", Setting),
     ("AWS_CNI_KUBELET_CONFIG", Setting),
     ("AWS_CNI_MAX_PODS", Setting),
+    ("AWS_CNI_NODE_ANNOTATIONS", Setting),
+    ("AWS_CNI_NODE_LABELS", Setting),
     ("AWS_CNI_SOCKET", Setting),
     ("AWS_CNI_STATE_DIR", Setting),
     ("AWS_CONFIG_FILE", Sdk),
@@ -90,8 +94,8 @@ pub(super) const KNOWN: &[(&str, Role)] = &[
     ("ENABLE_SUBNET_DISCOVERY", Setting),
     ("ENABLE_V4_EGRESS", Elsewhere),
     ("ENABLE_V6_EGRESS", Setting),
-    ("ENI_CONFIG_ANNOTATION_DEF", Elsewhere),
-    ("ENI_CONFIG_LABEL_DEF", Elsewhere),
+    ("ENI_CONFIG_ANNOTATION_DEF", Setting),
+    ("ENI_CONFIG_LABEL_DEF", Setting),
     ("HOST_CNI_BIN_PATH", Elsewhere),
     ("HOST_CNI_CONFDIR_PATH", Elsewhere),
     ("HTTPS_PROXY", Sdk),
@@ -124,6 +128,7 @@ pub(super) const KNOWN: &[(&str, Role)] = &[
 const OURS: &[&str] = &[
     "AWS_CNI_",
     "AWS_VPC_",
+    "ADAPTIVE_WARM",
     "WARM_",
     "MINIMUM_IP",
     "MAX_ENI",
@@ -170,7 +175,7 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
 }
 
 /// How many letters must be inserted, removed, replaced or swapped with their neighbour (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().collect();
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=a.len()).collect();

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::yaml;
+
 /// Where kubelet's configuration is looked for unless `AWS_CNI_KUBELET_CONFIG` says otherwise.
 pub const DEFAULT_KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet/config.json";
 
@@ -50,17 +52,29 @@ fn max_pods(file: &Path) -> io::Result<u32> {
     }
     let mut text = Vec::new();
     std::fs::File::open(file)?.take(LONGEST).read_to_end(&mut text)?;
-    said(&text).map_err(|why| io::Error::other(format!("no kubelet configuration in JSON ({why})")))
+    said(&text).map_err(|why| io::Error::other(format!("no kubelet configuration ({why})")))
 }
 
-/// Kubelet takes 0 for "not set", and so do we for what is not there.
+/// Kubelet takes 0 for "not set", and so do we for what is not there. `nodeadm` writes JSON, kubeadm YAML; kubelet
+/// reads both.
 fn said(text: &[u8]) -> Result<u32, String> {
-    let fields: Map<String, Value> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    let Some(value) = fields.get("maxPods") else {
-        return Ok(0);
-    };
-    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-    number.ok_or_else(|| format!("maxPods is {value}"))
+    if let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(text) {
+        let Some(value) = fields.get("maxPods") else {
+            return Ok(0);
+        };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        return number.ok_or_else(|| format!("maxPods is {value}"));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| "not UTF-8".to_owned())?;
+    let documents = yaml::documents(text).map_err(|fault| fault.to_string())?;
+    let fields = documents.first().filter(|fields| fields.is_map());
+    let fields = fields.ok_or("neither JSON nor YAML with fields")?;
+    match fields.get("maxPods").filter(|value| !value.is_null()) {
+        None => Ok(0),
+        Some(value) => value
+            .number()
+            .ok_or_else(|| format!("line {}: maxPods is no whole number", value.line)),
+    }
 }
 
 /// The drop-ins in the order in which they apply.
@@ -147,10 +161,33 @@ mod tests {
         assert!(limit.remarks.is_empty(), "{limit:?}");
     }
 
+    /// As kubeadm writes it.
+    #[test]
+    fn yaml_is_read_as_well() {
+        let node = Node::new();
+        let yaml = "apiVersion: kubelet.config.k8s.io/v1beta1\nauthentication:\n  anonymous:\n    enabled: false\n\
+                    clusterDNS:\n- 10.96.0.10\nkind: KubeletConfiguration\nmaxPods: 58\nnodeStatusReportFrequency: 0s\n";
+        let base = node.write("config.json", yaml);
+        assert_eq!(node.limit().max_pods, Some((58, base)));
+        let drop_in = node.write("config.json.d/10-mine.conf", "# mine\nmaxPods: 35\n");
+        node.write("config.json.d/20-none.conf", "maxPods: null\n");
+        node.write("config.json.d/30-none.conf", "kind: KubeletConfiguration\n");
+        let limit = node.limit();
+        assert_eq!((limit.max_pods, limit.remarks), (Some((35, drop_in)), vec![]));
+    }
+
     #[test]
     fn what_cannot_be_read_is_remarked_on_and_the_rest_counts() {
         for garbage in [
-            "apiVersion: kubelet.config.k8s.io/v1beta1\nmaxPods: 58\n",
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nmaxPods: \"58\"\n",
+            "maxPods: -1",
+            "maxPods: 4294967296",
+            "maxPods: [1]",
+            "- maxPods: 58",
+            "maxPods: 58\nmaxPods: 59\n",
+            "a: &a [x]\nmaxPods: *a\n",
+            "maxPods: !!int 58",
+            "maxPods 58",
             "",
             "[]",
             "\u{0}\u{1}",

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::eni_config::settings as eni_config;
 use super::features;
-use super::kubelet::DEFAULT_KUBELET_CONFIG;
 use super::network;
 use super::parse;
+use super::pool;
 use super::problem::{ConfigErrors, ProblemKind};
 use super::reader::{Read, Reader, or_default, or_refuse};
-use super::types::{AccessKey, AwsConfig, Config, DaemonConfig, LogConfig, PoolConfig};
+use super::types::{AccessKey, AwsConfig, Config, DaemonConfig, LogConfig};
 use crate::observe::{LogDestination, LogLevel};
 
 /// Where the configuration file is looked for unless `AWS_CNI_CONFIG` says otherwise.
@@ -44,11 +45,9 @@ impl Config {
             "an absolute path",
             absolute_path,
         );
-        let mut pool = pool(&mut reader);
-        let imds_only = features::check(&mut reader);
-        pool.ask_ec2 = !imds_only;
-        pool.provisioning &= !imds_only;
-        pool.leaked_eni_cleanup &= !imds_only;
+        let pool = pool::read(&mut reader);
+        let eni_config = eni_config::read(&mut reader, pool.custom_networking);
+        features::check(&mut reader);
         let network = network::read(&mut reader);
         let aws = aws(&mut reader);
         let daemon = daemon(&mut reader);
@@ -66,6 +65,7 @@ impl Config {
         settings.sort_by_key(|setting| setting.name);
         Ok(Self {
             pool,
+            eni_config,
             network,
             aws,
             daemon,
@@ -88,48 +88,6 @@ pub(super) fn absolute_path(text: &str) -> Read<PathBuf> {
         return Read::Unset;
     }
     or_refuse(Some(PathBuf::from(text)).filter(|path| path.is_absolute() && !text.contains('\0')))
-}
-
-fn pool(r: &mut Reader<'_>) -> PoolConfig {
-    PoolConfig {
-        warm_eni_target: r.target("WARM_ENI_TARGET", 1),
-        warm_ip_target: r.target("WARM_IP_TARGET", 0),
-        minimum_ip_target: r.target("MINIMUM_IP_TARGET", 0),
-        warm_prefix_target: r.target("WARM_PREFIX_TARGET", 0),
-        max_eni: r.read("MAX_ENI", None, "a whole number of at least 1", |text| {
-            or_default(parse::count(text, 1).map(Some))
-        }),
-        cooldown: r.read(
-            "IP_COOLDOWN_PERIOD",
-            Duration::from_secs(30),
-            "whole seconds, at least 0",
-            |text| match text {
-                "" => Read::FallBack,
-                _ => or_refuse(parse::count(text, 0).map(|seconds| Duration::from_secs(seconds.into()))),
-            },
-        ),
-        max_pods: r.read(
-            "AWS_CNI_MAX_PODS",
-            None,
-            "a whole number of at least 1",
-            |text| match text {
-                "" => Read::Unset,
-                _ => or_refuse(parse::count(text, 1).map(Some)),
-            },
-        ),
-        kubelet_config: r.read(
-            "AWS_CNI_KUBELET_CONFIG",
-            DEFAULT_KUBELET_CONFIG.into(),
-            "an absolute path",
-            absolute_path,
-        ),
-        provisioning: !r.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", false),
-        ask_ec2: true,
-        manage_untagged_eni: r.boolean("MANAGE_UNTAGGED_ENI", true),
-        manage_when_cordoned: r.boolean_or_empty("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
-        subnet_discovery: r.boolean_or_empty("ENABLE_SUBNET_DISCOVERY", true),
-        leaked_eni_cleanup: !r.boolean("DISABLE_LEAKED_ENI_CLEANUP", false),
-    }
 }
 
 fn aws(r: &mut Reader<'_>) -> AwsConfig {

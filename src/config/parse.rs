@@ -107,6 +107,57 @@ fn may_be_tagged(key: &str, value: &str) -> bool {
         && !key.to_ascii_lowercase().starts_with("aws:")
 }
 
+/// `key=value,key=value`, blanks around the pairs allowed, each key once.
+pub(super) fn pairs(text: &str, is_value: fn(&str) -> bool) -> Option<BTreeMap<String, String>> {
+    let mut pairs = BTreeMap::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=')?;
+        let fits = is_label_key(key) && is_value(value);
+        if !fits || pairs.insert(key.to_owned(), value.to_owned()).is_some() {
+            return None;
+        }
+    }
+    Some(pairs)
+}
+
+/// A label's or annotation's key: a name, with a DNS subdomain and `/` before it or without
+/// (<https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>).
+pub(super) fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_label_name(name),
+        None => is_label_name(text),
+    }
+}
+
+/// A label's value: like a name, or nothing.
+pub(super) fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_label_name(text)
+}
+
+fn is_label_name(text: &str) -> bool {
+    let ends_well = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && ends_well(bytes.first())
+        && ends_well(bytes.last())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// RFC 1123 in lower case, which Kubernetes wants of the names of objects as well.
+pub(super) fn is_dns_subdomain(text: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

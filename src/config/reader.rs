@@ -244,6 +244,20 @@ impl<'a> Reader<'a> {
             .any(|setting| setting.name == name && setting.origin != Origin::Default && setting.value != "0")
     }
 
+    /// The value that a variable which was read took effect with.
+    pub(super) fn effective(&self, name: &str) -> Option<&str> {
+        let found = self.settings.iter().find(|setting| setting.name == name);
+        found.map(|setting| setting.value.as_str())
+    }
+
+    /// Another value has taken effect than the one read.
+    pub(super) fn replace(&mut self, name: &str, value: &str, origin: &Origin) {
+        for setting in self.settings.iter_mut().filter(|setting| setting.name == name) {
+            value.clone_into(&mut setting.value);
+            setting.origin = origin.clone();
+        }
+    }
+
     /// SDK variables of the file which the SDK will therefore not see.
     pub(super) fn note_unreachable_sdk_names(&mut self, handed_over: &[&str]) {
         let names: Vec<String> = self

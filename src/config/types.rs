@@ -16,6 +16,8 @@ use crate::observe::{LogDestination, LogLevel};
 pub struct Config {
     /// Warm pool and ENIs.
     pub pool: PoolConfig,
+    /// Which ENIConfig holds, with custom networking.
+    pub eni_config: EniConfigSelection,
     /// Pod and host networking.
     pub network: NetworkConfig,
     /// How AWS is reached and what is written on its objects.
@@ -40,8 +42,12 @@ pub struct PoolConfig {
     pub warm_ip_target: u32,
     /// `MINIMUM_IP_TARGET`; 0 is unset.
     pub minimum_ip_target: u32,
-    /// `WARM_PREFIX_TARGET`; without effect while prefix delegation is off.
+    /// `WARM_PREFIX_TARGET`; at least 1 with prefix delegation and no other target.
     pub warm_prefix_target: u32,
+    /// `ENABLE_PREFIX_DELEGATION`; whether the instance type can is another question.
+    pub prefix_delegation: bool,
+    /// `ADAPTIVE_WARM_POOL`: no target counts, the pool sizes itself.
+    pub adaptive: bool,
     /// `MAX_ENI`, the primary included.
     pub max_eni: Option<u32>,
     /// `IP_COOLDOWN_PERIOD`.
@@ -61,8 +67,25 @@ pub struct PoolConfig {
     pub manage_when_cordoned: bool,
     /// `ENABLE_SUBNET_DISCOVERY`.
     pub subnet_discovery: bool,
-    /// `DISABLE_LEAKED_ENI_CLEANUP`, negated.
-    pub leaked_eni_cleanup: bool,
+    /// `DISABLE_LEAKED_ENI_CLEANUP`, negated; never without provisioning.
+    pub leak_cleanup: bool,
+    /// `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`.
+    pub custom_networking: bool,
+}
+
+/// Where ENIConfigs come from and which of them holds for this node (custom networking).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EniConfigSelection {
+    /// `AWS_CNI_ENICONFIG_DIR`.
+    pub directory: PathBuf,
+    /// `AWS_CNI_NODE_LABELS`.
+    pub labels: BTreeMap<String, String>,
+    /// `AWS_CNI_NODE_ANNOTATIONS`.
+    pub annotations: BTreeMap<String, String>,
+    /// `ENI_CONFIG_LABEL_DEF`: the label that names the ENIConfig.
+    pub label_key: String,
+    /// `ENI_CONFIG_ANNOTATION_DEF`: the annotation that does, before that label.
+    pub annotation_key: String,
 }
 
 /// Pod and host networking.

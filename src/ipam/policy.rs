@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ids::{SecurityGroupId, SubnetId};
+
 /// How much to hold ready for pods that have not come yet.
 ///
 /// One variant per family of targets, so that adding one breaks every match that must know it.
@@ -21,8 +23,20 @@ pub enum WarmTarget {
     Prefixes(u32),
 }
 
+/// What an ENIConfig says of new ENIs, once it has been decided which of them holds for this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EniConfigChoice {
+    /// Its name, for reports.
+    pub name: String,
+    /// Where new ENIs are made, in order of preference; never empty.
+    pub subnets: Vec<SubnetId>,
+    /// Their security groups; empty means those of the primary ENI.
+    pub groups: Vec<SecurityGroupId>,
+}
+
 /// The operator's settings and the constants of the pool, in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each switch of upstream's")]
 pub struct Policy {
     /// What to hold ready of single addresses.
     pub warm: WarmTarget,
@@ -45,6 +59,11 @@ pub struct Policy {
     pub provisioning: bool,
     /// `ENABLE_IMDS_ONLY_MODE` turned round: whether EC2 is asked anything. If not, IMDS is all there is to know.
     pub ask_ec2: bool,
+    /// `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`: pods get no addresses of the primary ENI, and new ENIs are made as
+    /// [`Policy::eni_config`] says.
+    pub custom_networking: bool,
+    /// The ENIConfig that holds for this node; with custom networking and without it no ENI can be made.
+    pub eni_config: Option<EniConfigChoice>,
     /// How long the first ADDs wait for EC2 to confirm what IMDS says.
     pub start_patience: Duration,
     /// How long after its attach was answered an ENI's link may take to appear before that is an alarm.
@@ -74,6 +93,8 @@ impl Default for Policy {
             manage_untagged: true,
             provisioning: true,
             ask_ec2: true,
+            custom_networking: false,
+            eni_config: None,
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),
             describe_lag: Duration::from_mins(1),

@@ -185,3 +185,57 @@ fn support_says_what_it_finds_without_a_daemon_and_what_it_cannot_do_yet() {
         );
     }
 }
+
+/// `ipamd config check` with custom networking and these files.
+fn check_eni_configs(files: &[(&str, &str)], labels: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    Command::new(BINARY)
+        .arg0("ipamd")
+        .args(["config", "check"])
+        .env_clear()
+        .env("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true")
+        .env("AWS_CNI_ENICONFIG_DIR", folder.path())
+        .env("AWS_CNI_NODE_LABELS", labels)
+        .env("AWS_CNI_MAX_PODS", "10")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn config_check_lists_every_problem_of_eni_configs_at_once() {
+    let good = "apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\nmetadata: {name: a}\n\
+                spec: {subnet: subnet-01234567}\n";
+    let output = check_eni_configs(&[("a.yaml", good)], "");
+    assert!(output.status.success(), "{}", err(&output));
+    assert_eq!(out(&output), "the configuration is valid\n");
+    let output = check_eni_configs(&[], "");
+    assert!(
+        output.status.success() && out(&output).contains("has no ENIConfig"),
+        "{}",
+        out(&output)
+    );
+
+    let misspelt = good.replace("subnet:", "subnetId:").replace("name: a", "name: b");
+    let files = [
+        ("a.yaml", good),
+        ("b.yaml", misspelt.as_str()),
+        ("c.yaml", "{"),
+        ("d.txt", ""),
+    ];
+    let output = check_eni_configs(&files, "k8s.amazonaws.com/eniConfig=gone");
+    assert_eq!(output.status.code(), Some(2));
+    let text = err(&output);
+    for expected in [
+        "4 problems with ENIConfigs:",
+        "b.yaml:4: ENIConfig \"b\" cannot be used: there is no field spec.\"subnetId\"; did you mean spec.subnet?",
+        "b.yaml:4: ENIConfig \"b\" cannot be used: spec.subnet is missing",
+        "c.yaml:2: ",
+        "ENIConfig \"gone\", which label k8s.amazonaws.com/eniConfig asks for",
+    ] {
+        assert!(text.contains(expected), "{expected}\n---\n{text}");
+    }
+    assert!(out(&output).contains("d.txt: not read"), "{}", out(&output));
+}

@@ -8,7 +8,10 @@ use argh::FromArgs;
 
 use super::super::{paths, terminal};
 use super::start;
-use crate::config::{self, Config, kubelet_limit};
+use crate::config::{
+    self, Config, EniConfigDirectory, EniConfigSelection, EniConfigSource as _, Lost, NoEniConfig,
+    choose_named, kubelet_limit,
+};
 use crate::observe::{self, Stdout};
 use crate::rpc::client::Client;
 use crate::store;
@@ -104,8 +107,46 @@ fn check() -> ExitCode {
             terminal::say(&format!("warning: kubelet's maxPods is not known from {remark}"));
         }
     }
+    if config.pool.custom_networking && !check_eni_configs(&config.eni_config) {
+        return ExitCode::from(terminal::USAGE);
+    }
     terminal::say("the configuration is valid");
     ExitCode::SUCCESS
+}
+
+/// Says everything that is wrong with the ENIConfig files; whether all of them can be used.
+fn check_eni_configs(selection: &EniConfigSelection) -> bool {
+    let found = EniConfigDirectory::new(selection.directory.clone()).read();
+    let (remarks, errors): (Vec<_>, Vec<_>) = found
+        .problems
+        .iter()
+        .partition(|problem| problem.lost == Lost::Nothing);
+    for remark in remarks {
+        terminal::say(&format!("warning: {remark}"));
+    }
+    if found.configs.is_empty() && errors.is_empty() {
+        let directory = selection.directory.display();
+        terminal::say(&format!(
+            "warning: custom networking is on, and {directory} has no ENIConfig"
+        ));
+    }
+    let mut errors: Vec<String> = errors.into_iter().map(ToString::to_string).collect();
+    // Which zone this is only IMDS knows; what a label or annotation names is known here.
+    if let Err(error @ (NoEniConfig::Missing { .. } | NoEniConfig::Broken { .. })) =
+        choose_named(&found, selection)
+    {
+        errors.push(error.to_string());
+    }
+    if errors.is_empty() {
+        return true;
+    }
+    let count = errors.len();
+    let problems = if count == 1 { "problem" } else { "problems" };
+    terminal::complain(&format!(
+        "ipamd: {count} {problems} with ENIConfigs:\n  {}",
+        errors.join("\n  ")
+    ));
+    false
 }
 
 fn serve() -> ExitCode {

@@ -15,8 +15,8 @@ use super::deferred::Deferred;
 use super::hands::Hands;
 use super::identify::{Identity, discover, remembered};
 use super::kernel::{self, Job, SetupError};
-use super::max_pods::{self, KubeletFiles};
 use super::node::NodeError;
+use super::reload::{self, Files};
 use super::stop::Stop;
 use super::{clock, host, links, node, refresh, settings, state, vpc};
 use crate::causes::chain;
@@ -163,12 +163,8 @@ fn assemble(
     let seen = HostFacts::observe(veth_prefix)?;
     let kernel_facts = kernel::facts(seen.clone(), veth_prefix);
     let mut policy = settings::policy(config, seed());
-    let mut kubelet = KubeletFiles::of(config);
-    if let Some(files) = &mut kubelet
-        && files.changed()
-    {
-        policy.max_pods = files.max_pods();
-    }
+    let mut files = Files::of(config, &facts.zone);
+    files.refresh(&mut policy);
     let start = Start {
         policy: policy.clone(),
         limits: limits::lookup(&facts.instance_type),
@@ -192,9 +188,7 @@ fn assemble(
         refresh::once(Arc::clone(&imds), boot, mail.clone());
     }
     keep_house(&mail);
-    if let Some(files) = kubelet {
-        max_pods::follow(files, policy, max_pods::EVERY, mail.clone());
-    }
+    reload::follow(files, policy, reload::EVERY, mail.clone());
     let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
     let mut actor = Actor::new(pool, store, hands, mail, config.network.rule_layout, deferred);
