@@ -98,6 +98,8 @@ pub enum Hindrance {
 pub struct Report {
     /// Addresses a sandbox could have now.
     pub free: u32,
+    /// Those of them that are of the kind the mode no longer asks for: they serve, but the targets do not count on them.
+    pub left_over: u32,
     /// Addresses sandboxes have.
     pub assigned: u32,
     /// Addresses at rest.
@@ -213,6 +215,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         acts: Vec::new(),
         report: Report {
             free: census.free.saturating_add(census.left_over),
+            left_over: census.left_over,
             assigned: census.assigned,
             cooling: census.cooling,
             quarantined: census.quarantined,

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use super::effect::Effect;
 use super::event::{AddRequest, Event};
-use super::ids::{SandboxKey, Tick, WaiterId};
+use super::ids::{CommitId, SandboxKey, Tick, WaiterId};
 use super::model::{AddressState, Allocation};
 use super::outbox::Outbox;
 use super::plan::{Hindrance, Plan};
@@ -48,7 +48,8 @@ pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
         && !plan.report.hindrances.iter().any(waits_for_calls);
     is_quiet.then(|| {
         let report = &plan.report;
-        let there = report.free.saturating_add(report.coming);
+        let counted = report.free.saturating_sub(report.left_over);
+        let there = counted.saturating_add(report.coming);
         Calm {
             free: pool.free_in_order(now).into(),
             growth: if report.short > 0 {
@@ -77,6 +78,9 @@ pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effe
     if let Event::Committed { commit } = event
         && pool.memory.waiters.is_empty()
     {
+        if frees_addresses(pool, *commit, now) {
+            pool.memory.calm = None;
+        }
         serve::committed(pool, *commit);
         return Some(Vec::new());
     }
@@ -104,6 +108,16 @@ pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effe
     }
     pool.memory.calm = Some(calm);
     Some(out.seal(pool, now))
+}
+
+/// Whether addresses waited for this commit alone: one of them may come first now.
+fn frees_addresses(pool: &Pool, commit: CommitId, now: Tick) -> bool {
+    let is_free = |address: &Ipv4Addr| {
+        let known = pool.addresses().get(address);
+        known.is_some_and(|known| known.is_free(now))
+    };
+    let mut unwritten = pool.memory.unwritten.iter();
+    unwritten.any(|(address, by)| *by == commit && is_free(address))
 }
 
 fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &mut Outbox) -> Option<()> {

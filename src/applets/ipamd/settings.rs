@@ -3,10 +3,26 @@
 use crate::config::Config;
 use crate::ipam::policy::{Policy, WarmTarget};
 
+/// Targets in addresses, where they are set, instead of those in ENIs or prefixes (reference ipamd 3.1).
+fn warm(config: &Config, otherwise: WarmTarget) -> WarmTarget {
+    let pool = &config.pool;
+    if pool.warm_ip_target == 0 && pool.minimum_ip_target == 0 {
+        return otherwise;
+    }
+    WarmTarget::Ips {
+        warm: pool.warm_ip_target,
+        minimum: pool.minimum_ip_target,
+    }
+}
+
 /// The pool's policy. `seed` spreads this node's retries away from other nodes'.
 pub(super) fn policy(config: &Config, seed: u64) -> Policy {
     Policy {
-        warm: WarmTarget::Enis(config.pool.warm_eni_target),
+        warm: warm(config, WarmTarget::Enis(config.pool.warm_eni_target)),
+        prefixes: config
+            .pool
+            .prefix_delegation
+            .then(|| warm(config, WarmTarget::Prefixes(config.pool.warm_prefix_target))),
         max_enis: config.pool.max_eni,
         max_pods: config.pool.max_pods,
         cooldown: config.pool.cooldown,

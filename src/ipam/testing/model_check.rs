@@ -1,5 +1,6 @@
 //! Random interleavings of everything that can happen, judged after every event.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -202,6 +203,7 @@ fn replay(world: &World) {
 /// The cloud is healthy again: everybody is answered, and everything is as it should be.
 fn converges(world: &mut World) {
     world.faults.clear();
+    world.blocks_free = 1_000;
     world.kernel_fails = false;
     world.eager = true;
     world.settle();
@@ -236,13 +238,8 @@ fn converges(world: &mut World) {
         world.log
     );
     for eni in world.enis.values() {
-        let known: Vec<_> = world.pool.enis()[&eni.id]
-            .addresses()
-            .map(|(address, _)| address)
-            .collect();
-        let mut there = eni.secondary.clone();
-        there.sort_unstable();
-        assert_eq!(known, there, "{}", eni.id);
+        let known: BTreeSet<_> = world.pool.enis()[&eni.id].cidrs.keys().copied().collect();
+        assert_eq!(known, eni.cidrs().collect(), "{}", eni.id);
     }
     world.log.clear();
     world.advance(Duration::from_secs(36_000));
@@ -269,24 +266,38 @@ fn cases() -> ProptestConfig {
     }
 }
 
+/// Every kind of target, of single addresses and in prefixes.
+fn targets() -> impl Strategy<Value = (WarmTarget, Option<WarmTarget>)> {
+    let ips = (0..4_u32, 0..8_u32).prop_map(|(warm, minimum)| WarmTarget::Ips { warm, minimum });
+    let prefixes = prop_oneof![(0..3_u32).prop_map(WarmTarget::Prefixes), ips.clone(),];
+    prop_oneof![
+        2 => (0..3_u32).prop_map(|enis| (WarmTarget::Enis(enis), None)),
+        1 => ips.prop_map(|ips| (ips, None)),
+        1 => prefixes.prop_map(|prefixes| (WarmTarget::Enis(1), Some(prefixes))),
+    ]
+}
+
 proptest! {
     #![proptest_config(cases())]
 
     #[test]
     fn any_interleaving_keeps_every_invariant(
         seed in any::<u64>(),
-        warm in 0..3_u32,
+        targets in targets(),
         cooldown in prop::sample::select(vec![0_u64, 5, 30]),
+        blocks in prop::sample::select(vec![0_u32, 1, 2, 1000]),
         script in prop::collection::vec(actions(), 1..120),
     ) {
         let policy = Policy {
-            warm: WarmTarget::Enis(warm),
+            warm: targets.0,
+            prefixes: targets.1,
             cooldown: Duration::from_secs(cooldown),
             seed,
             ..Policy::default()
         };
         let mut world = World::new(3, 4, policy);
         world.eager = false;
+        world.blocks_free = blocks;
         let mut boots = 0;
         for action in script {
             perform(&mut world, action, &mut boots);
