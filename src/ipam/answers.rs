@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::budget::Brake;
 use super::census::count;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
@@ -22,6 +23,14 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
     let Some(ask) = pool.memory.calls.remove(&call) else {
         return;
     };
+    match &result {
+        Ok(_) => pool.memory.budget.answered(now),
+        Err(failure) if failure.class == FailureClass::Throttled => {
+            let dice = pool.memory.roll();
+            pool.memory.budget.throttled(failure.retry_after, dice, now);
+        }
+        Err(_) => {}
+    }
     match (ask.purpose, result) {
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
             let amount = amount(&eni.secondary, &eni.prefixes);
@@ -80,6 +89,23 @@ pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbo
         );
         failed(pool, ask.purpose, &failure, call, now, out);
     }
+}
+
+/// A call that the budget has nothing left for: EC2 has not been asked.
+pub(super) fn over_budget(
+    pool: &mut Pool,
+    purpose: Purpose,
+    brake: Brake,
+    call: CallId,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    pool.memory.budget.put_off(brake, now);
+    let failure = CloudFailure {
+        retry_after: Some(brake.until.since(now)),
+        ..local_failure(FailureClass::Throttled, &brake.to_string())
+    };
+    failed(pool, purpose, &failure, call, now, out);
 }
 
 /// What EC2 gave: addresses or prefixes, as it was asked.

@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod answers;
+pub mod budget;
 mod census;
 pub mod cidr;
 pub mod cloud;

@@ -52,6 +52,9 @@ pub(super) fn out_of_time(report: &Report) -> Refusal {
             refusal.message = format!("{}; last: {failure}", refusal.message);
             refusal.aws = Some(failure.clone());
         }
+        Some(braked @ Hindrance::Braked(_)) => {
+            refusal.message = format!("{}; {braked}", refusal.message);
+        }
         Some(missing @ Hindrance::NoLink { .. }) => {
             refusal.message = format!("{}; {missing}", refusal.message);
             NO_LINK.clone_into(&mut refusal.next_step);
@@ -99,6 +102,17 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
                         wait.as_secs()
                     ),
                     next_step,
+                )
+            }
+        }
+        Some(Hindrance::Braked(brake)) => {
+            let wait = brake.until.since(now);
+            Refusal {
+                retry_after_ms: u64::try_from(wait.as_millis()).ok(),
+                ..refusal(
+                    RefusalKind::Throttled,
+                    format!("no address is free and {brake}; next in {} s", wait.as_secs()),
+                    "retry later; ipamd status tells what the calls were for",
                 )
             }
         }
