@@ -36,6 +36,7 @@ pub mod status;
 pub mod step;
 pub mod tags;
 mod targets;
+pub mod treatment;
 pub mod verify;
 pub mod witness;
 

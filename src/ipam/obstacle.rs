@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cloud::{CloudFailure, DescribeScope, FailureClass};
+use super::cloud::{CloudFailure, DescribeScope};
 use super::ids::{ClientToken, EniId, SubnetId, Tick};
 
 /// What an obstacle stands in the way of.
@@ -111,26 +111,6 @@ impl Pace {
         Self {
             jitter: Jitter::Full,
             ..self
-        }
-    }
-
-    /// How calls that failed so are spaced.
-    pub fn of(class: FailureClass) -> Self {
-        match class {
-            // What the whole account meets at once.
-            FailureClass::Throttled | FailureClass::NoAnswer | FailureClass::Server => {
-                Self::secs(1, 60).jittered()
-            }
-            // Addresses come back when somebody else gives them up, often soon in a busy subnet; in the long run the
-            // Go daemon waits as long.
-            FailureClass::SubnetFull => Self::secs(10, 120).jittered(),
-            FailureClass::AttachmentLimit => Self::secs(30, 3600),
-            FailureClass::AccountLimit => Self::secs(60, 3600).jittered(),
-            FailureClass::AddressLimit => Self::secs(60, 3600),
-            // Somebody who repairs a policy or gives the instance a role looks at the node next; and credentials are
-            // missing, too, while the metadata service is away.
-            FailureClass::Denied => Self::secs(10, 300),
-            FailureClass::Gone | FailureClass::Conflict | FailureClass::Other => Self::secs(5, 300),
         }
     }
 

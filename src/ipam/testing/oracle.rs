@@ -87,8 +87,8 @@ impl World {
         };
         let sent = self.earlier_boots + self.now.0;
         self.sent.push((kind, sent));
-        let is_recent = |(other, at): &&(Kind, u64)| *other == kind && at + 3_600_000 > sent;
-        let hour = self.sent.iter().rev().take(1_000).filter(is_recent).count();
+        let recent = self.sent.iter().rev().take_while(|(_, at)| at + 3_600_000 > sent);
+        let hour = recent.filter(|(other, _)| *other == kind).count();
         let most = kind.allowance().hour as usize;
         assert!(hour <= most, "{hour} {kind:?} calls within an hour");
     }

@@ -71,6 +71,8 @@ pub(super) struct World {
     pub(super) next: u32,
     pub(super) faults: VecDeque<Fault>,
     pub(super) outage: Option<FailureClass>,
+    /// Only calls whose line in the log begins so are concerned by it.
+    pub(super) outage_of: &'static str,
     pub(super) log: Vec<String>,
     /// When each call was sent, by a clock that goes on over reboots.
     pub(super) sent: Vec<(Kind, u64)>,
@@ -185,6 +187,7 @@ impl World {
             next: 0,
             faults: VecDeque::new(),
             outage: None,
+            outage_of: "",
             log: vec![],
             sent: vec![],
             earlier_boots: 0,
