@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::budget::Brake;
 use super::census::count;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
@@ -14,6 +15,7 @@ use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::shortage::{self, Take};
+use super::treatment::Scope;
 
 /// Attaching that fails without a known reason is given up after this many times.
 const ATTACH_ATTEMPTS: u32 = 4;
@@ -22,6 +24,14 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
     let Some(ask) = pool.memory.calls.remove(&call) else {
         return;
     };
+    match &result {
+        Ok(_) => pool.memory.budget.answered(now),
+        Err(failure) if failure.class.treatment().quiets_node => {
+            let dice = pool.memory.roll();
+            pool.memory.budget.throttled(failure.retry_after, dice, now);
+        }
+        Err(_) => {}
+    }
     match (ask.purpose, result) {
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
             let amount = amount(&eni.secondary, &eni.prefixes);
@@ -80,6 +90,23 @@ pub(super) fn not_sent(pool: &mut Pool, call: CallId, now: Tick, out: &mut Outbo
         );
         failed(pool, ask.purpose, &failure, call, now, out);
     }
+}
+
+/// A call that the budget has nothing left for: EC2 has not been asked.
+pub(super) fn over_budget(
+    pool: &mut Pool,
+    purpose: Purpose,
+    brake: Brake,
+    call: CallId,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    pool.memory.budget.put_off(brake, now);
+    let failure = CloudFailure {
+        retry_after: Some(brake.until.since(now)),
+        ..local_failure(FailureClass::Throttled, &brake.to_string())
+    };
+    failed(pool, purpose, &failure, call, now, out);
 }
 
 /// What EC2 gave: addresses or prefixes, as it was asked.
@@ -145,7 +172,7 @@ fn failed(
     now: Tick,
     out: &mut Outbox,
 ) {
-    if failure.class == FailureClass::Denied {
+    if failure.class.treatment().alarms {
         out.alarm("denied", failure.to_string());
     }
     match purpose {
@@ -179,7 +206,8 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
         pool.memory.creations_in_doubt.insert(token.clone(), next);
         return obstruct(pool, Topic::Creation(token.clone()), failure, now);
     }
-    if failure.class == FailureClass::Throttled {
+    let scope = failure.class.treatment().create;
+    if scope == Scope::Call {
         return obstruct(pool, Topic::Creation(token.clone()), failure, now);
     }
     // EC2 has decided: with this token there is no ENI and will be none...
@@ -191,7 +219,7 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
         let soon = now.after(pool.policy().describe_lag);
         pool.memory.look_by(soon);
     }
-    if failure.class == FailureClass::SubnetFull {
+    if scope == Scope::Subnet {
         let take = Take::create(creation.amount);
         shortage::refused(pool, &creation.subnet, take, failure, now);
     } else {
@@ -226,7 +254,7 @@ fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick)
             obstruct(pool, Topic::Attach(id.clone()), failure, now);
         }
         // EC2 may not know its own new ENI for a moment.
-        FailureClass::Gone | FailureClass::Other if failures < ATTACH_ATTEMPTS => {
+        class if class.treatment().attach == Scope::Call && failures < ATTACH_ATTEMPTS => {
             obstruct(pool, Topic::Attach(id.clone()), failure, now);
         }
         _ => {
@@ -249,7 +277,7 @@ fn assign_failed(pool: &mut Pool, id: &EniId, amount: Amount, failure: &CloudFai
     }
     pool.edit_eni(id, |eni| eni.assigning = None);
     match (failure.class, subnet) {
-        (FailureClass::SubnetFull, Some(subnet)) => {
+        (class, Some(subnet)) if class.treatment().assign == Scope::Subnet => {
             shortage::refused(pool, &subnet, Take::assign(amount), failure, now);
         }
         (FailureClass::AddressLimit | FailureClass::Gone, _) => {

@@ -364,26 +364,6 @@ pub enum FailureClass {
     Other,
 }
 
-impl FailureClass {
-    /// Whether the effect may have happened although the call failed: then EC2 is asked before anything is repeated.
-    pub fn leaves_doubt(self) -> bool {
-        matches!(self, Self::NoAnswer | Self::Server)
-    }
-
-    /// Whether it passes by itself, soon: what waits for the call goes on waiting.
-    pub fn is_transient(self) -> bool {
-        matches!(self, Self::Throttled | Self::NoAnswer | Self::Server)
-    }
-
-    /// Whether asking again soon cannot help: what waits for the call is told at once.
-    pub fn is_hard(self) -> bool {
-        matches!(
-            self,
-            Self::SubnetFull | Self::AddressLimit | Self::AttachmentLimit | Self::AccountLimit | Self::Denied
-        )
-    }
-}
-
 /// Why a call failed, with everything a user needs to follow it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloudFailure {

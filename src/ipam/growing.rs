@@ -1,5 +1,6 @@
 //! Chooses what to ask EC2 for: first the free places of the ENIs there are, then more ENIs.
 
+use super::budget::{Kind, Priority};
 use super::census::{count, is_underway};
 use super::cloud::{Amount, Unit};
 use super::ids::{SubnetId, Tick};
@@ -124,6 +125,27 @@ impl Growing<'_> {
         true
     }
 
+    /// Whether one more call has to wait for its budget. Pods that wait come first, and may have all of it.
+    fn is_braked(&mut self) -> bool {
+        let report = &self.plan.report;
+        let planned = self.plan.acts.iter().map(|act| match act {
+            Act::Assign { amount, .. } | Act::Create { amount, .. } => amount.addresses(),
+        });
+        let there = report.free.saturating_add(report.coming);
+        let priority = if report.waiting > planned.fold(there, u32::saturating_add) {
+            Priority::Blocked
+        } else {
+            Priority::Warm
+        };
+        let calls = count(self.plan.acts.len());
+        let budget = &self.pool.memory.budget;
+        let Err(brake) = budget.check(Kind::Changing, priority, calls, self.now) else {
+            return false;
+        };
+        self.hinder(Hindrance::Braked(brake));
+        true
+    }
+
     /// What to ask for with `places` free on an ENI: all of it where whole ENIs are wanted, else what is missing.
     fn wish(&self, unit: Unit, places: u32) -> Amount {
         if self.goal.takes_whole_enis() && unit == self.goal.unit {
@@ -159,6 +181,7 @@ impl Growing<'_> {
         if self.is_hindered(&Topic::Assign(eni.id.clone()))
             || self.is_hindered(&Topic::Subnet(eni.subnet.clone()))
             || self.is_short(&eni.subnet, unit)
+            || self.is_braked()
         {
             return;
         }
@@ -198,7 +221,7 @@ impl Growing<'_> {
             return;
         }
         while !self.need.is_met() && room > 0 {
-            if self.is_short(&subnet, unit) {
+            if self.is_short(&subnet, unit) || self.is_braked() {
                 return;
             }
             let wish = Take::create(self.wish(unit, self.slots));

@@ -7,7 +7,7 @@ use super::ids::{ClientToken, EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::Creation;
 use super::outbox::Outbox;
-use super::plan::{Act, Plan, plan};
+use super::plan::{Act, Hindrance, Plan, plan};
 use super::pool::Pool;
 use super::{stamp, tags, verify};
 
@@ -16,6 +16,11 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
     let plan = plan(pool, now);
     let violations = verify::plan(pool, &plan);
     pool.memory.report = plan.report.clone();
+    for hindrance in &plan.report.hindrances {
+        if let Hindrance::Braked(brake) = hindrance {
+            pool.memory.budget.put_off(*brake, now);
+        }
+    }
     if !violations.is_empty() {
         for violation in violations {
             out.alarm("bad-plan", format!("a plan was not carried out: {violation}"));

@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod answers;
+pub mod budget;
 mod census;
 pub mod cidr;
 pub mod cloud;
@@ -35,6 +36,7 @@ pub mod status;
 pub mod step;
 pub mod tags;
 mod targets;
+pub mod treatment;
 pub mod verify;
 pub mod witness;
 

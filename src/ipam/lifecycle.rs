@@ -8,7 +8,7 @@ use super::growth::common_tags;
 use super::ids::{EniId, Tick};
 use super::memory::Purpose;
 use super::model::{Eni, EniRole, EniState};
-use super::obstacle::{Pace, Topic};
+use super::obstacle::{Jitter, Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
@@ -30,7 +30,7 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
     if pool.limits().is_none()
         && pool.memory.is_clear(&Topic::Limits, now)
-        && !pool.memory.is_asking(&Purpose::Limits)
+        && pool.may_ask(&Purpose::Limits, now)
     {
         let instance_type = pool.facts().instance_type.clone();
         out.call(
@@ -89,10 +89,10 @@ fn create(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     for creation in pool.creations().values().cloned().collect::<Vec<_>>() {
         let purpose = Purpose::Create(creation.token.clone());
         let waits = pool.memory.creations_in_doubt.contains_key(&creation.token)
-            || pool.memory.is_asking(&purpose)
             || !pool
                 .memory
-                .is_clear(&Topic::Creation(creation.token.clone()), now);
+                .is_clear(&Topic::Creation(creation.token.clone()), now)
+            || !pool.may_ask(&purpose, now);
         if !waits {
             let request = creation.call(&common_tags(pool));
             out.call(pool, purpose, request, now);
@@ -110,6 +110,9 @@ fn attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         doom(pool, id, why);
         return discard(pool, id, now, out);
     };
+    if !pool.may_ask(&Purpose::Attach(id.clone()), now) {
+        return;
+    }
     pool.edit_eni(id, |eni| {
         eni.device = Some(device);
         eni.state = EniState::Attaching;
@@ -150,7 +153,8 @@ fn reattach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         pool.memory.describe.insert(DescribeScope::Attached);
         return configure(pool, id, now, out);
     }
-    if !in_doubt && pool.memory.is_clear(&Topic::Attach(id.clone()), now) {
+    let purpose = Purpose::Attach(id.clone());
+    if !in_doubt && pool.memory.is_clear(&Topic::Attach(id.clone()), now) && pool.may_ask(&purpose, now) {
         send_attach(pool, id, now, out);
     }
 }
@@ -161,7 +165,7 @@ fn terminate_with_instance(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Out
         return;
     };
     let purpose = Purpose::Termination(id.clone());
-    if !pool.memory.is_asking(&purpose) && pool.memory.is_clear(&Topic::Termination(id.clone()), now) {
+    if pool.memory.is_clear(&Topic::Termination(id.clone()), now) && pool.may_ask(&purpose, now) {
         let eni = id.clone();
         out.call(
             pool,
@@ -219,6 +223,7 @@ fn await_link(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let pace = Pace {
         first: patience,
         longest,
+        jitter: Jitter::Quarter,
     };
     pool.memory.obstruct(Topic::Link(id.clone()), pace, None, now);
     read_kernel(pool, out);
@@ -290,6 +295,7 @@ fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     };
     let says = pool.memory.enis.get(id).map_or(Ec2Says::Unasked, |p| p.ec2);
     match Proof::unused_eni(id, says, evidence) {
+        Ok(_) if !pool.may_ask(&purpose, now) => {}
         Ok(proof) => {
             let progress = pool.memory.progress(id);
             progress.ec2 = Ec2Says::Unasked;
@@ -341,6 +347,7 @@ fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let pace = Pace {
             first: FIRST_KERNEL_RECHECK,
             longest: pool.policy().kernel_recheck,
+            jitter: Jitter::Quarter,
         };
         pool.memory.obstruct(Topic::Kernel, pace, None, now);
         read_kernel(pool, out);
@@ -402,7 +409,8 @@ fn describe(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         if pool.memory.is_asking(&purpose) || !pool.memory.is_clear(&Topic::Describe(scope), now) {
             continue;
         }
-        if pool.memory.describe.remove(&scope) {
+        if pool.memory.describe.contains(&scope) && pool.may_ask(&purpose, now) {
+            pool.memory.describe.remove(&scope);
             let instance = pool.facts().instance.clone();
             out.call(pool, purpose, CloudCall::DescribeEnis { instance, scope }, now);
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::budget::Budget;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudFailure, DescribeScope, Unit};
 use super::effect::Reply;
@@ -130,6 +131,8 @@ pub(super) struct Memory {
     pub(super) unwritten: BTreeMap<Ipv4Addr, CommitId>,
     pub(super) waiters: BTreeMap<WaiterId, AddRequest>,
     pub(super) obstacles: BTreeMap<Topic, Obstacle>,
+    /// What may still be asked of EC2.
+    pub(super) budget: Budget,
     pub(super) ec2: Ec2View,
     pub(super) describe: BTreeSet<DescribeScope>,
     /// When EC2 is asked for everything again; soon after a lost answer, of which a Describe may have shown only half.
@@ -176,6 +179,7 @@ impl Memory {
             unwritten: BTreeMap::new(),
             waiters: BTreeMap::new(),
             obstacles: BTreeMap::new(),
+            budget: Budget::default(),
             ec2: Ec2View::Asking,
             describe: BTreeSet::new(),
             next_look: None,
@@ -224,6 +228,12 @@ impl Memory {
             .any(|ask| matches!(&ask.purpose, Purpose::Assign { eni, .. } if eni == id))
     }
 
+    /// The next throw of the dice.
+    pub(super) fn roll(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(1);
+        spread(self.dice)
+    }
+
     /// The obstacle in the way now, if any.
     pub(super) fn obstacle(&self, topic: &Topic, now: Tick) -> Option<&Obstacle> {
         self.obstacles.get(topic).filter(|obstacle| obstacle.until > now)
@@ -235,15 +245,13 @@ impl Memory {
 
     /// Something failed (again): not before its pace allows.
     pub(super) fn obstruct(&mut self, topic: Topic, pace: Pace, failure: Option<CloudFailure>, now: Tick) {
-        self.dice = self.dice.wrapping_add(1);
+        let dice = self.roll();
         // Calls that were under way together and fail together are one attempt.
         let attempt = self.obstacles.get(&topic).map_or(1, |obstacle| {
             obstacle.attempt.saturating_add(u32::from(obstacle.until <= now))
         });
         let asked = failure.as_ref().and_then(|failure| failure.retry_after);
-        let wait = pace
-            .wait(attempt, spread(self.dice))
-            .max(asked.unwrap_or_default());
+        let wait = pace.wait(attempt, dice).max(asked.unwrap_or_default());
         let until = now.after(wait.max(std::time::Duration::from_millis(1)));
         self.obstacles.insert(
             topic,

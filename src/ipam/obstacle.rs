@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cloud::{CloudFailure, DescribeScope, FailureClass};
+use super::cloud::{CloudFailure, DescribeScope};
 use super::ids::{ClientToken, EniId, SubnetId, Tick};
 
 /// What an obstacle stands in the way of.
@@ -71,13 +71,28 @@ pub struct Obstacle {
     pub failure: Option<CloudFailure>,
 }
 
+/// How much of a wait is left to chance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jitter {
+    /// Up to a quarter more: the others who wait, if any, did not begin together, and the last of them should not wait
+    /// twice as long as the first.
+    Quarter,
+    /// Anything between the first wait and twice what doubling says: many nodes meet the same limit at the same moment,
+    /// and only spreading them over the whole wait keeps them from meeting again
+    /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>, "full jitter"). Not from nothing, as
+    /// there: a retry at once is what the limit is against.
+    Full,
+}
+
 /// First and longest wait of a doubling back-off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// The first wait.
     pub first: Duration,
-    /// The longest wait.
+    /// The longest wait; a quarter more with [`Jitter::Quarter`].
     pub longest: Duration,
+    /// How much of it is left to chance.
+    pub jitter: Jitter,
 }
 
 impl Pace {
@@ -86,34 +101,35 @@ impl Pace {
         Self {
             first: Duration::from_secs(first),
             longest: Duration::from_secs(longest),
+            jitter: Jitter::Quarter,
         }
     }
 
-    /// How calls that failed so are spaced.
-    pub fn of(class: FailureClass) -> Self {
-        match class {
-            FailureClass::Throttled | FailureClass::NoAnswer | FailureClass::Server => Self::secs(1, 60),
-            // Addresses come back when somebody else gives them up, often soon in a busy subnet; in the long run the
-            // Go daemon waits as long.
-            FailureClass::SubnetFull => Self::secs(10, 120),
-            FailureClass::AttachmentLimit => Self::secs(30, 3600),
-            FailureClass::AccountLimit | FailureClass::AddressLimit => Self::secs(60, 3600),
-            // Somebody who repairs a policy or gives the instance a role looks at the node next; and credentials are
-            // missing, too, while the metadata service is away.
-            FailureClass::Denied => Self::secs(10, 300),
-            FailureClass::Gone | FailureClass::Conflict | FailureClass::Other => Self::secs(5, 300),
+    /// The same with full jitter.
+    #[must_use]
+    pub const fn jittered(self) -> Self {
+        Self {
+            jitter: Jitter::Full,
+            ..self
         }
     }
 
-    /// The wait after failure number `attempt` (1 is the first), with `dice` adding up to a quarter.
+    /// The wait after failure number `attempt` (1 is the first), with `dice` for chance.
     pub fn wait(self, attempt: u32, dice: u64) -> Duration {
-        let doubled = self
-            .first
-            .saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1).min(20)));
-        let base = doubled.min(self.longest);
-        let quarter = u64::try_from(base.as_millis() / 4).unwrap_or(0);
-        base.saturating_add(Duration::from_millis(
-            dice.checked_rem(quarter.saturating_add(1)).unwrap_or(0),
+        let doubled = |times: u32| {
+            let factor = 2_u32.saturating_pow(times.min(20));
+            self.first.saturating_mul(factor).min(self.longest)
+        };
+        let (least, span) = match self.jitter {
+            Jitter::Quarter => {
+                let base = doubled(attempt.saturating_sub(1));
+                (base, base / 4)
+            }
+            Jitter::Full => (self.first, doubled(attempt).saturating_sub(self.first)),
+        };
+        let span = u64::try_from(span.as_millis()).unwrap_or(0);
+        least.saturating_add(Duration::from_millis(
+            dice.checked_rem(span.saturating_add(1)).unwrap_or(0),
         ))
     }
 }
@@ -140,5 +156,20 @@ mod tests {
             let wait = pace.wait(3, dice);
             assert!(wait >= Duration::from_secs(4) && wait <= Duration::from_secs(5));
         }
+    }
+
+    #[test]
+    fn full_jitter_reaches_from_the_first_wait_to_all_that_doubling_allows() {
+        let pace = Pace::secs(1, 60).jittered();
+        assert_eq!(pace.wait(1, 0), Duration::from_secs(1));
+        assert_eq!(pace.wait(9, 0), Duration::from_secs(1));
+        assert_eq!(pace.wait(9, 59_000), pace.longest);
+        let waits: Vec<Duration> = (0..1000).map(|n| pace.wait(3, spread(n))).collect();
+        let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*least < Duration::from_millis(1100), "{least:?}");
+        assert!(
+            *most > Duration::from_millis(7900) && *most <= Duration::from_secs(8),
+            "{most:?}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Collects one step's effects and puts them into the order the contract wants: what may happen at once, the commit,
 //! and behind it what has to wait until the change is durable.
 
+use super::answers;
 use super::cloud::CloudCall;
 use super::effect::{Alarm, Effect, Refusal, Reply};
 use super::ids::{CallId, CommitId, SandboxKey, Tick, WaiterId};
@@ -44,12 +45,18 @@ impl Outbox {
         self.finals.push((waiter, Final::Told(reply)));
     }
 
-    /// An EC2 call: its intent is durable first.
+    /// An EC2 call: its intent is durable first. Whoever has not asked [`Pool::may_ask`] before may learn here that the
+    /// budget has none left for it: then it fails as a throttled call does.
     pub(super) fn call(&mut self, pool: &mut Pool, purpose: Purpose, request: CloudCall, now: Tick) {
         let call = pool.memory.next_call;
         pool.memory.next_call = CallId(call.0.saturating_add(1));
-        pool.memory.calls.insert(call, Ask { purpose, since: now });
-        self.calls.push((call, request));
+        match pool.charge(&purpose, now) {
+            Ok(()) => {
+                pool.memory.calls.insert(call, Ask { purpose, since: now });
+                self.calls.push((call, request));
+            }
+            Err(brake) => answers::over_budget(pool, purpose, brake, call, now, self),
+        }
     }
 
     /// The step's effects in order.
@@ -65,7 +72,11 @@ impl Outbox {
         } else {
             pool.is_dirty() || (told && !pool.memory.commits.is_empty())
         };
-        if due {
+        let counts = !due && pool.memory.store_trouble.is_none() && pool.memory.budget.needs_commit();
+        if (due || counts) && pool.memory.budget.write(counts) {
+            pool.mark([RecordKey::Budget]);
+        }
+        if due || counts {
             let commit = pool.memory.next_commit;
             pool.memory.next_commit = CommitId(commit.0.saturating_add(1));
             let (keys, changes) = pool.take_changes();

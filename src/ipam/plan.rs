@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::budget::{Brake, Priority};
 use super::census::{Census, count};
 use super::cloud::{Amount, CloudFailure, FailureClass, Unit};
 use super::growing::Growing;
@@ -84,6 +85,8 @@ pub enum Hindrance {
         /// What EC2 said.
         failure: CloudFailure,
     },
+    /// EC2 may not be asked for it yet.
+    Braked(Brake),
     /// EC2 refused; not again before its time.
     Failed {
         /// What EC2 said.
@@ -203,7 +206,9 @@ fn delays(pool: &Pool, now: Tick) -> Vec<Hindrance> {
         failure: failure.clone(),
         until,
     });
-    soonest.collect()
+    let braked = pool.memory.budget.brakes();
+    let braked = braked.filter(|brake| brake.priority != Priority::Upkeep && brake.until > now);
+    soonest.chain(braked.copied().map(Hindrance::Braked)).collect()
 }
 
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
@@ -305,6 +310,7 @@ impl Report {
                 FailureClass::Throttled => 7,
                 _ => 8,
             },
+            Hindrance::Braked(_) => 3,
             Hindrance::NoLink { .. } => 4,
             Hindrance::EniLimit { .. } => 5,
             Hindrance::MaxPods { .. } => 6,

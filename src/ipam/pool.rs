@@ -345,6 +345,7 @@ impl Pool {
                 facts: self.facts.clone(),
                 limits: self.limits,
             })),
+            RecordKey::Budget => Record::Budget(Box::new(self.memory.budget.record()?.clone())),
             RecordKey::Eni(id) => Record::Eni(Box::new(self.enis.get(id)?.clone())),
             RecordKey::Creation(token) => Record::Creation(Box::new(self.creations.get(token)?.clone())),
             RecordKey::Allocation(key) => Record::Allocation(Box::new(self.allocations.get(key)?.clone())),
@@ -363,7 +364,7 @@ impl Pool {
 
     /// Every record there should be in the store once all is committed.
     pub fn records(&self) -> BTreeMap<String, Vec<u8>> {
-        let keys = [RecordKey::Node]
+        let keys = [RecordKey::Node, RecordKey::Budget]
             .into_iter()
             .chain(self.enis.keys().cloned().map(RecordKey::Eni))
             .chain(self.creations.keys().cloned().map(RecordKey::Creation))

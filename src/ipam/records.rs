@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::budget::LedgerRecord;
 use super::ids::{ClientToken, EniId, SandboxKey, Tick};
 use super::limits::InstanceLimits;
 use super::model::{Allocation, Creation, Eni};
@@ -31,6 +32,8 @@ pub enum RecordKey {
     Address(Ipv4Addr),
     /// An allocation.
     Allocation(SandboxKey),
+    /// What was asked of EC2 within the last hour.
+    Budget,
 }
 
 impl RecordKey {
@@ -38,6 +41,7 @@ impl RecordKey {
     pub fn text(&self) -> String {
         match self {
             Self::Node => "node".to_owned(),
+            Self::Budget => "budget".to_owned(),
             Self::Eni(id) => format!("eni/{}", escaped(id.as_str())),
             Self::Creation(token) => format!("creation/{}", escaped(token.as_str())),
             Self::Address(address) => format!("address/{address}"),
@@ -102,6 +106,8 @@ pub enum Record {
     Address(Box<AddressRecord>),
     /// An allocation.
     Allocation(Box<Allocation>),
+    /// What was asked of EC2 within the last hour.
+    Budget(Box<LedgerRecord>),
 }
 
 impl Record {
@@ -109,6 +115,7 @@ impl Record {
     pub fn key(&self) -> RecordKey {
         match self {
             Self::Node(_) => RecordKey::Node,
+            Self::Budget(_) => RecordKey::Budget,
             Self::Eni(eni) => RecordKey::Eni(eni.id.clone()),
             Self::Creation(creation) => RecordKey::Creation(creation.token.clone()),
             Self::Address(address) => RecordKey::Address(address.address),
@@ -124,6 +131,7 @@ impl Record {
             Self::Creation(body) => sealed(body),
             Self::Address(body) => sealed(body),
             Self::Allocation(body) => sealed(body),
+            Self::Budget(body) => sealed(body),
         }
     }
 }
@@ -159,6 +167,7 @@ pub fn decode(key: &str, value: &[u8]) -> Result<Record, BadRecord> {
     let kind = key.split_once('/').map_or(key, |(kind, _)| kind);
     let record = match kind {
         "node" => open(value).map(|body| Record::Node(Box::new(body))),
+        "budget" => open(value).map(|body| Record::Budget(Box::new(body))),
         "eni" => open(value).map(|body| Record::Eni(Box::new(body))),
         "creation" => open(value).map(|body| Record::Creation(Box::new(body))),
         "address" => open(value).map(|body| Record::Address(Box::new(body))),

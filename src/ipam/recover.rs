@@ -53,6 +53,7 @@ struct Stored {
     addresses: Vec<AddressRecord>,
     allocations: Vec<Allocation>,
     creations: Vec<super::model::Creation>,
+    budget: Option<super::budget::LedgerRecord>,
     bad: Vec<BadRecord>,
 }
 
@@ -66,6 +67,7 @@ impl Stored {
                 Ok(Record::Address(address)) => stored.addresses.push(*address),
                 Ok(Record::Allocation(allocation)) => stored.allocations.push(*allocation),
                 Ok(Record::Creation(creation)) => stored.creations.push(*creation),
+                Ok(Record::Budget(budget)) => stored.budget = Some(*budget),
                 Err(bad) => stored.bad.push(bad),
             }
         }
@@ -133,6 +135,9 @@ impl Pool {
 
 fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, now: Tick, out: &mut Outbox) {
     let rebooted = since != Since::SameBoot;
+    if let Some(budget) = stored.budget {
+        pool.memory.budget.restore(budget, !rebooted, now);
+    }
     for mut eni in stored.enis {
         if rebooted {
             unsettle(&mut eni);

@@ -1,5 +1,6 @@
 //! Why an ADD gets no address, in words and numbers, and what to do about it.
 
+use super::budget::Brake;
 use super::cloud::FailureClass;
 use super::effect::{Refusal, RefusalKind};
 use super::ids::{SandboxKey, Tick};
@@ -52,6 +53,9 @@ pub(super) fn out_of_time(report: &Report) -> Refusal {
             refusal.message = format!("{}; last: {failure}", refusal.message);
             refusal.aws = Some(failure.clone());
         }
+        Some(braked @ Hindrance::Braked(_)) => {
+            refusal.message = format!("{}; {braked}", refusal.message);
+        }
         Some(missing @ Hindrance::NoLink { .. }) => {
             refusal.message = format!("{}; {missing}", refusal.message);
             NO_LINK.clone_into(&mut refusal.next_step);
@@ -63,6 +67,18 @@ pub(super) fn out_of_time(report: &Report) -> Refusal {
 
 const NO_LINK: &str = "look for the ENI in the kernel's log (dmesg) and at what else manages links on this node; \
                        retry, it is taken up when it appears";
+
+fn over_budget(brake: &Brake, now: Tick) -> Refusal {
+    let wait = brake.until.since(now);
+    Refusal {
+        retry_after_ms: u64::try_from(wait.as_millis()).ok(),
+        ..refusal(
+            RefusalKind::Throttled,
+            format!("no address is free and {brake}; next in {} s", wait.as_secs()),
+            "retry later; ipamd status names the failures that the calls were spent on",
+        )
+    }
+}
 
 /// Why no address can come, in words and numbers.
 pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
@@ -102,6 +118,7 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
                 )
             }
         }
+        Some(Hindrance::Braked(brake)) => over_budget(brake, now),
         Some(Hindrance::EniLimit {
             enis,
             slots,

@@ -233,9 +233,10 @@ fn doubts_end(pool: &Pool, deadline: Tick) -> bool {
 
 /// Whether a failure that is no refusal is tried again before this waiter's time is over.
 fn soon(report: &Report, deadline: Tick) -> bool {
-    report.hindrances.iter().any(|hindrance| {
-        matches!(hindrance, Hindrance::Failed { failure, until }
-            if !failure.class.is_hard() && *until < deadline)
+    report.hindrances.iter().any(|hindrance| match hindrance {
+        Hindrance::Failed { failure, until } => !failure.class.is_hard() && *until < deadline,
+        Hindrance::Braked(brake) => brake.until < deadline,
+        _ => false,
     })
 }
 

@@ -61,6 +61,7 @@ impl std::fmt::Display for Hindrance {
                 )
             }
             Self::AskingForLess { failure } => write!(f, "{failure}; it is asked for less"),
+            Self::Braked(brake) => write!(f, "{brake}"),
             Self::Failed { failure, .. } => write!(f, "{failure}"),
         }
     }
@@ -72,6 +73,9 @@ fn told(obstacle: &Hindrance, now: Tick) -> String {
         Hindrance::Failed { until, .. } => {
             format!("{obstacle}; next try in {} s", until.since(now).as_secs())
         }
+        Hindrance::Braked(brake) => {
+            format!("{obstacle}; next in {} s", brake.until.since(now).as_secs())
+        }
         _ => obstacle.to_string(),
     }
 }
@@ -81,7 +85,15 @@ impl Pool {
     pub fn status(&self, now: Tick) -> Status {
         let Plan { report, .. } = plan(self, now);
         let obstacles = report.hindrances.iter().chain(&report.delays);
-        let mut reasons: Vec<String> = obstacles.map(|obstacle| told(obstacle, now)).collect();
+        let put_off = self.memory.budget.brakes().filter(|brake| brake.until > now);
+        let put_off: Vec<Hindrance> = put_off.copied().map(Hindrance::Braked).collect();
+        let mut reasons: Vec<String> = Vec::new();
+        for obstacle in obstacles.chain(&put_off) {
+            let reason = told(obstacle, now);
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
         if let Some(reason) = &self.memory.store_trouble {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }
@@ -146,6 +158,7 @@ impl Pool {
             "creations": self.creations().values().collect::<Vec<_>>(),
             "allocations": self.allocations().values().collect::<Vec<_>>(),
             "addresses": addresses, "obstacles": obstacles, "calls": calls,
+            "budget": self.budget_figures(now), "call_counters": self.call_counters(),
         })
     }
 }

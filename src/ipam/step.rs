@@ -131,6 +131,7 @@ fn published(
 
 /// Draws every conclusion from what is now known.
 pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    pool.memory.budget.begin();
     local::absorb_imds(pool, now);
     let can_write = pool.memory.store_trouble.is_none();
     if can_write {
@@ -175,6 +176,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(start)
         .chain(rests)
         .chain(memory.next_look)
+        .chain(memory.budget.brakes().map(|brake| brake.until))
         .filter(|due| *due > now)
         .min();
     if let Some(next) = next {

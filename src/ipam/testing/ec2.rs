@@ -21,8 +21,9 @@ impl World {
             CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
             other => format!("{other:?}"),
         };
+        let is_concerned = line.starts_with(self.outage_of);
         self.log.push(line);
-        if let Some(class) = self.outage {
+        if let Some(class) = self.outage.filter(|_| is_concerned) {
             return Err(failure(class, "outage"));
         }
         match fault {

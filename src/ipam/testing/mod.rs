@@ -4,6 +4,7 @@
     reason = "seconds throughout, so that spans of time compare at a glance"
 )]
 
+mod budget;
 mod conformance;
 mod ec2;
 mod growth;
@@ -11,4 +12,5 @@ mod model_check;
 mod oracle;
 mod survival;
 mod targets;
+mod treatment;
 mod world;

@@ -1,5 +1,7 @@
 //! What clients are told, judged by what is true in the world: one address, one sandbox; written before told.
 
+use crate::budget::Kind;
+use crate::cloud::CloudCall;
 use crate::effect::{Grant, Reply};
 use crate::ids::{SandboxKey, WaiterId};
 use crate::records::RecordKey;
@@ -71,6 +73,24 @@ impl World {
         if let Some(client) = self.clients.get_mut(&waiter) {
             client.last = Some(reply);
         }
+    }
+
+    /// Design invariant 9: never more calls in any hour than the ceiling, whatever happens, restarts and reboots included.
+    pub(super) fn count_call(&mut self, request: &CloudCall) {
+        let kind = match request {
+            CloudCall::DescribeEnis { .. }
+            | CloudCall::DescribeLeftEnis { .. }
+            | CloudCall::DescribeInstances { .. }
+            | CloudCall::DescribeSubnets { .. }
+            | CloudCall::DescribeInstanceType { .. } => Kind::Describing,
+            _ => Kind::Changing,
+        };
+        let sent = self.earlier_boots + self.now.0;
+        self.sent.push((kind, sent));
+        let recent = self.sent.iter().rev().take_while(|(_, at)| at + 3_600_000 > sent);
+        let hour = recent.filter(|(other, _)| *other == kind).count();
+        let most = kind.allowance().hour as usize;
+        assert!(hour <= most, "{hour} {kind:?} calls within an hour");
     }
 
     /// Design invariant 1 as the world sees it.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::budget::Kind;
 use crate::cloud::*;
 use crate::effect::{Alarm, Change, Effect, Grant, Refusal, ReleasedAddress, Reply};
 use crate::event::{AddRequest, Event};
@@ -15,6 +16,7 @@ use crate::limits::InstanceLimits;
 use crate::node::NodeFacts;
 use crate::policy::Policy;
 use crate::pool::Pool;
+use crate::records::RecordKey;
 use crate::recover::Start;
 use crate::verify;
 use crate::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
@@ -69,7 +71,13 @@ pub(super) struct World {
     pub(super) next: u32,
     pub(super) faults: VecDeque<Fault>,
     pub(super) outage: Option<FailureClass>,
+    /// Only calls whose line in the log begins so are concerned by it.
+    pub(super) outage_of: &'static str,
     pub(super) log: Vec<String>,
+    /// When each call was sent, by a clock that goes on over reboots.
+    pub(super) sent: Vec<(Kind, u64)>,
+    /// What that clock is ahead of the boot's.
+    pub(super) earlier_boots: u64,
     pub(super) links: BTreeSet<Mac>,
     pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
     /// The configuration's tags were changed while a creation was under way.
@@ -179,7 +187,10 @@ impl World {
             next: 0,
             faults: VecDeque::new(),
             outage: None,
+            outage_of: "",
             log: vec![],
+            sent: vec![],
+            earlier_boots: 0,
             links: BTreeSet::new(),
             routes: BTreeMap::new(),
             retagged: false,
@@ -231,7 +242,10 @@ impl World {
         match effect {
             Effect::Commit { .. } => panic!("a second commit in one step"),
             Effect::Reply { waiter, reply } => self.reply(waiter, reply),
-            Effect::Call { call, request } => self.work.push_back(Work::Call(call, request)),
+            Effect::Call { call, request } => {
+                self.count_call(&request);
+                self.work.push_back(Work::Call(call, request));
+            }
             Effect::ConfigureEni(intent) => self.work.push_back(Work::Configure(intent.eni)),
             Effect::Publish { eni, addresses, .. } => self.work.push_back(Work::Publish(eni, addresses)),
             Effect::Unpublish { .. } => {}
@@ -451,6 +465,7 @@ impl World {
             self.facts.boot = boot.into();
             self.routes.clear();
             self.live.clear();
+            self.earlier_boots += self.now.0;
             self.now = Tick(5_000);
             self.released.clear();
         }
@@ -561,6 +576,12 @@ impl World {
     pub(super) fn calls(&self, action: &str) -> usize {
         self.log.iter().filter(|line| line.starts_with(action)).count()
     }
+}
+
+/// Records but the count of calls, which a start adds to.
+pub(super) fn but_budget(mut records: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    records.remove(&RecordKey::Budget.text());
+    records
 }
 
 pub(super) fn veth(key: &SandboxKey) -> String {
