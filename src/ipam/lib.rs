@@ -29,6 +29,7 @@ mod quick;
 pub mod records;
 pub mod recover;
 mod refusal;
+mod roles;
 mod serve;
 mod shortage;
 pub mod stamp;

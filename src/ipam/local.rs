@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::cloud::DescribeScope;
 use super::ids::{CardIndex, DeviceIndex, Mac, Tick};
 use super::memory::Ec2View;
-use super::model::{Eni, EniRole, EniState};
+use super::model::{Eni, EniKind, EniRole, EniState};
 use super::node::NodeFacts;
 use super::observe::{place, suspect_route};
 use super::outbox::Outbox;
@@ -169,6 +169,8 @@ fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
         id: seen.id.clone(),
         mac: seen.mac,
         role: EniRole::Secondary,
+        kind: EniKind::Interface,
+        excluded: false,
         state: EniState::Attached,
         device: Some(seen.device),
         card: seen.card,

@@ -25,6 +25,23 @@ pub enum EniRole {
     Unmanaged,
 }
 
+/// What EC2 calls `InterfaceType`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EniKind {
+    /// `interface`: the usual one.
+    #[default]
+    Interface,
+    /// `efa`: pods may have its addresses, and somebody has attached it for more than those.
+    Efa,
+    /// `efa-only`: it carries no addresses.
+    EfaOnly,
+    /// `trunk`: it carries branch ENIs of others.
+    Trunk,
+    /// Load balancers and whatever else EC2 comes to make.
+    Other,
+}
+
 /// How far an ENI is on its way. Stored, so that a kill at any instant resumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
@@ -55,6 +72,14 @@ pub struct Eni {
     pub mac: Mac,
     /// How it is used.
     pub role: EniRole,
+    /// What it is to EC2.
+    #[serde(default, skip_serializing_if = "EniKind::is_usual")]
+    pub kind: EniKind,
+    /// Pods get none of its addresses any more, whoever has one keeps it, and what is free on it is surplus: its subnet is
+    /// not for us, or with custom networking it is no ENIConfig's. Stored, so that a restart needs
+    /// nobody to tell.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub excluded: bool,
     /// How far it is.
     pub state: EniState,
     /// Its device index, once chosen.
@@ -75,6 +100,13 @@ pub struct Eni {
     pub assigning: Option<Amount>,
     /// What it carries for pods: secondary addresses (/32) and prefixes (/28). Each takes one of its places.
     pub cidrs: BTreeMap<Ipv4Cidr, Placed>,
+}
+
+impl EniKind {
+    /// Whether nothing need be said of it.
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::Interface
+    }
 }
 
 impl Eni {

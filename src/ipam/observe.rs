@@ -8,32 +8,14 @@ use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
 use super::effect::Effect;
 use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
 use super::memory::Ec2View;
-use super::model::{Eni, EniRole, EniState, Placed};
+use super::model::{Eni, EniKind, EniRole, EniState, Placed};
 use super::obstacle::Topic;
 use super::outbox::Outbox;
 use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
+use super::roles::role_of;
 use super::tags;
 use super::witness::{Doubt, Ec2Says};
-
-/// How an ENI is used, by its tags and type (reference ipamd 1.6; another instance's ENI is never ours, Q50).
-pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
-    if eni.id == pool.facts().primary_eni {
-        return EniRole::Primary;
-    }
-    let tag = |key: &str| eni.tags.get(key).map(String::as_str);
-    let is_type = matches!(eni.interface_type.as_str(), "" | "interface" | "efa");
-    let managed = match (tag(tags::NO_MANAGE), tag(tags::INSTANCE)) {
-        (Some(no_manage), _) => no_manage != "true",
-        (None, Some(instance)) => instance == pool.facts().instance.as_str(),
-        (None, None) => pool.policy().manage_untagged,
-    };
-    if is_type && managed && card == CardIndex(0) {
-        EniRole::Secondary
-    } else {
-        EniRole::Unmanaged
-    }
-}
 
 /// EC2 itself names a secondary address or a prefix of an ENI of ours.
 pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
@@ -94,6 +76,8 @@ fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni
         id: cloud.id.clone(),
         mac: cloud.mac,
         role,
+        kind: EniKind::of(&cloud.interface_type),
+        excluded: false,
         state,
         device: None,
         card: CardIndex(0),
@@ -237,6 +221,7 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
     }
     pool.edit_eni(&cloud.id, |eni| {
         eni.role = role;
+        eni.kind = EniKind::of(&cloud.interface_type);
         eni.device = Some(attachment.device);
         eni.card = attachment.card;
         eni.attachment = Some(attachment.id.clone());

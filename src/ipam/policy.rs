@@ -64,6 +64,8 @@ pub struct Policy {
     pub custom_networking: bool,
     /// The ENIConfig that holds for this node; with custom networking and without it no ENI can be made.
     pub eni_config: Option<EniConfigChoice>,
+    /// `ENABLE_SUBNET_DISCOVERY`: new ENIs go where tags allow them, and ENIs in subnets that are not for us are emptied.
+    pub subnet_discovery: bool,
     /// How long the first ADDs wait for EC2 to confirm what IMDS says.
     pub start_patience: Duration,
     /// How long after its attach was answered an ENI's link may take to appear before that is an alarm.
@@ -95,6 +97,7 @@ impl Default for Policy {
             ask_ec2: true,
             custom_networking: false,
             eni_config: None,
+            subnet_discovery: true,
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),
             describe_lag: Duration::from_mins(1),

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn the_largest_eni_fits_into_a_record_of_the_store() {
         use super::super::ids::{CardIndex, DeviceIndex};
-        use super::super::model::{EniRole, EniState, Placed};
+        use super::super::model::{EniKind, EniRole, EniState, Placed};
         let longest = |last: u8| Ipv4Addr::new(255, 255, 255, 200 + last);
         let placed = Placed {
             verified: true,
@@ -270,6 +270,8 @@ mod tests {
             id: "eni-0123456789abcdef0".into(),
             mac: "02:ff:ff:ff:ff:ff".parse().unwrap(),
             role: EniRole::Unmanaged,
+            kind: EniKind::Interface,
+            excluded: false,
             state: EniState::Discarding {
                 why: "\u{10FFFF}".repeat(super::super::lifecycle::LONGEST_REASON),
             },

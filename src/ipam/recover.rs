@@ -8,7 +8,7 @@ use super::effect::{Effect, EniIntent};
 use super::ids::{BootId, CallId, CardIndex, DeviceIndex, EniId, SandboxKey, Tick};
 use super::limits::InstanceLimits;
 use super::local;
-use super::model::{Address, Allocation, Eni, EniRole, EniState};
+use super::model::{Address, Allocation, Eni, EniKind, EniRole, EniState};
 use super::node::NodeFacts;
 use super::outbox::Outbox;
 use super::policy::Policy;
@@ -246,6 +246,8 @@ fn ensure_primary(pool: &mut Pool) {
             id: facts.primary_eni.clone(),
             mac: facts.primary_mac,
             role: EniRole::Primary,
+            kind: EniKind::Interface,
+            excluded: false,
             state: EniState::Ready,
             device: Some(DeviceIndex(0)),
             card: CardIndex(0),

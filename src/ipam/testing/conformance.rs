@@ -9,11 +9,11 @@ use crate::cloud::{CloudCall, CloudEni, FailureClass};
 use crate::event::Event;
 use crate::ids::{CardIndex, DeviceIndex, EniId, Mac, Tick};
 use crate::model::EniRole;
-use crate::observe::role_of;
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::records::{Record, RecordKey};
 use crate::recover::Start;
+use crate::roles::role_of;
 use crate::witness::KernelFacts;
 
 /// An ENI that somebody else has attached.
