@@ -15,6 +15,7 @@ use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::shortage::{self, Take};
+use super::subnets;
 use super::treatment::Scope;
 
 /// Attaching that fails without a known reason is given up after this many times.
@@ -37,6 +38,8 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             let amount = amount(&eni.secondary, &eni.prefixes);
             let take = Take::create(amount);
             shortage::gave(pool, &eni.subnet, take, now);
+            subnets::gave(pool, &eni.subnet, amount, true);
+            pool.memory.clear(&Topic::CreateIn(eni.subnet.clone()));
             observe::adopt_created(pool, Some(&token), &eni, now, out);
         }
         (Purpose::Attach(id), Ok(CloudAnswer::Attached(attachment))) => attached(pool, &id, attachment, now),
@@ -45,7 +48,11 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             pool.memory.clear(&Topic::Termination(id));
         }
         (Purpose::Assign { eni, .. }, Ok(CloudAnswer::Assigned { addresses, prefixes })) => {
-            let take = Take::assign(amount(&addresses, &prefixes));
+            let amount = amount(&addresses, &prefixes);
+            if let Some(subnet) = pool.enis().get(&eni).map(|eni| eni.subnet.clone()) {
+                subnets::gave(pool, &subnet, amount, false);
+            }
+            let take = Take::assign(amount);
             let cidrs = addresses.into_iter().map(Ipv4Cidr::host).chain(prefixes);
             assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now);
         }
@@ -56,6 +63,9 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
                 DescribeScope::Attached => observe::attached(pool, &enis, call, ask.since, now, out),
                 DescribeScope::OursUnattached => observe::unattached(pool, &enis, call, now, out),
             }
+        }
+        (Purpose::Subnets, Ok(CloudAnswer::Subnets(listed))) => {
+            subnets::listed_by_ec2(pool, listed, ask.since, now, out);
         }
         (Purpose::Limits, Ok(CloudAnswer::Limits(limits))) => pool.set_limits(limits),
         (purpose, Ok(_)) => failed(pool, purpose, &misunderstood(), call, now, out),
@@ -188,6 +198,7 @@ fn failed(
         // "No such ENI" may be said of one that is only too new: a Describe confirms it, or it is deleted again.
         Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
+        Purpose::Subnets => subnets::not_listed(pool, failure, now),
         Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
     }
 }
@@ -222,10 +233,19 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
     if scope == Scope::Subnet {
         let take = Take::create(creation.amount);
         shortage::refused(pool, &creation.subnet, take, failure, now);
-    } else {
-        out.alarm("create", format!("no ENI can be created: {failure}"));
-        obstruct(pool, Topic::Create, failure, now);
+        return;
     }
+    let subnet = creation.subnet;
+    out.alarm("create", format!("no ENI can be created in {subnet}: {failure}"));
+    if failure.class == FailureClass::Gone {
+        subnets::doubt(pool);
+    }
+    let topic = if scope == Scope::Growth {
+        Topic::Create
+    } else {
+        Topic::CreateIn(subnet)
+    };
+    obstruct(pool, topic, failure, now);
 }
 
 fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick) {

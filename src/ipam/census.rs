@@ -68,13 +68,23 @@ impl Census {
             }
         }
         let mut idle = Idle::default();
-        for eni in pool.enis().values().filter(|eni| is_underway(pool, eni)) {
+        let counts = |eni: &&Eni| !eni.excluded;
+        for eni in pool
+            .enis()
+            .values()
+            .filter(counts)
+            .filter(|eni| is_underway(pool, eni))
+        {
             census.look_at(pool, goal, eni, &mut idle, now);
         }
         census.free = usable.saturating_sub(census.left_over);
         census.coming = idle.counted.saturating_sub(census.free);
         census.arriving = idle.all.saturating_sub(usable);
-        let asked = pool.enis().values().filter_map(|eni| eni.assigning);
+        let asked = pool
+            .enis()
+            .values()
+            .filter(counts)
+            .filter_map(|eni| eni.assigning);
         let created = pool.creations().values().map(|creation| creation.amount);
         let under_way: u32 = asked.chain(created).map(Amount::addresses).sum();
         census.coming = census.coming.saturating_add(under_way);

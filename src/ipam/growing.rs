@@ -9,6 +9,7 @@ use super::obstacle::Topic;
 use super::plan::{Act, Hindrance, Need, Plan, eni_limit, places_taken};
 use super::pool::Pool;
 use super::shortage::{self, Take};
+use super::subnets::{self, Candidate};
 use super::targets::Goal;
 
 /// A plan in the making.
@@ -27,6 +28,9 @@ impl Growing<'_> {
     /// takes seconds, and at last for everything that nothing else could give.
     pub(super) fn grow(mut self, enis_by_type: u32) {
         let unit = self.goal.unit;
+        if subnets::is_needed_first(self.pool) && !self.knows_subnets() {
+            return;
+        }
         self.fill(unit);
         if unit == Unit::Prefix {
             let warm = self.plan.report.warm.min(self.need.addresses);
@@ -130,6 +134,7 @@ impl Growing<'_> {
         let report = &self.plan.report;
         let planned = self.plan.acts.iter().map(|act| match act {
             Act::Assign { amount, .. } | Act::Create { amount, .. } => amount.addresses(),
+            Act::DescribeSubnets => 0,
         });
         let there = report.free.saturating_add(report.coming);
         let priority = if report.waiting > planned.fold(there, u32::saturating_add) {
@@ -137,7 +142,8 @@ impl Growing<'_> {
         } else {
             Priority::Warm
         };
-        let calls = count(self.plan.acts.len());
+        let changes = |act: &&Act| !matches!(act, Act::DescribeSubnets);
+        let calls = count(self.plan.acts.iter().filter(changes).count());
         let budget = &self.pool.memory.budget;
         let Err(brake) = budget.check(Kind::Changing, priority, calls, self.now) else {
             return false;
@@ -161,7 +167,7 @@ impl Growing<'_> {
         let mut enis: Vec<&Eni> = pool
             .enis()
             .values()
-            .filter(|eni| eni.role != EniRole::Unmanaged && is_underway(pool, eni))
+            .filter(|eni| eni.role != EniRole::Unmanaged && !eni.excluded && is_underway(pool, eni))
             .filter(|eni| !matches!(eni.state, EniState::Created | EniState::Attaching))
             .collect();
         enis.sort_by_key(|eni| eni.device);
@@ -213,26 +219,93 @@ impl Growing<'_> {
         if room == 0 {
             return self.hinder(at_limit);
         }
-        let subnet = self.pool.facts().subnet.clone();
-        if !self.is_asked_for(&subnet, unit)
-            || self.is_hindered(&Topic::Create)
-            || self.is_hindered(&Topic::Subnet(subnet.clone()))
-        {
+        if self.is_hindered(&Topic::Create) {
+            return;
+        }
+        let candidates = match subnets::candidates(self.pool) {
+            Ok(candidates) => candidates,
+            Err(hindrance) => return self.hinder(hindrance),
+        };
+        if !self.knows_subnets() || self.waits_for_blocks(&candidates, unit) {
             return;
         }
         while !self.need.is_met() && room > 0 {
-            if self.is_short(&subnet, unit) || self.is_braked() {
+            if self.is_braked() {
                 return;
             }
+            let Some(subnet) = self.choose(&candidates, unit) else {
+                return;
+            };
             let wish = Take::create(self.wish(unit, self.slots));
             let amount = shortage::modest(self.pool, &subnet, wish, self.now);
             self.need.take(amount);
             room = room.saturating_sub(1);
-            let subnet = subnet.clone();
             self.plan.acts.push(Act::Create { subnet, amount });
         }
         if !self.need.is_met() {
             self.hinder(at_limit);
         }
+    }
+
+    /// Asks for the subnets where what is known of them is old. A pod does not wait for the answer as long as there is
+    /// any; what is only held ready does.
+    fn knows_subnets(&mut self) -> bool {
+        if subnets::is_due(self.pool, self.now) {
+            self.look_at_subnets();
+        }
+        let is_asking = self.plan.acts.contains(&Act::DescribeSubnets);
+        let report = &self.plan.report;
+        let is_urgent = report.waiting > report.free.saturating_add(report.coming);
+        let is_awaited = is_asking || subnets::is_awaited(self.pool, self.now);
+        if is_awaited && !(is_urgent && subnets::is_known(self.pool)) {
+            self.hinder(Hindrance::SubnetsUnknown);
+            return false;
+        }
+        true
+    }
+
+    fn look_at_subnets(&mut self) {
+        if !self.plan.acts.contains(&Act::DescribeSubnets) {
+            self.plan.acts.push(Act::DescribeSubnets);
+        }
+    }
+
+    /// Single addresses stand in for prefixes only when no subnet has a block: one that is being asked may have.
+    fn waits_for_blocks(&self, candidates: &[Candidate], unit: Unit) -> bool {
+        let is_clear = |topic: Topic| self.pool.memory.is_clear(&topic, self.now);
+        let is_open = |subnet: &SubnetId| {
+            is_clear(Topic::CreateIn(subnet.clone())) && is_clear(Topic::Subnet(subnet.clone()))
+        };
+        let may_have =
+            |candidate: &Candidate| is_open(&candidate.id) && is_clear(Topic::Blocks(candidate.id.clone()));
+        (self.goal.unit, unit) == (Unit::Prefix, Unit::Address) && candidates.iter().any(may_have)
+    }
+
+    /// The subnet with most left that nothing is known against. Why none will do is told only if none will.
+    fn choose(&mut self, candidates: &[Candidate], unit: Unit) -> Option<SubnetId> {
+        let mut told = std::mem::take(&mut self.plan.report.hindrances);
+        let open: Vec<&Candidate> = candidates
+            .iter()
+            .filter(|candidate| self.is_open(&candidate.id, unit))
+            .collect();
+        let best = open.into_iter().min_by_key(|candidate| {
+            let left = subnets::left(self.pool, &self.plan.acts, candidate);
+            let is_short = shortage::is_short(self.pool, &candidate.id, unit, self.now);
+            (is_short, std::cmp::Reverse(left))
+        });
+        std::mem::swap(&mut told, &mut self.plan.report.hindrances);
+        if best.is_none() {
+            for hindrance in told {
+                self.hinder(hindrance);
+            }
+        }
+        best.map(|candidate| candidate.id.clone())
+    }
+
+    fn is_open(&mut self, subnet: &SubnetId, unit: Unit) -> bool {
+        self.is_asked_for(subnet, unit)
+            && !self.is_hindered(&Topic::CreateIn(subnet.clone()))
+            && !self.is_hindered(&Topic::Subnet(subnet.clone()))
+            && !self.is_short(subnet, unit)
     }
 }

@@ -9,7 +9,7 @@ use super::model::Creation;
 use super::outbox::Outbox;
 use super::plan::{Act, Hindrance, Plan, plan};
 use super::pool::Pool;
-use super::{stamp, tags, verify};
+use super::{stamp, subnets, tags, verify};
 
 /// Carries out what is to be asked for now; returns the plan.
 pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
@@ -31,6 +31,7 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
         match act {
             Act::Assign { eni, amount } => assign(pool, eni, *amount, now, out),
             Act::Create { subnet, amount } => create(pool, subnet.clone(), *amount, now, out),
+            Act::DescribeSubnets => subnets::ask(pool, now, out),
         }
     }
     plan

@@ -35,6 +35,7 @@ mod shortage;
 pub mod stamp;
 pub mod status;
 pub mod step;
+mod subnets;
 pub mod tags;
 mod targets;
 pub mod treatment;

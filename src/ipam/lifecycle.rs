@@ -11,6 +11,7 @@ use super::model::{Eni, EniRole, EniState};
 use super::obstacle::{Jitter, Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
+use super::subnets;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
 
 /// How a deletion without proof is looked at again: EC2 is not asked for nothing.
@@ -364,12 +365,17 @@ fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
 /// Standing doubts are worth another look, ever more seldom.
 fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     recheck_kernel(pool, now, out);
+    subnets::confirm(pool, now, out);
     let drift_check = now.after(pool.policy().drift_check);
     if *pool.memory.next_look.get_or_insert(drift_check) <= now {
         pool.memory.next_look = Some(drift_check);
         pool.memory
             .describe
             .extend([DescribeScope::Attached, DescribeScope::OursUnattached]);
+        // Tags change while ENIs live (Q18).
+        if subnets::is_due(pool, now) {
+            subnets::ask(pool, now, out);
+        }
     }
     let doubtful = pool
         .addresses()

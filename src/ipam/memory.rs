@@ -16,6 +16,7 @@ use super::plan::Report;
 use super::quick::Calm;
 use super::records::RecordKey;
 use super::shortage::Shortage;
+use super::subnets::SubnetView;
 use super::witness::{Ec2Says, ImdsSnapshot, LinkFact};
 
 /// What a call in flight is for.
@@ -27,6 +28,7 @@ pub(super) enum Purpose {
     Assign { eni: EniId, amount: Amount },
     Delete(EniId),
     Describe(DescribeScope),
+    Subnets,
     Limits,
 }
 
@@ -157,6 +159,7 @@ pub(super) struct Memory {
     pub(super) imds_pending: bool,
     /// Device indexes EC2 said are taken, by whom is not known.
     pub(super) devices_taken: BTreeSet<DeviceIndex>,
+    pub(super) subnets: SubnetView,
     /// Subnets that refused, and are being asked for less.
     pub(super) shortages: BTreeMap<(SubnetId, Unit), Shortage>,
     pub(super) store_trouble: Option<String>,
@@ -196,6 +199,7 @@ impl Memory {
             imds: None,
             imds_pending: false,
             devices_taken: BTreeSet::new(),
+            subnets: SubnetView::default(),
             shortages: BTreeMap::new(),
             store_trouble: None,
             wake: None,

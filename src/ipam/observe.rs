@@ -14,8 +14,8 @@ use super::outbox::Outbox;
 use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
 use super::roles::role_of;
-use super::tags;
 use super::witness::{Doubt, Ec2Says};
+use super::{subnets, tags};
 
 /// EC2 itself names a secondary address or a prefix of an ENI of ours.
 pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
@@ -71,7 +71,6 @@ pub(super) fn suspect_route(pool: &mut Pool, address: Ipv4Addr) {
 }
 
 fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni {
-    let same_subnet = cloud.subnet == pool.facts().subnet;
     Eni {
         id: cloud.id.clone(),
         mac: cloud.mac,
@@ -86,7 +85,7 @@ fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni
         subnet: cloud.subnet.clone(),
         subnet_cidr: cloud
             .subnet_cidr
-            .or_else(|| same_subnet.then_some(pool.facts().subnet_cidr)),
+            .or_else(|| subnets::network_of(pool, &cloud.subnet)),
         primary: cloud.primary,
         assigning: None,
         cidrs: BTreeMap::new(),

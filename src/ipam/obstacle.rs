@@ -10,6 +10,10 @@ use super::ids::{ClientToken, EniId, SubnetId, Tick};
 pub enum Topic {
     /// Creating any ENI.
     Create,
+    /// Creating an ENI in a subnet.
+    CreateIn(SubnetId),
+    /// Asking for the subnets.
+    Subnets,
     /// Taking addresses from a subnet.
     Subnet(SubnetId),
     /// Taking blocks of 16 addresses from a subnet.

@@ -17,6 +17,7 @@ use super::ids::{EniId, SubnetId, Tick};
 use super::memory::Ec2View;
 use super::obstacle::Topic;
 use super::pool::Pool;
+use super::subnets;
 use super::targets::Goal;
 
 /// One thing to ask EC2 for.
@@ -36,6 +37,8 @@ pub enum Act {
         /// What it carries besides its own address.
         amount: Amount,
     },
+    /// The subnets of this zone, before more is asked for.
+    DescribeSubnets,
 }
 
 impl Act {
@@ -79,6 +82,18 @@ pub enum Hindrance {
     RestFollows {
         /// How many addresses will be asked for.
         addresses: u32,
+    },
+    /// EC2 has not yet said where new ENIs may go.
+    SubnetsUnknown,
+    /// No subnet of this zone is for this node's ENIs, by its tags.
+    NoSubnet {
+        /// The zone.
+        zone: String,
+    },
+    /// Custom networking is on, and there is no ENIConfig for this node.
+    NoEniConfig {
+        /// Which was looked for, where that is known.
+        name: Option<String>,
     },
     /// A subnet has less than was asked for, and is being asked for less.
     AskingForLess {
@@ -258,6 +273,9 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     }
     if pool.memory.ec2 == Ec2View::Asking {
         plan.report.hindrances.push(Hindrance::Starting);
+        if subnets::is_needed_first(pool) && subnets::is_due(pool, now) {
+            plan.acts.push(Act::DescribeSubnets);
+        }
         return plan;
     }
     Growing {
@@ -293,6 +311,7 @@ impl Report {
             Hindrance::Starting
             | Hindrance::LimitsUnknown
             | Hindrance::RestFollows { .. }
+            | Hindrance::SubnetsUnknown
             | Hindrance::AskingForLess { .. } => true,
             Hindrance::Failed { failure, .. } => failure.class.is_transient(),
             _ => false,
@@ -314,9 +333,12 @@ impl Report {
             Hindrance::NoLink { .. } => 4,
             Hindrance::EniLimit { .. } => 5,
             Hindrance::MaxPods { .. } => 6,
-            Hindrance::AskingForLess { .. } => 0,
+            Hindrance::AskingForLess { .. } | Hindrance::NoSubnet { .. } | Hindrance::NoEniConfig { .. } => 0,
             Hindrance::ProvisioningOff => 9,
-            Hindrance::Starting | Hindrance::LimitsUnknown | Hindrance::RestFollows { .. } => 10,
+            Hindrance::Starting
+            | Hindrance::LimitsUnknown
+            | Hindrance::SubnetsUnknown
+            | Hindrance::RestFollows { .. } => 10,
         };
         self.hindrances.iter().min_by_key(weight)
     }

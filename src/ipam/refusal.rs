@@ -162,9 +162,20 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
+        Some(none @ Hindrance::NoSubnet { .. }) => refusal(
+            RefusalKind::Exhausted,
+            format!("no address is free and {none}"),
+            "tag a subnet of the zone with kubernetes.io/role/cni=1 and, where clusters share it, with the cluster's name",
+        ),
+        Some(none @ Hindrance::NoEniConfig { .. }) => refusal(
+            RefusalKind::Exhausted,
+            format!("no address is free and {none}"),
+            "write that ENIConfig, or have the node's label name another one",
+        ),
         Some(
             Hindrance::Starting
             | Hindrance::LimitsUnknown
+            | Hindrance::SubnetsUnknown
             | Hindrance::RestFollows { .. }
             | Hindrance::AskingForLess { .. },
         )

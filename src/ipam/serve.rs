@@ -171,7 +171,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let mut resting: Vec<Tick> = pool
         .addresses()
         .iter()
-        .filter(|(address, _)| pool.is_wired(**address))
+        .filter(|(address, _)| pool.is_wired(**address) && !pool.is_excluded(**address))
         .filter_map(|(_, known)| match known.state(now) {
             AddressState::Cooling { until } => Some(until),
             _ => None,

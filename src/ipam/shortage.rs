@@ -86,6 +86,11 @@ fn shortage<'a>(pool: &'a Pool, subnet: &SubnetId, unit: Unit, now: Tick) -> Opt
     known.filter(|short| now.since(short.since) < ROUND)
 }
 
+/// Whether a subnet has refused in this round.
+pub(super) fn is_short(pool: &Pool, subnet: &SubnetId, unit: Unit, now: Tick) -> bool {
+    shortage(pool, subnet, unit, now).is_some()
+}
+
 /// How much to ask a subnet for.
 pub(super) fn modest(pool: &Pool, subnet: &SubnetId, wish: Take, now: Tick) -> Amount {
     let short = shortage(pool, subnet, wish.unit(), now);
@@ -113,6 +118,7 @@ pub(super) fn waits<'a>(
         || planned.iter().any(|act| match act {
             Act::Assign { eni, .. } => pool.enis().get(eni).is_some_and(here),
             Act::Create { subnet: other, .. } => other == subnet,
+            Act::DescribeSubnets => false,
         });
     is_asked.then_some(&short.failure)
 }

@@ -37,6 +37,18 @@ impl std::fmt::Display for Hindrance {
             Self::Starting => f.write_str("EC2 has not yet said what is attached"),
             Self::LimitsUnknown => f.write_str("the instance type's limits are not known yet"),
             Self::ProvisioningOff => f.write_str("provisioning is switched off"),
+            Self::SubnetsUnknown => f.write_str("EC2 has not yet said where new ENIs may go"),
+            Self::NoSubnet { zone } => write!(
+                f,
+                "no subnet in {zone} is for this node's ENIs: the tag kubernetes.io/role/cni is 0 or missing, or names \
+                 other clusters, on each"
+            ),
+            Self::NoEniConfig { name: Some(name) } => {
+                write!(f, "custom networking is on, and there is no ENIConfig {name:?}")
+            }
+            Self::NoEniConfig { name: None } => {
+                f.write_str("custom networking is on, and no ENIConfig holds for this node")
+            }
             Self::EniLimit {
                 enis,
                 slots,
@@ -120,6 +132,7 @@ impl Pool {
             .map(|(address, known)| {
                 let (state, detail) = match known.state(now) {
                     AddressState::Free if usable.contains(address) => ("free", Value::Null),
+                    AddressState::Free if self.is_excluded(*address) => ("excluded", Value::Null),
                     AddressState::Free => ("coming", Value::Null),
                     AddressState::Assigned(key) => ("assigned", json!(key.to_string())),
                     AddressState::Cooling { until } => {

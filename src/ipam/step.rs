@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, growth, lifecycle, local, quick, serve};
+use super::{answers, growth, lifecycle, local, quick, serve, subnets};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -133,6 +133,7 @@ fn published(
 pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     pool.memory.budget.begin();
     local::absorb_imds(pool, now);
+    subnets::judge(pool, out);
     let can_write = pool.memory.store_trouble.is_none();
     if can_write {
         lifecycle::advance(pool, now, out);
@@ -170,7 +171,9 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             AddressState::Cooling { until } => Some(Tick(until.0.saturating_add(1))),
             _ => None,
         });
+    let subnets = subnets::awaited_until(pool);
     let next = deadlines
+        .chain(subnets)
         .chain(obstacles)
         .chain(links)
         .chain(start)

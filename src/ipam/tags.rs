@@ -16,3 +16,7 @@ pub const CLUSTER: &str = "cluster.k8s.amazonaws.com/name";
 pub(super) const OWNER: (&str, &str) = ("eks:eni:owner", "amazon-vpc-cni");
 /// How an ENI's description begins; the instance id follows.
 pub(super) const DESCRIPTION_PREFIX: &str = "aws-K8S-";
+/// Whether a subnet is for pods' ENIs: `0` no, anything else yes.
+pub(super) const SUBNET_ROLE: &str = "kubernetes.io/role/cni";
+/// Before the name of a cluster that a subnet is for.
+pub(super) const SUBNET_CLUSTER: &str = "cni.networking.k8s.aws/cluster/";

@@ -12,6 +12,8 @@ pub enum Scope {
     Call,
     /// Whatever takes addresses from the same subnet; in the end of a round of asking for less.
     Subnet,
+    /// New ENIs in the same subnet: another one may do.
+    NewEnisThere,
     /// Every new ENI. One that was created already is deleted again.
     Growth,
 }
@@ -53,7 +55,7 @@ pub struct Treatment {
 /// What most have in common.
 const PLAIN: Treatment = Treatment {
     class: FailureClass::Other,
-    create: Scope::Growth,
+    create: Scope::NewEnisThere,
     attach: Scope::Call,
     assign: Scope::Call,
     pace: Pace::secs(5, 300),
@@ -91,6 +93,7 @@ pub const TABLE: [Treatment; 11] = [
     },
     Treatment {
         class: FailureClass::AddressLimit,
+        create: Scope::Growth,
         attach: Scope::Growth,
         pace: Pace::secs(60, 3600),
         pods: Pods::Told,
@@ -98,6 +101,7 @@ pub const TABLE: [Treatment; 11] = [
     },
     Treatment {
         class: FailureClass::AttachmentLimit,
+        create: Scope::Growth,
         attach: Scope::Growth,
         pace: Pace::secs(30, 3600),
         pods: Pods::Told,
@@ -106,6 +110,7 @@ pub const TABLE: [Treatment; 11] = [
     // The account's nodes meet it together.
     Treatment {
         class: FailureClass::AccountLimit,
+        create: Scope::Growth,
         attach: Scope::Growth,
         pace: Pace::secs(60, 3600).jittered(),
         pods: Pods::Told,

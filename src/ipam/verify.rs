@@ -58,8 +58,17 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                     "{id} is not ours to grow"
                 );
                 require!(violations, eni.assigning.is_none(), "{id} is being asked already");
+                require!(violations, !eni.excluded, "{id} is to be emptied, not grown");
             }
-            Act::Create { amount, .. } => {
+            Act::DescribeSubnets => {}
+            Act::Create { amount, subnet } => {
+                let choice = pool.policy().eni_config.as_ref();
+                let custom = choice.filter(|_| pool.policy().custom_networking);
+                require!(
+                    violations,
+                    custom.is_none_or(|choice| choice.subnets.contains(subnet)),
+                    "an ENI is to be made in {subnet}, which the ENIConfig does not name"
+                );
                 created += 1;
                 let addresses = amount.places();
                 let fits = addresses as usize <= slots;

@@ -14,14 +14,18 @@ fn kind_of(purpose: &Purpose) -> Kind {
         | Purpose::Termination(_)
         | Purpose::Assign { .. }
         | Purpose::Delete(_) => Kind::Changing,
-        Purpose::Describe(_) | Purpose::Limits => Kind::Describing,
+        Purpose::Describe(_) | Purpose::Subnets | Purpose::Limits => Kind::Describing,
     }
 }
 
 /// Whom a call is for now. The same question may be for a waiting pod this time and for nobody the next.
 fn priority_of(pool: &Pool, purpose: &Purpose, now: Tick) -> Priority {
     let serves_pods = match purpose {
-        Purpose::Create(_) | Purpose::Attach(_) | Purpose::Assign { .. } | Purpose::Limits => true,
+        Purpose::Create(_)
+        | Purpose::Attach(_)
+        | Purpose::Assign { .. }
+        | Purpose::Limits
+        | Purpose::Subnets => true,
         Purpose::Describe(_) => is_in_doubt(pool),
         // Nobody waits for it, and an ENI without it is left behind when the instance goes.
         Purpose::Termination(_) => return Priority::Warm,
@@ -54,7 +58,7 @@ fn is_short(pool: &Pool, now: Tick) -> bool {
 impl Pool {
     /// Whether a call that is to be made may be made now; if not, it is tried again when it may. The last question to
     /// ask before [`crate::outbox::Outbox::call`].
-    pub(super) fn may_ask(&mut self, purpose: &Purpose, now: Tick) -> bool {
+    pub(crate) fn may_ask(&mut self, purpose: &Purpose, now: Tick) -> bool {
         if self.memory.is_asking(purpose) {
             return false;
         }
@@ -70,7 +74,7 @@ impl Pool {
 
     /// Takes the call into account. What was planned as a whole has been checked as a whole; no call exceeds what
     /// waiting pods may have.
-    pub(super) fn charge(&mut self, purpose: &Purpose, now: Tick) -> Result<(), Brake> {
+    pub(crate) fn charge(&mut self, purpose: &Purpose, now: Tick) -> Result<(), Brake> {
         let kind = kind_of(purpose);
         let priority = priority_of(self, purpose, now);
         let is_planned = matches!(purpose, Purpose::Create(_) | Purpose::Assign { .. });

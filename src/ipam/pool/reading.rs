@@ -86,7 +86,7 @@ impl Pool {
         let trusting = self.trusts_imds(now);
         self.enis
             .values()
-            .filter(|eni| self.stands(eni))
+            .filter(|eni| self.stands(eni) && !eni.excluded)
             .flat_map(|eni| {
                 eni.addresses()
                     .map(move |(address, placed)| (address, eni, placed))
@@ -107,7 +107,14 @@ impl Pool {
     /// Whether a sandbox may have this one now.
     pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
         let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
-        self.addresses.get(&address).is_some_and(fits) && self.is_reachable(address, now)
+        self.addresses.get(&address).is_some_and(fits)
+            && self.is_reachable(address, now)
+            && !self.is_excluded(address)
+    }
+
+    /// Whether it is on an ENI that gets no new pods.
+    pub(crate) fn is_excluded(&self, address: Ipv4Addr) -> bool {
+        self.placed(address).is_some_and(|(eni, _)| eni.excluded)
     }
 
     /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.

@@ -71,7 +71,12 @@ fn ipamd_1_2_3_5_a_fresh_node_fills_its_primary_eni_in_one_call() {
         let assign = format!("Assign eni-primary {expected}");
         assert_eq!(
             log,
-            [assign.as_str(), "Describe Attached", "Describe OursUnattached"]
+            [
+                assign.as_str(),
+                "Describe Attached",
+                "Describe OursUnattached",
+                "Describe Subnets"
+            ]
         );
     }
 }

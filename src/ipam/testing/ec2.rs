@@ -19,6 +19,7 @@ impl World {
             CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
             CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
             CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
+            CloudCall::DescribeSubnets { .. } => "Describe Subnets".to_owned(),
             other => format!("{other:?}"),
         };
         let is_concerned = line.starts_with(self.outage_of);
@@ -42,11 +43,13 @@ impl World {
         match request {
             CloudCall::CreateEni {
                 token,
+                subnet,
+                groups,
                 amount,
                 description,
                 tags,
-                ..
-            } => self.create(token, amount, description, tags),
+                tracking,
+            } => self.create(token, (subnet, groups, tracking), amount, description, tags),
             CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
             CloudCall::DeleteOnTermination { eni, .. } => {
                 let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
@@ -59,8 +62,9 @@ impl World {
             CloudCall::DeleteEni { proof } => match self.enis.get(proof.subject()) {
                 None => Err(failure(FailureClass::Gone, "no such ENI")),
                 Some(eni) if eni.attachment.is_some() => panic!("an attached ENI was to be deleted"),
-                Some(_) => {
-                    self.subnet_free += 1;
+                Some(eni) => {
+                    let subnet = eni.subnet.clone();
+                    *self.free_in(&subnet)? += 1;
                     self.enis.remove(proof.subject());
                     Ok(CloudAnswer::Done)
                 }
@@ -78,6 +82,17 @@ impl World {
                 }
                 Ok(CloudAnswer::Enis(enis))
             }
+            CloudCall::DescribeSubnets { .. } => {
+                let own = CloudSubnet {
+                    id: self.facts.subnet.clone(),
+                    cidr: self.facts.subnet_cidr,
+                    free: self.subnet_free,
+                    tags: self.subnet_tags.clone(),
+                };
+                let own = (!omit).then_some(own);
+                let all = own.into_iter().chain(self.subnets.values().cloned());
+                Ok(CloudAnswer::Subnets(all.collect()))
+            }
             CloudCall::DescribeInstanceType { .. } => Ok(CloudAnswer::Limits(self.limits)),
             other => panic!("{other:?} is not asked in this issue"),
         }
@@ -91,6 +106,7 @@ impl World {
     fn create(
         &mut self,
         token: ClientToken,
+        (subnet, groups, tracking): (SubnetId, Vec<SecurityGroupId>, ConnectionTracking),
         amount: Amount,
         description: String,
         tags: BTreeMap<String, String>,
@@ -102,22 +118,26 @@ impl World {
             }
             return Ok(CloudAnswer::Created(known.clone()));
         }
-        self.take_from_subnet(1)?;
-        let (secondary, prefixes) = self.portion(amount).inspect_err(|_| self.subnet_free += 1)?;
+        self.take_from(&subnet, 1)?;
+        let portion = self.portion(&subnet, amount);
+        if portion.is_err() {
+            *self.free_in(&subnet)? += 1;
+        }
+        let (secondary, prefixes) = portion?;
         self.next += 1;
         let id = EniId(format!("eni-{:04}", self.next));
         let [_, _, high, low] = self.next.to_be_bytes();
         let eni = CloudEni {
             id: id.clone(),
             mac: Mac([2, 0, 0, 0, high.wrapping_add(1), low]),
-            subnet: self.facts.subnet.clone(),
+            subnet,
             subnet_cidr: None,
             primary: self.fresh_address(),
             secondary,
             prefixes,
             public: vec![],
-            tracking: ConnectionTracking::default(),
-            groups: vec![],
+            tracking,
+            groups,
             interface_type: "interface".to_owned(),
             attachment: None,
             description,
@@ -126,6 +146,25 @@ impl World {
         self.tokens.insert(token, id.clone());
         self.enis.insert(id, eni.clone());
         Ok(CloudAnswer::Created(eni))
+    }
+
+    /// What a subnet has left.
+    pub(super) fn free_in(&mut self, subnet: &SubnetId) -> Result<&mut u32, CloudFailure> {
+        if *subnet == self.facts.subnet {
+            return Ok(&mut self.subnet_free);
+        }
+        let other = self.subnets.get_mut(subnet).map(|subnet| &mut subnet.free);
+        other.ok_or_else(|| failure(FailureClass::Gone, "InvalidSubnetID.NotFound"))
+    }
+
+    fn take_from(&mut self, subnet: &SubnetId, count: u32) -> Result<(), CloudFailure> {
+        let free = self.free_in(subnet)?;
+        let left = free.checked_sub(count);
+        *free = left.ok_or_else(|| CloudFailure {
+            code: Some("InsufficientFreeAddressesInSubnet".to_owned()),
+            ..failure(FailureClass::SubnetFull, "no free address")
+        })?;
+        Ok(())
     }
 
     fn attach(&mut self, id: &EniId, device: DeviceIndex) -> CloudResult {
@@ -149,25 +188,25 @@ impl World {
         Ok(CloudAnswer::Attached(AttachmentId(format!("attach-{id}"))))
     }
 
-    fn take_from_subnet(&mut self, count: u32) -> Result<(), CloudFailure> {
-        let left = self.subnet_free.checked_sub(count);
-        self.subnet_free = left.ok_or_else(|| CloudFailure {
-            code: Some("InsufficientFreeAddressesInSubnet".to_owned()),
-            ..failure(FailureClass::SubnetFull, "no free address")
-        })?;
-        Ok(())
-    }
-
     /// Addresses or prefixes from the subnet, all or none.
-    fn portion(&mut self, amount: Amount) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Cidr>), CloudFailure> {
+    fn portion(
+        &mut self,
+        subnet: &SubnetId,
+        amount: Amount,
+    ) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Cidr>), CloudFailure> {
         match amount {
             Amount::Addresses(count) => {
-                self.take_from_subnet(count)?;
+                self.take_from(subnet, count)?;
                 Ok(((0..count).map(|_| self.fresh_address()).collect(), vec![]))
             }
             Amount::Prefixes(count) => {
-                let left = self.blocks_free.checked_sub(count);
-                self.blocks_free = left.ok_or_else(|| CloudFailure {
+                let is_own = *subnet == self.facts.subnet;
+                let (left, size) = if is_own {
+                    (&mut self.blocks_free, 1)
+                } else {
+                    (self.free_in(subnet)?, 16)
+                };
+                *left = left.checked_sub(count * size).ok_or_else(|| CloudFailure {
                     code: Some("InsufficientCidrBlocks".to_owned()),
                     ..failure(FailureClass::SubnetFull, "no free block")
                 })?;
@@ -182,15 +221,18 @@ impl World {
     }
 
     fn assign(&mut self, id: &EniId, amount: Amount) -> CloudResult {
-        let there = self.enis.get(id).map(|eni| eni.cidrs().count());
-        let there = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        let there = self
+            .enis
+            .get(id)
+            .map(|eni| (eni.cidrs().count(), eni.subnet.clone()));
+        let (there, subnet) = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
         if there + amount.places() as usize >= self.limits.ipv4_per_eni as usize {
             return Err(failure(
                 FailureClass::AddressLimit,
                 "PrivateIpAddressLimitExceeded",
             ));
         }
-        let (addresses, prefixes) = self.portion(amount)?;
+        let (addresses, prefixes) = self.portion(&subnet, amount)?;
         if let Some(eni) = self.enis.get_mut(id) {
             eni.secondary.extend(&addresses);
             eni.prefixes.extend(&prefixes);

@@ -489,7 +489,7 @@ fn idle_costs_one_drift_check_an_hour() {
     world.advance(Duration::from_secs(86_400));
     assert_eq!(
         (world.log.len(), world.calls("Describe")),
-        (48, 48),
+        (72, 72),
         "{:?}",
         world.log
     );

@@ -56,6 +56,7 @@ fn ipamd_4_12_creating_fails_in_every_way() {
             Scope::Call => stands_in_the_way(&world, |topic| matches!(topic, Topic::Creation(_))),
             // The subnet is asked for less first: one call each for half as much.
             Scope::Subnet => stands_in_the_way(&world, |topic| matches!(topic, Topic::Subnet(_))),
+            Scope::NewEnisThere => stands_in_the_way(&world, |topic| matches!(topic, Topic::CreateIn(_))),
             Scope::Growth => stands_in_the_way(&world, |topic| *topic == Topic::Create),
         };
         assert!(is_expected, "{row:?}: {:?}", world.pool.memory.obstacles);
@@ -97,7 +98,7 @@ fn ipamd_4_12_assigning_fails_in_every_way() {
         let is_expected = match row.assign {
             Scope::Subnet => stands_in_the_way(&world, |topic| matches!(topic, Topic::Subnet(_))),
             Scope::Call => stands_in_the_way(&world, |topic| matches!(topic, Topic::Assign(_))),
-            Scope::Growth => false,
+            Scope::Growth | Scope::NewEnisThere => false,
         };
         assert!(is_expected, "{row:?}: {:?}", world.pool.memory.obstacles);
     }

@@ -68,6 +68,10 @@ pub(super) struct World {
     pub(super) subnet_free: u32,
     /// Blocks of 16 the subnet has left; apart from `subnet_free`, as if other blocks were fragmented.
     pub(super) blocks_free: u32,
+    /// The tags of the node's own subnet.
+    pub(super) subnet_tags: BTreeMap<String, String>,
+    /// The other subnets of its zone.
+    pub(super) subnets: BTreeMap<SubnetId, CloudSubnet>,
     pub(super) next: u32,
     pub(super) faults: VecDeque<Fault>,
     pub(super) outage: Option<FailureClass>,
@@ -156,7 +160,7 @@ impl World {
             prefixes: vec![],
             public: vec![],
             tracking: ConnectionTracking::default(),
-            groups: vec![],
+            groups: facts.security_groups.clone(),
             interface_type: "interface".to_owned(),
             attachment: Some(attachment(&facts.primary_eni, &facts.instance, DeviceIndex(0))),
             description: String::new(),
@@ -184,6 +188,8 @@ impl World {
             tokens: BTreeMap::new(),
             subnet_free: 60_000,
             blocks_free: 1_000,
+            subnet_tags: BTreeMap::new(),
+            subnets: BTreeMap::new(),
             next: 0,
             faults: VecDeque::new(),
             outage: None,
