@@ -15,8 +15,9 @@ use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::shortage::{self, Take};
-use super::subnets;
 use super::treatment::Scope;
+use super::upkeep::{self, Upkeep};
+use super::{groups, subnets, tagging};
 
 /// Attaching that fails without a known reason is given up after this many times.
 const ATTACH_ATTEMPTS: u32 = 4;
@@ -66,6 +67,14 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
         }
         (Purpose::Subnets, Ok(CloudAnswer::Subnets(listed))) => {
             subnets::listed_by_ec2(pool, listed, ask.since, now, out);
+        }
+        (Purpose::Groups { eni, groups }, Ok(CloudAnswer::Done)) => {
+            upkeep::done(pool, Upkeep::Groups, &eni);
+            groups::set(pool, &eni, groups);
+        }
+        (Purpose::Tags { eni, tags }, Ok(CloudAnswer::Done)) => {
+            upkeep::done(pool, Upkeep::Tags, &eni);
+            tagging::set(pool, &eni, tags);
         }
         (Purpose::Limits, Ok(CloudAnswer::Limits(limits))) => pool.set_limits(limits),
         (purpose, Ok(_)) => failed(pool, purpose, &misunderstood(), call, now, out),
@@ -182,7 +191,11 @@ fn failed(
     now: Tick,
     out: &mut Outbox,
 ) {
-    if failure.class.treatment().alarms {
+    let tells_itself = matches!(
+        purpose,
+        Purpose::Groups { .. } | Purpose::Tags { .. } | Purpose::Subnets
+    );
+    if failure.class.treatment().alarms && !tells_itself {
         out.alarm("denied", failure.to_string());
     }
     match purpose {
@@ -198,7 +211,9 @@ fn failed(
         // "No such ENI" may be said of one that is only too new: a Describe confirms it, or it is deleted again.
         Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
-        Purpose::Subnets => subnets::not_listed(pool, failure, now),
+        Purpose::Subnets => subnets::not_listed(pool, failure, now, out),
+        Purpose::Groups { eni, .. } => upkeep::failed(pool, Upkeep::Groups, eni, failure, now, out),
+        Purpose::Tags { eni, .. } => upkeep::failed(pool, Upkeep::Tags, eni, failure, now, out),
         Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
     }
 }

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use super::cidr::Ipv4Cidr;
 use super::cloud::CloudResult;
 use super::ids::{
-    CallId, CommitId, ContainerId, EniId, IfName, Mac, NetworkName, PodRef, SandboxKey, Tick, WaiterId,
+    CallId, CommitId, ContainerId, EniId, IfName, Mac, NetworkName, PodRef, SandboxKey, SecurityGroupId,
+    Tick, WaiterId,
 };
 use super::node::NodeFacts;
 use super::policy::Policy;
@@ -105,6 +106,8 @@ pub enum Event {
     Imds(ImdsSnapshot),
     /// The VPC's networks as IMDS lists them now, in order; kept for the next start.
     VpcCidrs(Vec<Ipv4Cidr>),
+    /// The primary ENI's security groups as IMDS lists them now.
+    Groups(Vec<SecurityGroupId>),
     /// IMDS's word on the node, after a start that believed what was stored of it.
     Facts(Box<NodeFacts>),
     /// The configuration was read again.

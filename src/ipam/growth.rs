@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::cloud::{Amount, CloudCall, ConnectionTracking};
+use super::cloud::{Amount, CloudCall};
 use super::ids::{ClientToken, EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::Creation;
 use super::outbox::Outbox;
 use super::plan::{Act, Hindrance, Plan, plan};
 use super::pool::Pool;
-use super::{stamp, subnets, tags, verify};
+use super::{groups, stamp, subnets, tags, verify};
 
 /// Carries out what is to be asked for now; returns the plan.
 pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
@@ -53,9 +53,9 @@ fn create(pool: &mut Pool, subnet: SubnetId, amount: Amount, now: Tick, out: &mu
         tags: labels(pool, &token, now),
         token: token.clone(),
         subnet,
-        groups: pool.facts().security_groups.clone(),
+        groups: groups::wanted(pool).to_vec(),
         amount,
-        tracking: ConnectionTracking::default(),
+        tracking: pool.memory.tracking,
         description: format!("{}{}", tags::DESCRIPTION_PREFIX, pool.facts().instance),
     };
     let request = creation.call(&common_tags(pool));

@@ -11,8 +11,8 @@ use super::model::{Eni, EniRole, EniState};
 use super::obstacle::{Jitter, Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::subnets;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
+use super::{subnets, upkeep};
 
 /// How a deletion without proof is looked at again: EC2 is not asked for nothing.
 const RECHECK: Pace = Pace::secs(30, 600);
@@ -46,13 +46,15 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     for id in ids {
         let Some(eni) = pool.enis().get(&id) else { continue };
         match (eni.role, eni.state.clone()) {
-            (EniRole::Unmanaged | EniRole::Primary, _) => {}
+            (EniRole::Unmanaged, _) => {}
+            (EniRole::Primary, _) => upkeep::keep(pool, &id, now, out),
             (_, EniState::Created) => attach(pool, &id, now, out),
             (_, EniState::Attaching) => reattach(pool, &id, now, out),
             (_, EniState::Attached | EniState::Ready) => {
                 terminate_with_instance(pool, &id, now, out);
                 configure(pool, &id, now, out);
                 publish(pool, &id, now, out);
+                upkeep::keep(pool, &id, now, out);
             }
             (_, EniState::Discarding { .. }) => discard(pool, &id, now, out),
             (_, EniState::Lost) => bury(pool, &id),

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 
 use super::budget::Budget;
 use super::cidr::Ipv4Cidr;
-use super::cloud::{Amount, CloudFailure, DescribeScope, Unit};
+use super::cloud::{Amount, CloudFailure, ConnectionTracking, DescribeScope, Unit};
 use super::effect::Reply;
 use super::event::AddRequest;
 use super::ids::{
-    CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SubnetId, Tick, WaiterId,
+    CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SecurityGroupId, SubnetId, Tick,
+    WaiterId,
 };
 use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
@@ -25,10 +26,21 @@ pub(super) enum Purpose {
     Create(ClientToken),
     Attach(EniId),
     Termination(EniId),
-    Assign { eni: EniId, amount: Amount },
+    Assign {
+        eni: EniId,
+        amount: Amount,
+    },
     Delete(EniId),
     Describe(DescribeScope),
     Subnets,
+    Groups {
+        eni: EniId,
+        groups: Vec<SecurityGroupId>,
+    },
+    Tags {
+        eni: EniId,
+        tags: BTreeMap<String, String>,
+    },
     Limits,
 }
 
@@ -67,6 +79,15 @@ pub(super) enum Ec2View {
     Failed(CloudFailure),
 }
 
+/// What EC2 last said of an ENI that it keeps to itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its description is one of ours, or of the Go daemon's.
+    pub(super) made_by_us: bool,
+    pub(super) groups: Vec<SecurityGroupId>,
+    pub(super) tags: BTreeMap<String, String>,
+}
+
 /// How far an ENI is beyond what is stored of it.
 #[allow(
     clippy::struct_excessive_bools,
@@ -98,6 +119,7 @@ pub(super) struct EniProgress {
     pub(super) delete_sent: bool,
     /// Since when EC2's Describe has not listed it.
     pub(super) unlisted_since: Option<Tick>,
+    pub(super) seen: Option<Seen>,
 }
 
 impl Default for EniProgress {
@@ -115,6 +137,7 @@ impl Default for EniProgress {
             ec2: Ec2Says::Unasked,
             delete_sent: false,
             unlisted_since: None,
+            seen: None,
         }
     }
 }
@@ -160,6 +183,10 @@ pub(super) struct Memory {
     /// Device indexes EC2 said are taken, by whom is not known.
     pub(super) devices_taken: BTreeSet<DeviceIndex>,
     pub(super) subnets: SubnetView,
+    /// The primary ENI's connection-tracking time-outs.
+    pub(super) tracking: ConnectionTracking,
+    /// The primary ENI's groups as IMDS last listed them.
+    pub(super) imds_groups: Option<Vec<SecurityGroupId>>,
     /// Subnets that refused, and are being asked for less.
     pub(super) shortages: BTreeMap<(SubnetId, Unit), Shortage>,
     pub(super) store_trouble: Option<String>,
@@ -200,6 +227,8 @@ impl Memory {
             imds_pending: false,
             devices_taken: BTreeSet::new(),
             subnets: SubnetView::default(),
+            tracking: ConnectionTracking::default(),
+            imds_groups: None,
             shortages: BTreeMap::new(),
             store_trouble: None,
             wake: None,

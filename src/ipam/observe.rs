@@ -7,7 +7,7 @@ use super::cidr::Ipv4Cidr;
 use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
 use super::effect::Effect;
 use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
-use super::memory::Ec2View;
+use super::memory::{Ec2View, Seen};
 use super::model::{Eni, EniKind, EniRole, EniState, Placed};
 use super::obstacle::Topic;
 use super::outbox::Outbox;
@@ -92,6 +92,15 @@ fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni
     }
 }
 
+/// Remembers what is followed up later: groups and tags.
+fn see(pool: &mut Pool, cloud: &CloudEni) {
+    pool.memory.progress(&cloud.id).seen = Some(Seen {
+        made_by_us: cloud.description.starts_with(tags::DESCRIPTION_PREFIX),
+        groups: cloud.groups.clone(),
+        tags: cloud.tags.clone(),
+    });
+}
+
 /// EC2 has created an ENI for us, or lists one that is attached nowhere.
 pub(super) fn adopt_created(
     pool: &mut Pool,
@@ -111,6 +120,7 @@ pub(super) fn adopt_created(
     let has_room = wanted || places_taken(pool) < limit;
     let state = EniState::Created;
     pool.insert_eni(new_eni(pool, cloud, EniRole::Secondary, state));
+    see(pool, cloud);
     for cidr in cloud.cidrs() {
         name(pool, &cloud.id, cidr, now);
     }
@@ -150,6 +160,7 @@ pub(super) fn attached(
     for cloud in enis {
         if cloud.id == pool.facts().primary_eni {
             pool.set_groups(cloud.groups.clone());
+            pool.memory.tracking = cloud.tracking;
         }
         if let Some(attachment) = &cloud.attachment {
             take_attached(pool, cloud, attachment, now);
@@ -234,6 +245,7 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
         }
     });
     pool.memory.progress(&cloud.id).unlisted_since = None;
+    see(pool, cloud);
     yield_device(pool, cloud, attachment);
     if role == EniRole::Unmanaged {
         let carried: Vec<Ipv4Cidr> = pool

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::cloud::{CloudFailure, DescribeScope};
 use super::ids::{ClientToken, EniId, SubnetId, Tick};
+use super::upkeep::Upkeep;
 
 /// What an obstacle stands in the way of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +13,10 @@ pub enum Topic {
     Create,
     /// Creating an ENI in a subnet.
     CreateIn(SubnetId),
+    /// Setting groups or tags of one ENI.
+    Upkeep(Upkeep, EniId),
+    /// Setting groups or tags at all: EC2 does not permit it.
+    Denied(Upkeep),
     /// Asking for the subnets.
     Subnets,
     /// Taking addresses from a subnet.
@@ -58,6 +63,7 @@ impl Topic {
             | Self::Link(eni)
             | Self::Configure(eni)
             | Self::Publish(eni)
+            | Self::Upkeep(_, eni)
             | Self::Delete(eni) => eni == id,
             _ => false,
         }

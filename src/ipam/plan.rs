@@ -15,7 +15,7 @@ use super::cloud::{Amount, CloudFailure, FailureClass, Unit};
 use super::growing::Growing;
 use super::ids::{EniId, SubnetId, Tick};
 use super::memory::Ec2View;
-use super::obstacle::Topic;
+use super::obstacle::{Obstacle, Topic};
 use super::pool::Pool;
 use super::subnets;
 use super::targets::Goal;
@@ -138,6 +138,31 @@ pub struct Report {
     pub hindrances: Vec<Hindrance>,
     /// Why what is on its way takes longer: for each action the failure that is made good first.
     pub delays: Vec<Hindrance>,
+    /// What EC2 does not permit although no pod depends on it.
+    pub losses: Vec<Loss>,
+}
+
+/// Something optional that is switched off for lack of permission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Loss {
+    /// What is missing.
+    pub what: &'static str,
+    /// What EC2 said.
+    pub failure: CloudFailure,
+}
+
+/// What is missing because EC2 does not permit it.
+fn losses(pool: &Pool) -> Vec<Loss> {
+    let denied = |(topic, obstacle): (&Topic, &Obstacle)| {
+        let what = match topic {
+            Topic::Denied(kind) => kind.loss(),
+            Topic::Subnets => subnets::LOSS,
+            _ => return None,
+        };
+        let failure = obstacle.failure.clone()?;
+        (failure.class == FailureClass::Denied).then_some(Loss { what, failure })
+    };
+    pool.memory.obstacles.iter().filter_map(denied).collect()
 }
 
 /// What to do, and why not more.
@@ -243,6 +268,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
             waiting: count(waiting.len()),
             enis: places_taken(pool),
             delays: delays(pool, now),
+            losses: losses(pool),
             ..Report::default()
         },
     };

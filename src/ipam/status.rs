@@ -106,6 +106,12 @@ impl Pool {
                 reasons.push(reason);
             }
         }
+        reasons.extend(
+            report
+                .losses
+                .iter()
+                .map(|loss| format!("{}: {}", loss.what, loss.failure)),
+        );
         if let Some(reason) = &self.memory.store_trouble {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }

@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, growth, lifecycle, local, quick, serve, subnets};
+use super::{answers, groups, growth, lifecycle, local, quick, serve, subnets};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -63,6 +63,7 @@ pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
         Event::Kernel(facts) => local::kernel(pool, facts, now),
         Event::Imds(snapshot) => local::imds(pool, snapshot),
         Event::Facts(facts) => local::facts(pool, *facts, out),
+        Event::Groups(told) => groups::told_by_imds(pool, told),
         Event::VpcCidrs(cidrs) => pool.set_vpc_cidrs(cidrs),
         Event::Reconfigured(policy) => pool.set_policy(*policy),
         Event::Timer => pool.memory.wake = None,

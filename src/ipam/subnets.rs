@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cidr::Ipv4Cidr;
-use super::cloud::{Amount, CloudCall, CloudFailure, CloudSubnet};
+use super::cloud::{Amount, CloudCall, CloudFailure, CloudSubnet, FailureClass};
 use super::ids::{EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::{Eni, EniRole};
@@ -20,6 +20,8 @@ use super::policy::EniConfigChoice;
 use super::pool::Pool;
 use super::tags;
 
+/// What is missing while EC2 does not tell.
+pub(super) const LOSS: &str = "new ENIs go to the node's own subnet, whatever tags say";
 /// A growth round is over by then, and others have taken addresses meanwhile.
 const FRESH: Duration = Duration::from_mins(5);
 
@@ -315,7 +317,10 @@ pub(super) fn listed_by_ec2(
     }
 }
 
-pub(super) fn not_listed(pool: &mut Pool, failure: &CloudFailure, now: Tick) {
+pub(super) fn not_listed(pool: &mut Pool, failure: &CloudFailure, now: Tick, out: &mut Outbox) {
+    if failure.class == FailureClass::Denied && pool.memory.subnets.failed != Some(Transient(false)) {
+        out.alarm("denied", format!("{LOSS}: {failure}"));
+    }
     pool.memory.subnets.failed = Some(Transient(failure.class.is_transient()));
     let pace = Pace::of(failure.class);
     pool.memory

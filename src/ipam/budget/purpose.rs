@@ -13,6 +13,8 @@ fn kind_of(purpose: &Purpose) -> Kind {
         | Purpose::Attach(_)
         | Purpose::Termination(_)
         | Purpose::Assign { .. }
+        | Purpose::Groups { .. }
+        | Purpose::Tags { .. }
         | Purpose::Delete(_) => Kind::Changing,
         Purpose::Describe(_) | Purpose::Subnets | Purpose::Limits => Kind::Describing,
     }
@@ -29,7 +31,7 @@ fn priority_of(pool: &Pool, purpose: &Purpose, now: Tick) -> Priority {
         Purpose::Describe(_) => is_in_doubt(pool),
         // Nobody waits for it, and an ENI without it is left behind when the instance goes.
         Purpose::Termination(_) => return Priority::Warm,
-        Purpose::Delete(_) => false,
+        Purpose::Delete(_) | Purpose::Groups { .. } | Purpose::Tags { .. } => false,
     };
     if !serves_pods {
         Priority::Upkeep

@@ -17,7 +17,7 @@ use crate::roles::role_of;
 use crate::witness::KernelFacts;
 
 /// An ENI that somebody else has attached.
-fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> CloudEni {
+pub(super) fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> CloudEni {
     let id = EniId(format!("eni-zz{device}"));
     let low = u8::try_from(device).unwrap();
     CloudEni {

@@ -20,6 +20,8 @@ impl World {
             CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
             CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
             CloudCall::DescribeSubnets { .. } => "Describe Subnets".to_owned(),
+            CloudCall::SetGroups { eni, .. } => format!("Groups {eni}"),
+            CloudCall::TagEni { eni, .. } => format!("Tag {eni}"),
             other => format!("{other:?}"),
         };
         let is_concerned = line.starts_with(self.outage_of);
@@ -81,6 +83,21 @@ impl World {
                     }
                 }
                 Ok(CloudAnswer::Enis(enis))
+            }
+            CloudCall::SetGroups { eni, groups } => {
+                assert!(!groups.is_empty(), "no group means the VPC's default group");
+                assert_ne!(eni, self.facts.primary_eni, "the primary ENI's are the user's");
+                let eni = self.enis.get_mut(&eni);
+                eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?
+                    .groups = groups;
+                Ok(CloudAnswer::Done)
+            }
+            CloudCall::TagEni { eni, tags } => {
+                assert!(!tags.is_empty(), "a call for nothing");
+                let eni = self.enis.get_mut(&eni);
+                let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+                eni.tags.extend(tags);
+                Ok(CloudAnswer::Done)
             }
             CloudCall::DescribeSubnets { .. } => {
                 let own = CloudSubnet {

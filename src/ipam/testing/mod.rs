@@ -14,4 +14,5 @@ mod subnets;
 mod survival;
 mod targets;
 mod treatment;
+mod upkeep;
 mod world;

@@ -309,7 +309,7 @@ fn ipamd_27_without_discovery_nobody_is_asked_and_no_tag_counts() {
 
 // ---- custom networking ----
 
-fn custom(warm: u32, subnets: &[&str], groups: &[&str]) -> Policy {
+pub(super) fn custom(warm: u32, subnets: &[&str], groups: &[&str]) -> Policy {
     Policy {
         custom_networking: true,
         eni_config: Some(EniConfigChoice {

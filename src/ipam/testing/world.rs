@@ -164,7 +164,7 @@ impl World {
             interface_type: "interface".to_owned(),
             attachment: Some(attachment(&facts.primary_eni, &facts.instance, DeviceIndex(0))),
             description: String::new(),
-            tags: BTreeMap::new(),
+            tags: [(crate::tags::INSTANCE.to_owned(), facts.instance.to_string())].into(),
         };
         let start = Start {
             policy: policy.clone(),
