@@ -139,6 +139,12 @@ impl Imds {
             .await
     }
 
+    /// The security groups of the ENI with this MAC.
+    pub async fn security_groups(&self, mac: Mac) -> Result<Vec<SecurityGroupId>, ImdsError> {
+        let text = self.need(&format!("{MACS}{mac}/security-group-ids")).await?;
+        Ok(words(&text).map(Into::into).collect())
+    }
+
     async fn need(&self, path: &str) -> Result<String, ImdsError> {
         self.get(path).await?.ok_or_else(|| ImdsError::Missing {
             path: path.to_owned(),

@@ -60,7 +60,9 @@ impl Growing<'_> {
         let is_new = |eni: &Eni| matches!(eni.state, EniState::Created | EniState::Attaching);
         let is_busy = |eni: &&Eni| {
             eni.role != EniRole::Unmanaged
+                && !eni.excluded
                 && is_underway(self.pool, eni)
+                && self.gives(&eni.subnet)
                 && !asked(eni)
                 && (is_new(eni) || eni.assigning.is_some())
                 && self.is_clear(&Topic::Assign(eni.id.clone()))
@@ -69,7 +71,7 @@ impl Growing<'_> {
         let enis = self.pool.enis().values().filter(is_busy).map(places);
         let is_going_on = |creation: &&Creation| {
             let topic = Topic::Creation(creation.token.clone());
-            self.pool.memory.is_clear(&topic, self.now)
+            self.is_clear(&topic) && self.gives(&creation.subnet)
         };
         let creations = self.pool.creations().values().filter(is_going_on);
         let creations = creations.map(|creation| self.slots.saturating_sub(creation.amount.places()));
@@ -83,6 +85,12 @@ impl Growing<'_> {
             self.hinder(Hindrance::RestFollows { addresses: later });
         }
         later
+    }
+
+    /// Whether a subnet is not known to be at its end.
+    fn gives(&self, subnet: &SubnetId) -> bool {
+        let is_short = shortage::is_short(self.pool, subnet, self.goal.unit, self.now);
+        !is_short && self.is_clear(&Topic::Subnet(subnet.clone()))
     }
 
     /// Whether a subnet is asked for this unit at all now: single addresses in place of prefixes only where it has no
@@ -272,7 +280,7 @@ impl Growing<'_> {
 
     /// Single addresses stand in for prefixes only when no subnet has a block: one that is being asked may have.
     fn waits_for_blocks(&self, candidates: &[Candidate], unit: Unit) -> bool {
-        let is_clear = |topic: Topic| self.pool.memory.is_clear(&topic, self.now);
+        let is_clear = |topic: Topic| self.is_clear(&topic);
         let is_open = |subnet: &SubnetId| {
             is_clear(Topic::CreateIn(subnet.clone())) && is_clear(Topic::Subnet(subnet.clone()))
         };

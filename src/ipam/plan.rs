@@ -92,8 +92,8 @@ pub enum Hindrance {
     },
     /// Custom networking is on, and there is no ENIConfig for this node.
     NoEniConfig {
-        /// Which was looked for, where that is known.
-        name: Option<String>,
+        /// Which was looked for and what was found, where that is known.
+        why: Option<String>,
     },
     /// A subnet has less than was asked for, and is being asked for less.
     AskingForLess {

@@ -64,6 +64,8 @@ pub struct Policy {
     pub custom_networking: bool,
     /// The ENIConfig that holds for this node; with custom networking and without it no ENI can be made.
     pub eni_config: Option<EniConfigChoice>,
+    /// Why there is none, with the name that was looked for: for whoever waits for an ENI.
+    pub eni_config_missing: Option<String>,
     /// `ENABLE_SUBNET_DISCOVERY`: new ENIs go where tags allow them, and ENIs in subnets that are not for us are emptied.
     pub subnet_discovery: bool,
     /// How long the first ADDs wait for EC2 to confirm what IMDS says.
@@ -97,6 +99,7 @@ impl Default for Policy {
             ask_ec2: true,
             custom_networking: false,
             eni_config: None,
+            eni_config_missing: None,
             subnet_discovery: true,
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),

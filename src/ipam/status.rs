@@ -43,11 +43,9 @@ impl std::fmt::Display for Hindrance {
                 "no subnet in {zone} is for this node's ENIs: the tag kubernetes.io/role/cni is 0 or missing, or names \
                  other clusters, on each"
             ),
-            Self::NoEniConfig { name: Some(name) } => {
-                write!(f, "custom networking is on, and there is no ENIConfig {name:?}")
-            }
-            Self::NoEniConfig { name: None } => {
-                f.write_str("custom networking is on, and no ENIConfig holds for this node")
+            Self::NoEniConfig { why: Some(why) } => write!(f, "no ENI can be made: {why}"),
+            Self::NoEniConfig { why: None } => {
+                f.write_str("no ENI can be made: no ENIConfig holds for this node")
             }
             Self::EniLimit {
                 enis,

@@ -100,7 +100,8 @@ pub(super) fn candidates(pool: &Pool) -> Result<Vec<Candidate>, Hindrance> {
     let listed = listed(pool);
     let mut candidates = if policy.custom_networking {
         let choice = policy.eni_config.as_ref();
-        of_eni_config(choice, listed)?
+        let why = policy.eni_config_missing.clone();
+        of_eni_config(choice, listed).ok_or(Hindrance::NoEniConfig { why })?
     } else {
         of_tags(pool, listed)?
     };
@@ -123,14 +124,8 @@ fn of_tags(pool: &Pool, listed: Option<&[CloudSubnet]>) -> Result<Vec<Candidate>
 
 /// The operator's word goes before tags. A subnet that EC2 does not list is in another zone: an ENI there could not be
 /// attached; where it lists none of them, it is tried.
-fn of_eni_config(
-    choice: Option<&EniConfigChoice>,
-    listed: Option<&[CloudSubnet]>,
-) -> Result<Vec<Candidate>, Hindrance> {
-    let Some(choice) = choice.filter(|choice| !choice.subnets.is_empty()) else {
-        let name = choice.map(|choice| choice.name.clone());
-        return Err(Hindrance::NoEniConfig { name });
-    };
+fn of_eni_config(choice: Option<&EniConfigChoice>, listed: Option<&[CloudSubnet]>) -> Option<Vec<Candidate>> {
+    let choice = choice.filter(|choice| !choice.subnets.is_empty())?;
     let find = |id: &SubnetId| listed?.iter().find(|subnet| subnet.id == *id);
     let found: Vec<Candidate> = choice
         .subnets
@@ -139,9 +134,9 @@ fn of_eni_config(
         .map(Candidate::listed)
         .collect();
     if found.is_empty() {
-        return Ok(choice.subnets.iter().map(Candidate::unknown).collect());
+        return Some(choice.subnets.iter().map(Candidate::unknown).collect());
     }
-    Ok(found)
+    Some(found)
 }
 
 fn listed(pool: &Pool) -> Option<&[CloudSubnet]> {

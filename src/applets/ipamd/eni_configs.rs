@@ -72,6 +72,11 @@ impl ChosenEniConfig {
         self.choice.clone()
     }
 
+    /// Why nothing does.
+    pub(super) fn missing(&self) -> Option<String> {
+        self.why_not.clone().filter(|_| self.choice.is_none())
+    }
+
     fn tell(&self, problems: &[EniConfigProblem]) {
         let told = |problem: &&EniConfigProblem| {
             let before = self.last.as_ref();

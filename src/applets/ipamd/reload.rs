@@ -43,11 +43,14 @@ impl Files {
             policy.max_pods = files.max_pods();
             is_news = true;
         }
-        if let Some(chosen) = &mut self.eni_config
-            && chosen.changed()
-        {
-            policy.eni_config = chosen.choice();
-            is_news = true;
+        if let Some(chosen) = &mut self.eni_config {
+            if chosen.changed() {
+                policy.eni_config = chosen.choice();
+                is_news = true;
+            }
+            let missing = chosen.missing();
+            is_news |= policy.eni_config_missing != missing;
+            policy.eni_config_missing = missing;
         }
         is_news
     }

@@ -31,6 +31,7 @@ pub(super) fn policy(config: &Config, seed: u64) -> Policy {
         manage_untagged: config.pool.manage_untagged_eni,
         provisioning: config.pool.provisioning,
         ask_ec2: config.pool.ask_ec2,
+        subnet_discovery: config.pool.subnet_discovery,
         seed,
         ..Policy::default()
     }

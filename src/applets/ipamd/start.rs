@@ -179,10 +179,16 @@ fn assemble(
     // What is remembered may be out of date, what has just been discovered is not.
     let first = identity.enis.as_ref().map_or(Duration::ZERO, |_| vpc::EVERY);
     let (pool_mail, rules) = (mail.clone(), kernel.clone());
-    vpc::follow(Arc::clone(&imds), primary, first, vpc::EVERY, move |cidrs| {
-        rules.ask(Job::VpcCidrs(cidrs.clone()));
+    vpc::follow(Arc::clone(&imds), primary, first, vpc::EVERY, move |news| {
+        let event = match news {
+            vpc::News::Networks(cidrs) => {
+                rules.ask(Job::VpcCidrs(cidrs.clone()));
+                Event::VpcCidrs(cidrs)
+            }
+            vpc::News::Groups(groups) => Event::Groups(groups),
+        };
         // The actor is gone only when the daemon ends.
-        drop(pool_mail.send(Event::VpcCidrs(cidrs).into()));
+        drop(pool_mail.send(event.into()));
     });
     if identity.enis.is_none() {
         refresh::once(Arc::clone(&imds), boot, mail.clone());

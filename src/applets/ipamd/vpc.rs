@@ -1,52 +1,85 @@
-//! Follows the VPC's networks: they decide what leaves the node with its own address.
+//! Follows what IMDS tells of the primary ENI and may change while it runs: the VPC's networks, which decide what leaves
+//! the node with its own address, and its security groups, which all our ENIs shall have.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
 
-use crate::cloud::Imds;
+use crate::cloud::{Imds, ImdsError};
 use crate::ipam::cidr::Ipv4Cidr;
-use crate::ipam::ids::Mac;
+use crate::ipam::ids::{Mac, SecurityGroupId};
 
-/// Networks come to a VPC rarely; one request a minute is what an idle node may cost IMDS.
+/// One request a minute is what an idle node may cost IMDS, so the two take turns: each is read every other minute.
 pub(super) const EVERY: Duration = Duration::from_mins(1);
 /// The first wait after a reading that failed, doubling up to [`EVERY`]: what is remembered may be out of date.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Tells the VPC's networks after `first` and then every so often, in order and without duplicates, for as long as
-/// the runtime lives. They are told although they may not have changed: whoever could not act on them tries again.
+/// What was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum News {
+    /// The VPC's networks, in order and without duplicates.
+    Networks(Vec<Ipv4Cidr>),
+    /// The primary ENI's security groups.
+    Groups(Vec<SecurityGroupId>),
+}
+
+/// Tells the VPC's networks after `first`, and then groups and networks in turn, for as long as the runtime lives. They
+/// are told although they may not have changed: whoever could not act on them tries again.
 pub(super) fn follow(
     imds: Arc<Imds>,
     primary: Mac,
     first: Duration,
     every: Duration,
-    tell: impl Fn(Vec<Ipv4Cidr>) + Send + 'static,
+    tell: impl Fn(News) + Send + 'static,
 ) {
     tokio::spawn(async move {
         tokio::time::sleep(first).await;
         let mut again = AGAIN;
+        let mut wants_groups = false;
         loop {
             let mut wait = every;
-            match imds.vpc_cidrs(primary).await {
-                Ok(cidrs) if cidrs.is_empty() => {
-                    warn!("IMDS lists no network of the VPC; nothing is changed");
+            if wants_groups {
+                match groups(&imds, primary).await {
+                    Ok(news) => news.into_iter().for_each(&tell),
+                    // EC2 tells them, too, if later.
+                    Err(error) => warn!("the primary ENI's security groups could not be read: {error}"),
                 }
-                Ok(mut cidrs) => {
-                    cidrs.sort_unstable();
-                    cidrs.dedup();
-                    tell(cidrs);
-                    again = AGAIN;
-                }
-                Err(error) => {
-                    warn!("the VPC's networks could not be read, nothing is changed: {error}");
-                    wait = again.min(every);
-                    again = again.saturating_mul(2);
+                wants_groups = false;
+            } else {
+                match networks(&imds, primary).await {
+                    Ok(news) => {
+                        news.into_iter().for_each(&tell);
+                        wants_groups = true;
+                        again = AGAIN;
+                    }
+                    Err(error) => {
+                        warn!("the VPC's networks could not be read, nothing is changed: {error}");
+                        wait = again.min(every);
+                        again = again.saturating_mul(2);
+                    }
                 }
             }
             tokio::time::sleep(wait).await;
         }
     });
+}
+
+async fn networks(imds: &Imds, primary: Mac) -> Result<Option<News>, ImdsError> {
+    let mut cidrs = imds.vpc_cidrs(primary).await?;
+    if cidrs.is_empty() {
+        warn!("IMDS lists no network of the VPC; nothing is changed");
+        return Ok(None);
+    }
+    cidrs.sort_unstable();
+    cidrs.dedup();
+    Ok(Some(News::Networks(cidrs)))
+}
+
+/// An empty list is no news: EC2 knows no ENI without a group.
+async fn groups(imds: &Imds, primary: Mac) -> Result<Option<News>, ImdsError> {
+    let groups = imds.security_groups(primary).await?;
+    Ok((!groups.is_empty()).then_some(News::Groups(groups)))
 }
 
 #[cfg(test)]
@@ -88,9 +121,11 @@ mod tests {
         let primary = imds.discover().await.unwrap().primary_mac;
 
         let (told, mut heard) = unbounded_channel();
+        let (groups_told, mut groups_heard) = unbounded_channel();
         let often = Duration::from_millis(5);
-        follow(imds, primary, Duration::ZERO, often, move |cidrs| {
-            drop(told.send(cidrs));
+        follow(imds, primary, Duration::ZERO, often, move |news| match news {
+            News::Networks(cidrs) => drop(told.send(cidrs)),
+            News::Groups(groups) => drop(groups_told.send(groups)),
         });
         let both = networks(&["10.0.0.0/16", "10.1.0.0/16"]);
         assert_eq!(heard.recv().await, Some(both.clone()));
@@ -98,6 +133,13 @@ mod tests {
             heard.recv().await,
             Some(both.clone()),
             "told again, in the same order"
+        );
+
+        let groups: Vec<String> = vec![group.to_string()];
+        let heard_groups = groups_heard.recv().await.unwrap();
+        assert_eq!(
+            heard_groups.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            groups
         );
 
         cloud

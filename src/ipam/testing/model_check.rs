@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::subnets::subnet;
 use super::world::{Fault, Work, World, but_budget};
 use crate::cloud::FailureClass;
 use crate::event::Event;
-use crate::ids::{CallId, CommitId, EniId, Mac, Tick, WaiterId};
+use crate::ids::{CallId, CommitId, EniId, Mac, SecurityGroupId, Tick, WaiterId};
 use crate::policy::{Policy, WarmTarget};
 use crate::pool::Pool;
 use crate::recover::Start;
@@ -27,11 +28,18 @@ enum Action {
     Fault(Fault),
     KernelFails(bool),
     Advance(u64),
-    Crash { calls_happen: bool },
+    Crash {
+        calls_happen: bool,
+    },
     Reboot,
     Imds(usize),
     Kernel,
     Detach(usize),
+    /// Somebody tags a subnet so (0 is the node's own), or fills it.
+    Tag(usize, Option<&'static str>),
+    Fill(usize, u32),
+    /// Somebody changes the primary ENI's groups.
+    Groups(u8),
     Noise(u64),
 }
 
@@ -69,6 +77,9 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => (0..5_usize).prop_map(Action::Imds),
         2 => Just(Action::Kernel),
         1 => (0..4_usize).prop_map(Action::Detach),
+        1 => (0..3_usize, prop::sample::select(vec![None, Some("0"), Some("1")])).prop_map(|(n, role)| Action::Tag(n, role)),
+        1 => (0..3_usize, 0..12_u32).prop_map(|(n, free)| Action::Fill(n, free)),
+        1 => (0..3_u8).prop_map(Action::Groups),
         1 => any::<u64>().prop_map(Action::Noise),
     ]
 }
@@ -166,8 +177,46 @@ fn perform(world: &mut World, action: Action, boots: &mut u32) {
                 world.detach_from_outside(id);
             }
         }
+        Action::Tag(nth, role) => {
+            let tags = match nth.checked_sub(1) {
+                None => Some(&mut world.subnet_tags),
+                Some(nth) => world.subnets.values_mut().nth(nth).map(|subnet| &mut subnet.tags),
+            };
+            let role = role.map(|role| ("kubernetes.io/role/cni".to_owned(), role.to_owned()));
+            if let Some(tags) = tags {
+                *tags = role.into_iter().collect();
+            }
+        }
+        Action::Fill(nth, free) => match nth.checked_sub(1) {
+            None => world.subnet_free = free,
+            Some(nth) => {
+                if let Some(subnet) = world.subnets.values_mut().nth(nth) {
+                    subnet.free = free;
+                }
+            }
+        },
+        Action::Groups(n) => {
+            let groups: Vec<SecurityGroupId> = vec![format!("sg-{n}").as_str().into()];
+            let primary = world.facts.primary_eni.clone();
+            if let Some(primary) = world.enis.get_mut(&primary) {
+                primary.groups.clone_from(&groups);
+            }
+            world.facts.security_groups.clone_from(&groups);
+            world.event(Event::Groups(groups));
+        }
         Action::Noise(n) => noise(world, n),
     }
+}
+
+/// Up to two more subnets; by their tags one is for pods at first.
+fn with_subnets(mut world: World, more: u8) -> World {
+    for number in 1..=more {
+        let name = format!("subnet-{}", number + 1);
+        let role = ("kubernetes.io/role/cni", if number == 1 { "1" } else { "" });
+        let subnet = subnet(&name, number, 10 * u32::from(number), &[role]);
+        world.subnets.insert(subnet.id.clone(), subnet);
+    }
+    world
 }
 
 /// What is stored is what is known, and starting from it gives the same pool.
@@ -205,6 +254,8 @@ fn converges(world: &mut World) {
     world.faults.clear();
     world.blocks_free = 1_000;
     world.kernel_fails = false;
+    world.subnet_tags.clear();
+    world.subnet_free = 10_000;
     world.eager = true;
     world.settle();
     world.kernel();
@@ -229,6 +280,10 @@ fn converges(world: &mut World) {
     assert!(world.pool.creations().is_empty(), "{:?}", world.pool.creations());
     for known in world.pool.addresses().values() {
         assert_eq!(known.doubt, None);
+    }
+    let groups = &world.enis[&world.facts.primary_eni].groups;
+    for eni in world.enis.values() {
+        assert_eq!(eni.groups, *groups, "{}", eni.id);
     }
     let theirs: Vec<&EniId> = world.enis.keys().collect();
     let ours: Vec<&EniId> = world.pool.enis().keys().collect();
@@ -286,6 +341,7 @@ proptest! {
         targets in targets(),
         cooldown in prop::sample::select(vec![0_u64, 5, 30]),
         blocks in prop::sample::select(vec![0_u32, 1, 2, 1000]),
+        more_subnets in 0..3_u8,
         script in prop::collection::vec(actions(), 1..120),
     ) {
         let policy = Policy {
@@ -295,7 +351,7 @@ proptest! {
             seed,
             ..Policy::default()
         };
-        let mut world = World::new(3, 4, policy);
+        let mut world = with_subnets(World::new(3, 4, policy), more_subnets);
         world.eager = false;
         world.blocks_free = blocks;
         let mut boots = 0;
@@ -311,7 +367,7 @@ proptest! {
     #[test]
     fn the_same_events_give_the_same_effects(seed in any::<u64>(), script in prop::collection::vec(actions(), 1..60)) {
         let run = || {
-            let mut world = World::new(3, 4, Policy { seed, ..Policy::default() });
+            let mut world = with_subnets(World::new(3, 4, Policy { seed, ..Policy::default() }), 2);
             world.eager = false;
             let mut boots = 0;
             for action in script.clone() {

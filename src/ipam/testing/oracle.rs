@@ -119,6 +119,13 @@ impl World {
                 grant.address
             );
         }
+        let is_wired = self.routes.contains_key(&grant.address);
+        assert!(
+            is_wired || !self.pool.enis()[&grant.eni].excluded,
+            "{} was given on {}, which gets no new pods",
+            grant.address,
+            grant.eni
+        );
         let carrier = self.enis.get(&grant.eni);
         assert!(
             carrier.is_some_and(|eni| eni.attachment.is_some()),

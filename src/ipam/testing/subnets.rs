@@ -366,12 +366,16 @@ fn ipamd_62_an_empty_list_of_groups_means_the_primary_enis() {
 /// The Go daemon does not start; here pods are told which ENIConfig is missing.
 #[test]
 fn ipamd_62_without_an_eni_config_nothing_is_made_and_pods_are_told() {
-    for (choice, expected) in [
+    for (why, expected) in [
         (None, "no ENIConfig holds"),
-        (custom(0, &[], &[]).eni_config, "no ENIConfig \"zone-a\""),
+        (
+            Some("there is no ENIConfig zone-a"),
+            "there is no ENIConfig zone-a",
+        ),
     ] {
         let policy = Policy {
-            eni_config: choice,
+            eni_config: None,
+            eni_config_missing: why.map(str::to_owned),
             ..custom(0, &[], &[])
         };
         let mut world = custom_world(policy);
