@@ -21,9 +21,9 @@ pub(super) fn wanted(pool: &Pool) -> &[SecurityGroupId] {
 pub(super) fn due(pool: &Pool, eni: &Eni) -> Option<Vec<SecurityGroupId>> {
     let wanted = wanted(pool);
     let has = &pool.memory.enis.get(&eni.id)?.seen.as_ref()?;
+    let is_ours = eni.role == EniRole::Secondary && has.made_by_us;
     // With custom networking an ENI elsewhere is only emptied, and without an ENIConfig nothing is known.
-    let is_ours = eni.role == EniRole::Secondary && has.made_by_us && !eni.excluded;
-    let is_known = !pool.policy().custom_networking || pool.policy().eni_config.is_some();
+    let is_known = !pool.policy().custom_networking || (pool.policy().eni_config.is_some() && !eni.excluded);
     let differs = sorted(&has.groups) != sorted(wanted);
     let is_due = is_ours && is_known && differs && !wanted.is_empty() && !has.groups.is_empty();
     is_due.then(|| wanted.to_vec())

@@ -30,6 +30,7 @@ mod networks;
 mod pair;
 mod plugin;
 mod scene;
+mod subnets;
 mod throttling;
 mod upgrade;
 mod verbs;
