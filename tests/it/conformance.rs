@@ -36,14 +36,21 @@ fn the_go_daemons_manifest_and_nothing_else_starts_a_daemon_that_serves_at_the_d
     assert!(log.contains("DEBUG"), "{log}");
 }
 
-/// The Go daemon makes five calls, three of them for tags, subnet and security groups, which are not built yet.
+/// The Go daemon makes five calls: one of these two Describes less, and one that sets the groups that are there already.
 #[test]
 fn ipamd_1_a_fresh_node_asks_ec2_for_its_enis_and_for_addresses_and_nothing_else() {
     let scene = Scene::new("m5.large");
     scene.settle_at(9);
+    let tags = || scene.calls_since(0, "CreateTags").len();
+    scene.eventually("the primary ENI to be tagged", || tags() == 1);
     let calls = scene.lab.cloud().calls();
     let counters = calls.counters(Service::Ec2, 0);
-    let expected = [("AssignPrivateIpAddresses", 1), ("DescribeNetworkInterfaces", 2)];
+    let expected = [
+        ("AssignPrivateIpAddresses", 1),
+        ("CreateTags", 1),
+        ("DescribeNetworkInterfaces", 2),
+        ("DescribeSubnets", 1),
+    ];
     let counted: Vec<_> = counters.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     assert_eq!(counted, expected);
     let assign = &calls.of("AssignPrivateIpAddresses")[0];
