@@ -25,6 +25,9 @@ pub(super) const LOSS: &str = "new ENIs go to the node's own subnet, whatever ta
 /// A growth round is over by then, and others have taken addresses meanwhile.
 const FRESH: Duration = Duration::from_mins(5);
 
+/// Whatever is the matter: growth goes on without.
+const AGAIN: Pace = Pace::secs(60, 3600);
+
 /// What is known of the subnets of this zone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SubnetView {
@@ -294,8 +297,7 @@ pub(super) fn listed_by_ec2(
         );
         out.alarm("incredible-describe", text);
         pool.memory.subnets.failed = Some(Transient(true));
-        let pace = Pace::secs(60, 3600);
-        return pool.memory.obstruct(Topic::Subnets, pace, None, now);
+        return pool.memory.obstruct(Topic::Subnets, AGAIN, None, now);
     }
     let networks: BTreeMap<SubnetId, Ipv4Cidr> = subnets.iter().map(|s| (s.id.clone(), s.cidr)).collect();
     pool.memory.clear(&Topic::Subnets);
@@ -317,9 +319,8 @@ pub(super) fn not_listed(pool: &mut Pool, failure: &CloudFailure, now: Tick, out
         out.alarm("denied", format!("{LOSS}: {failure}"));
     }
     pool.memory.subnets.failed = Some(Transient(failure.class.is_transient()));
-    let pace = Pace::of(failure.class);
     pool.memory
-        .obstruct(Topic::Subnets, pace, Some(failure.clone()), now);
+        .obstruct(Topic::Subnets, AGAIN, Some(failure.clone()), now);
 }
 
 /// A subnet is gone, or what is known of it is wrong: the next growth asks again.
