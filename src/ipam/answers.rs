@@ -7,6 +7,7 @@ use super::census::count;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
 use super::ids::{AttachmentId, CallId, ClientToken, EniId, Tick};
+use super::leaks;
 use super::lifecycle::doom;
 use super::memory::{Ec2View, Purpose};
 use super::model::EniState;
@@ -33,6 +34,7 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
         Err(_) => {}
     }
     match (ask.purpose, result) {
+        (Purpose::Leak(leak), Ok(answer)) => leaks::answered(pool, &leak, answer, ask.since, now, out),
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
             let amount = amount(&eni.secondary, &eni.prefixes);
             let take = Take::create(amount);
@@ -189,6 +191,7 @@ fn failed(
         Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),
         Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
+        Purpose::Leak(leak) => leaks::failed(pool, &leak, failure, now, out),
     }
 }
 

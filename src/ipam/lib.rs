@@ -13,6 +13,7 @@ pub mod event;
 mod growing;
 mod growth;
 pub mod ids;
+mod leaks;
 mod lifecycle;
 pub mod limits;
 mod local;

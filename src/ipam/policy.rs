@@ -64,6 +64,10 @@ pub struct Policy {
     pub custom_networking: bool,
     /// The ENIConfig that holds for this node; with custom networking and without it no ENI can be made.
     pub eni_config: Option<EniConfigChoice>,
+    /// `DISABLE_LEAKED_ENI_CLEANUP` turned round: whether ENIs that other instances have left behind are deleted.
+    pub leak_cleanup: bool,
+    /// How often they are looked for.
+    pub leak_check: Duration,
     /// How long the first ADDs wait for EC2 to confirm what IMDS says.
     pub start_patience: Duration,
     /// How long after its attach was answered an ENI's link may take to appear before that is an alarm.
@@ -95,6 +99,8 @@ impl Default for Policy {
             ask_ec2: true,
             custom_networking: false,
             eni_config: None,
+            leak_cleanup: true,
+            leak_check: Duration::from_hours(1),
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),
             describe_lag: Duration::from_mins(1),

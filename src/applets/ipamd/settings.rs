@@ -31,6 +31,7 @@ pub(super) fn policy(config: &Config, seed: u64) -> Policy {
         manage_untagged: config.pool.manage_untagged_eni,
         provisioning: config.pool.provisioning,
         ask_ec2: config.pool.ask_ec2,
+        leak_cleanup: config.pool.leak_cleanup,
         seed,
         ..Policy::default()
     }

@@ -15,6 +15,7 @@ fn kind_of(purpose: &Purpose) -> Kind {
         | Purpose::Assign { .. }
         | Purpose::Delete(_) => Kind::Changing,
         Purpose::Describe(_) | Purpose::Limits => Kind::Describing,
+        Purpose::Leak(leak) => leak.kind(),
     }
 }
 
@@ -25,7 +26,7 @@ fn priority_of(pool: &Pool, purpose: &Purpose, now: Tick) -> Priority {
         Purpose::Describe(_) => is_in_doubt(pool),
         // Nobody waits for it, and an ENI without it is left behind when the instance goes.
         Purpose::Termination(_) => return Priority::Warm,
-        Purpose::Delete(_) => false,
+        Purpose::Delete(_) | Purpose::Leak(_) => false,
     };
     if !serves_pods {
         Priority::Upkeep
