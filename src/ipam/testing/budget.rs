@@ -73,6 +73,7 @@ fn print_days(what: &str, action: &'static str, kills: bool, most: impl Fn(Failu
 fn ipamd_faults_q23_a_day_of_attaching_in_vain_costs_few_calls() {
     print_days("attaching", "Attach", false, |class| match class {
         FailureClass::SubnetFull => 8_000,
+        FailureClass::NoAnswer | FailureClass::Server => 10_000,
         _ => 5_000,
     });
 }

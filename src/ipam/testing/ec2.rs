@@ -64,7 +64,9 @@ impl World {
                 self.delete_left(proof.subject())
             }
             CloudCall::TagEni { eni, tags } => self.tag_left(&eni, tags),
-            CloudCall::DescribeLeftEnis { vpc, cluster } => self.describe_left(&vpc, cluster.as_deref()),
+            CloudCall::DescribeLeftEnis { vpc, cluster } => {
+                Ok(CloudAnswer::Enis(self.describe_left(&vpc, cluster.as_deref())))
+            }
             CloudCall::DescribeInstances { instances } => {
                 let mut known = self.neighbours.borrow().instances.clone();
                 known.retain(|id, _| instances.contains(id));
@@ -98,7 +100,7 @@ impl World {
     }
 
     /// Reference ipamd 4.10: by owner tag, state, VPC and, when there is one, the cluster's name.
-    fn describe_left(&self, vpc: &VpcId, cluster: Option<&str>) -> CloudResult {
+    fn describe_left(&self, vpc: &VpcId, cluster: Option<&str>) -> Vec<CloudEni> {
         assert_eq!(*vpc, self.facts.vpc);
         let of_cluster = |eni: &&CloudEni| {
             cluster.is_none_or(|name| eni.tags.get(tags::CLUSTER).is_some_and(|value| value == name))
@@ -108,7 +110,7 @@ impl World {
         let left = all
             .filter(|eni| eni.attachment.is_none() && eni.tags.contains_key(tags::INSTANCE))
             .filter(of_cluster);
-        Ok(CloudAnswer::Enis(left.cloned().collect()))
+        left.cloned().collect()
     }
 
     fn tag_left(&self, id: &EniId, tags: BTreeMap<String, String>) -> CloudResult {

@@ -118,10 +118,10 @@ fn ipamd_114_a_young_eni_another_description_and_no_manage_are_left_alone() {
     world.event(crate::event::Event::Reconfigured(Box::new(world.policy.clone())));
     instance(&world, "i-1", false);
     leave(&world, "eni-strange", "i-1", 7200, |eni| {
-        "made by hand".clone_into(&mut eni.description)
+        "made by hand".clone_into(&mut eni.description);
     });
     leave(&world, "eni-kept", "i-1", 7200, |eni| {
-        drop(eni.tags.insert(tags::NO_MANAGE.to_owned(), "true".to_owned()))
+        drop(eni.tags.insert(tags::NO_MANAGE.to_owned(), "true".to_owned()));
     });
     world.advance(2 * HOUR);
     leave(&world, "eni-young", "i-1", 0, |_| ());
@@ -165,7 +165,7 @@ fn a_living_or_stopped_owners_eni_is_never_touched() {
     let mut world = quiet();
     instance(&world, "i-1", true);
     leave(&world, "eni-a", "i-1", 0, |eni| {
-        drop(eni.tags.remove(tags::CREATED_AT))
+        drop(eni.tags.remove(tags::CREATED_AT));
     });
     leave(&world, "eni-b", "i-1", 72_000, |_| ());
     world.advance(10 * HOUR);

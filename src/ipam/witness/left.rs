@@ -260,7 +260,7 @@ mod tests {
                 pod_routes: 0,
                 allocations: 0,
             },
-            lag: Duration::from_secs(60),
+            lag: Duration::from_mins(1),
         };
         Proof::left_eni(evidence).map(|proof| assert_eq!(proof.subject(), &eni.id))
     }
