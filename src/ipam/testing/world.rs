@@ -107,6 +107,8 @@ pub(super) struct World {
     pub(super) kernel_asked: bool,
     pub(super) imds_asked: bool,
     pub(super) kernel_fails: bool,
+    /// Every quick step is held against the long way; a day of them takes its time.
+    pub(super) holds_quick_to_long: bool,
     /// Flush and deliver by itself after every event.
     pub(super) eager: bool,
 }
@@ -219,6 +221,7 @@ impl World {
             kernel_asked: false,
             imds_asked: false,
             kernel_fails: false,
+            holds_quick_to_long: true,
             eager: true,
         };
         world.take(effects);
@@ -228,7 +231,7 @@ impl World {
     // ---- driving ----
 
     pub(super) fn event(&mut self, event: Event) {
-        let long_way = self.pool.is_calm().then(|| {
+        let long_way = (self.holds_quick_to_long && self.pool.is_calm()).then(|| {
             let mut pool = self.pool.clone();
             pool.forget_calm();
             (pool.step(event.clone(), self.now), pool)
