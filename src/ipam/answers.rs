@@ -7,6 +7,7 @@ use super::census::count;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudAnswer, CloudFailure, CloudResult, DescribeScope, FailureClass};
 use super::ids::{AttachmentId, CallId, ClientToken, EniId, Tick};
+use super::leaks;
 use super::lifecycle::doom;
 use super::memory::{Ec2View, Purpose};
 use super::model::EniState;
@@ -35,6 +36,7 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
         Err(_) => {}
     }
     match (ask.purpose, result) {
+        (Purpose::Leak(leak), Ok(answer)) => leaks::answered(pool, &leak, answer, ask.since, now, out),
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
             let amount = amount(&eni.secondary, &eni.prefixes);
             let take = Take::create(amount);
@@ -215,6 +217,7 @@ fn failed(
         Purpose::Groups { eni, .. } => upkeep::failed(pool, Upkeep::Groups, eni, failure, now, out),
         Purpose::Tags { eni, .. } => upkeep::failed(pool, Upkeep::Tags, eni, failure, now, out),
         Purpose::Limits => obstruct(pool, Topic::Limits, failure, now),
+        Purpose::Leak(leak) => leaks::failed(pool, &leak, failure, now, out),
     }
 }
 

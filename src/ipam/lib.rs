@@ -14,6 +14,7 @@ mod groups;
 mod growing;
 mod growth;
 pub mod ids;
+mod leaks;
 mod lifecycle;
 pub mod limits;
 mod local;

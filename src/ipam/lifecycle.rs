@@ -6,6 +6,7 @@ use super::cloud::{CloudCall, DescribeScope};
 use super::effect::Effect;
 use super::growth::common_tags;
 use super::ids::{EniId, Tick};
+use super::leaks;
 use super::memory::Purpose;
 use super::model::{Eni, EniRole, EniState};
 use super::obstacle::{Jitter, Pace, Topic};
@@ -62,6 +63,7 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
     recheck(pool, now, out);
     describe(pool, now, out);
+    leaks::advance(pool, now, out);
 }
 
 /// Where EC2 is asked nothing, what stands is kept standing, and IMDS is asked for what others have added. What was

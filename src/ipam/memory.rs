@@ -12,6 +12,7 @@ use super::ids::{
     CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SecurityGroupId, SubnetId, Tick,
     WaiterId,
 };
+use super::leaks::{LeakCall, Leaks};
 use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
 use super::quick::Calm;
@@ -42,6 +43,8 @@ pub(super) enum Purpose {
         tags: BTreeMap<String, String>,
     },
     Limits,
+    /// Looking for what others have left, and deleting it.
+    Leak(LeakCall),
 }
 
 /// A call in flight.
@@ -156,6 +159,8 @@ pub(super) struct Memory {
     pub(super) unwritten: BTreeMap<Ipv4Addr, CommitId>,
     pub(super) waiters: BTreeMap<WaiterId, AddRequest>,
     pub(super) obstacles: BTreeMap<Topic, Obstacle>,
+    /// How far the search for what others have left is.
+    pub(super) leaks: Leaks,
     /// What may still be asked of EC2.
     pub(super) budget: Budget,
     pub(super) ec2: Ec2View,
@@ -209,6 +214,7 @@ impl Memory {
             unwritten: BTreeMap::new(),
             waiters: BTreeMap::new(),
             obstacles: BTreeMap::new(),
+            leaks: Leaks::default(),
             budget: Budget::default(),
             ec2: Ec2View::Asking,
             describe: BTreeSet::new(),

@@ -45,6 +45,8 @@ pub enum Topic {
     Doubts,
     /// Asking for the instance type's limits.
     Limits,
+    /// Looking for ENIs that others have left, and deleting them.
+    Leaks,
     /// Sweeping IMDS.
     Imds,
     /// Reading the kernel.

@@ -68,6 +68,10 @@ pub struct Policy {
     pub eni_config_missing: Option<String>,
     /// `ENABLE_SUBNET_DISCOVERY`: new ENIs go where tags allow them, and ENIs in subnets that are not for us are emptied.
     pub subnet_discovery: bool,
+    /// `DISABLE_LEAKED_ENI_CLEANUP` turned round: whether ENIs that other instances have left behind are deleted.
+    pub leak_cleanup: bool,
+    /// How often they are looked for.
+    pub leak_check: Duration,
     /// How long the first ADDs wait for EC2 to confirm what IMDS says.
     pub start_patience: Duration,
     /// How long after its attach was answered an ENI's link may take to appear before that is an alarm.
@@ -101,6 +105,8 @@ impl Default for Policy {
             eni_config: None,
             eni_config_missing: None,
             subnet_discovery: true,
+            leak_cleanup: true,
+            leak_check: Duration::from_hours(1),
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),
             describe_lag: Duration::from_mins(1),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::ids::Tick;
 use super::model::AddressState;
+use super::obstacle::Topic;
 use super::plan::{Hindrance, Plan, plan};
 use super::pool::Pool;
 
@@ -110,6 +111,13 @@ impl Pool {
                 .iter()
                 .map(|loss| format!("{}: {}", loss.what, loss.failure)),
         );
+        let leaks = self.memory.obstacle(&Topic::Leaks, now);
+        if let Some((obstacle, failure)) = leaks.and_then(|it| Some((it, it.failure.as_ref()?))) {
+            let wait = obstacle.until.since(now).as_secs();
+            reasons.push(format!(
+                "ENIs that others have left are not deleted: {failure}; next try in {wait} s"
+            ));
+        }
         if let Some(reason) = &self.memory.store_trouble {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }

@@ -180,6 +180,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(start)
         .chain(rests)
         .chain(memory.next_look)
+        .chain(super::leaks::due(pool))
         .chain(memory.budget.brakes().map(|brake| brake.until))
         .filter(|due| *due > now)
         .min();

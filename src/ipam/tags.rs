@@ -8,6 +8,8 @@ pub const INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
 pub(super) const CREATED_AT: &str = "node.k8s.amazonaws.com/createdAt";
 /// `true` keeps either daemon away from an ENI.
 pub(super) const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
+/// Ours alone: which instance is about to delete an ENI that another has left, and until when.
+pub(super) const REAPER: &str = "node.k8s.amazonaws.com/reaper";
 /// Ours alone: finds the ENI of a creation whose answer was lost.
 pub(super) const TOKEN: &str = "node.k8s.amazonaws.com/client_token";
 /// The cluster, when it has a name.

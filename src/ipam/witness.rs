@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::cidr::Ipv4Cidr;
 use super::ids::{CardIndex, DeviceIndex, EniId, Mac, SubnetId};
 
+mod left;
+
+pub use left::{LeftEvidence, Look, OwnerSays, Reaper, Spared};
+
 /// A network link the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkFact {
@@ -134,6 +138,18 @@ pub struct LocalEvidence {
     pub allocations: usize,
 }
 
+impl LocalEvidence {
+    fn is_clean(self) -> Result<(), Unproven> {
+        if self.link || self.pod_routes > 0 {
+            return Err(Unproven::Kernel);
+        }
+        if self.allocations > 0 {
+            return Err(Unproven::Store);
+        }
+        Ok(())
+    }
+}
+
 /// Why a proof could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unproven {
@@ -146,6 +162,18 @@ pub enum Unproven {
     /// The store still has an allocation on it.
     #[error("the store still has an allocation on it")]
     Store,
+    /// It is not to be touched, whoever had it.
+    #[error("{0}")]
+    Spared(Spared),
+    /// Its owner may live.
+    #[error("its owner may live")]
+    Owner,
+    /// EC2 has not been asked twice, far enough apart.
+    #[error("EC2 has not confirmed it late enough")]
+    SecondLook,
+    /// This node has no lease on it.
+    #[error("this node has no lease on it")]
+    Lease,
 }
 
 /// Evidence that nobody uses `subject`. Only this module can make one.
@@ -167,12 +195,7 @@ impl Proof<EniId> {
         if ec2 != Ec2Says::Unattached {
             return Err(Unproven::Ec2);
         }
-        if local.link || local.pod_routes > 0 {
-            return Err(Unproven::Kernel);
-        }
-        if local.allocations > 0 {
-            return Err(Unproven::Store);
-        }
+        local.is_clean()?;
         Ok(Self { subject: eni.clone() })
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn policy(config: &Config, seed: u64) -> Policy {
         provisioning: config.pool.provisioning,
         ask_ec2: config.pool.ask_ec2,
         subnet_discovery: config.pool.subnet_discovery,
+        leak_cleanup: config.pool.leak_cleanup,
         seed,
         ..Policy::default()
     }

@@ -17,6 +17,7 @@ fn kind_of(purpose: &Purpose) -> Kind {
         | Purpose::Tags { .. }
         | Purpose::Delete(_) => Kind::Changing,
         Purpose::Describe(_) | Purpose::Subnets | Purpose::Limits => Kind::Describing,
+        Purpose::Leak(leak) => leak.kind(),
     }
 }
 
@@ -31,7 +32,7 @@ fn priority_of(pool: &Pool, purpose: &Purpose, now: Tick) -> Priority {
         Purpose::Describe(_) => is_in_doubt(pool),
         // Nobody waits for it, and an ENI without it is left behind when the instance goes.
         Purpose::Termination(_) => return Priority::Warm,
-        Purpose::Delete(_) | Purpose::Groups { .. } | Purpose::Tags { .. } => false,
+        Purpose::Delete(_) | Purpose::Groups { .. } | Purpose::Tags { .. } | Purpose::Leak(_) => false,
     };
     if !serves_pods {
         Priority::Upkeep

@@ -45,6 +45,7 @@ fn busiest_hour(world: &World) -> usize {
 /// A node on which pods wait again and again, and an EC2 that refuses every call, or those of one action.
 fn a_day_of(class: FailureClass, action: &'static str, kills: bool) -> (usize, usize) {
     let mut world = started(3, 4, policy(1));
+    world.holds_quick_to_long = false;
     world.sent.clear();
     world.outage = Some(class);
     world.outage_of = action;

@@ -7,6 +7,7 @@ use crate::cidr::Ipv4Cidr;
 use crate::cloud::*;
 use crate::event::Event;
 use crate::ids::*;
+use crate::tags;
 
 use super::world::{Fault, Work, World, attachment, failure};
 
@@ -21,6 +22,8 @@ impl World {
             CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
             CloudCall::DescribeSubnets { .. } => "Describe Subnets".to_owned(),
             CloudCall::SetGroups { eni, .. } => format!("Groups {eni}"),
+            CloudCall::DescribeLeftEnis { .. } => "Describe left".to_owned(),
+            CloudCall::DescribeInstances { .. } => "Describe instances".to_owned(),
             CloudCall::TagEni { eni, .. } => format!("Tag {eni}"),
             other => format!("{other:?}"),
         };
@@ -61,6 +64,20 @@ impl World {
                 Ok(CloudAnswer::Done)
             }
             CloudCall::Assign { eni, amount } => self.assign(&eni, amount),
+            CloudCall::DeleteEni { proof } if self.neighbours.borrow().enis.contains_key(proof.subject()) => {
+                self.delete_left(proof.subject())
+            }
+            CloudCall::TagEni { eni, tags } if self.neighbours.borrow().enis.contains_key(&eni) => {
+                self.tag_left(&eni, tags)
+            }
+            CloudCall::DescribeLeftEnis { vpc, cluster } => {
+                Ok(CloudAnswer::Enis(self.describe_left(&vpc, cluster.as_deref())))
+            }
+            CloudCall::DescribeInstances { instances } => {
+                let mut known = self.neighbours.borrow().instances.clone();
+                known.retain(|id, _| instances.contains(id));
+                Ok(CloudAnswer::Instances(known))
+            }
             CloudCall::DeleteEni { proof } => match self.enis.get(proof.subject()) {
                 None => Err(failure(FailureClass::Gone, "no such ENI")),
                 Some(eni) if eni.attachment.is_some() => panic!("an attached ENI was to be deleted"),
@@ -113,6 +130,55 @@ impl World {
             CloudCall::DescribeInstanceType { .. } => Ok(CloudAnswer::Limits(self.limits)),
             other => panic!("{other:?} is not asked in this issue"),
         }
+    }
+
+    /// Reference ipamd 4.10: by owner tag, state, VPC and, when there is one, the cluster's name.
+    fn describe_left(&self, vpc: &VpcId, cluster: Option<&str>) -> Vec<CloudEni> {
+        assert_eq!(*vpc, self.facts.vpc);
+        let of_cluster = |eni: &&CloudEni| {
+            cluster.is_none_or(|name| eni.tags.get(tags::CLUSTER).is_some_and(|value| value == name))
+        };
+        let neighbours = self.neighbours.borrow();
+        let all = self.enis.values().chain(neighbours.enis.values());
+        let left = all
+            .filter(|eni| eni.attachment.is_none() && eni.tags.contains_key(tags::INSTANCE))
+            .filter(of_cluster);
+        left.cloned().collect()
+    }
+
+    fn tag_left(&self, id: &EniId, tags: BTreeMap<String, String>) -> CloudResult {
+        let mut neighbours = self.neighbours.borrow_mut();
+        let eni = neighbours.enis.get_mut(id);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        eni.tags.extend(tags);
+        Ok(CloudAnswer::Done)
+    }
+
+    /// EC2's own last word: what is attached is not deleted. Whose owner lives must not even be asked for.
+    fn delete_left(&self, id: &EniId) -> CloudResult {
+        let mut neighbours = self.neighbours.borrow_mut();
+        let owner = neighbours
+            .enis
+            .get(id)
+            .and_then(|eni| eni.tags.get(tags::INSTANCE));
+        let owner = owner.map(|owner| InstanceId::from(owner.as_str())).unwrap();
+        assert!(
+            neighbours.instances.get(&owner) != Some(&true),
+            "{owner} lives, {id} is its"
+        );
+        if neighbours
+            .enis
+            .get(id)
+            .is_some_and(|eni| eni.attachment.is_some())
+        {
+            return Err(failure(
+                FailureClass::Conflict,
+                "InvalidParameterValue: currently in use",
+            ));
+        }
+        neighbours.enis.remove(id);
+        neighbours.deleted.push((id.clone(), self.facts.instance.clone()));
+        Ok(CloudAnswer::Done)
     }
 
     fn fresh_address(&mut self) -> Ipv4Addr {

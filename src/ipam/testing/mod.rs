@@ -8,6 +8,7 @@ mod budget;
 mod conformance;
 mod ec2;
 mod growth;
+mod leaks;
 mod model_check;
 mod oracle;
 mod subnets;

@@ -3,8 +3,10 @@
 //! Nothing happens by itself: commits wait to be flushed, calls and kernel work to be delivered, and time to be moved.
 //! After every event the judge is asked, and the oracles of design invariant 1 and 3 look at what clients were told.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::budget::Kind;
@@ -43,6 +45,17 @@ pub(super) enum Work {
     Publish(EniId, Vec<Ipv4Addr>),
 }
 
+/// The rest of the VPC.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours {
+    /// Their ENIs.
+    pub(super) enis: BTreeMap<EniId, CloudEni>,
+    /// The instances EC2 knows, and whether they live.
+    pub(super) instances: BTreeMap<InstanceId, bool>,
+    /// ENIs that were deleted, and by whom.
+    pub(super) deleted: Vec<(EniId, InstanceId)>,
+}
+
 /// What a waiting client has seen.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Client {
@@ -65,6 +78,8 @@ pub(super) struct World {
     pub(super) work: VecDeque<Work>,
     pub(super) enis: BTreeMap<EniId, CloudEni>,
     pub(super) tokens: BTreeMap<ClientToken, EniId>,
+    /// What other instances have in the same VPC; nodes of one VPC share it.
+    pub(super) neighbours: Rc<RefCell<Neighbours>>,
     pub(super) subnet_free: u32,
     /// Blocks of 16 the subnet has left; apart from `subnet_free`, as if other blocks were fragmented.
     pub(super) blocks_free: u32,
@@ -96,6 +111,8 @@ pub(super) struct World {
     pub(super) kernel_asked: bool,
     pub(super) imds_asked: bool,
     pub(super) kernel_fails: bool,
+    /// Every quick step is held against the long way; a day of them takes its time.
+    pub(super) holds_quick_to_long: bool,
     /// Flush and deliver by itself after every event.
     pub(super) eager: bool,
 }
@@ -186,6 +203,7 @@ impl World {
             work: VecDeque::new(),
             enis: [(primary.id.clone(), primary)].into(),
             tokens: BTreeMap::new(),
+            neighbours: Rc::default(),
             subnet_free: 60_000,
             blocks_free: 1_000,
             subnet_tags: BTreeMap::new(),
@@ -209,6 +227,7 @@ impl World {
             kernel_asked: false,
             imds_asked: false,
             kernel_fails: false,
+            holds_quick_to_long: true,
             eager: true,
         };
         world.take(effects);
@@ -218,7 +237,7 @@ impl World {
     // ---- driving ----
 
     pub(super) fn event(&mut self, event: Event) {
-        let long_way = self.pool.is_calm().then(|| {
+        let long_way = (self.holds_quick_to_long && self.pool.is_calm()).then(|| {
             let mut pool = self.pool.clone();
             pool.forget_calm();
             (pool.step(event.clone(), self.now), pool)
