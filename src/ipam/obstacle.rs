@@ -28,6 +28,12 @@ pub enum Topic {
     Configure(EniId),
     /// Publishing an ENI's addresses.
     Publish(EniId),
+    /// Giving anything back.
+    Shrink,
+    /// Giving back an ENI, or something on it.
+    Release(EniId),
+    /// Looking whether an ENI is detached.
+    Detached(EniId),
     /// Deleting an ENI.
     Delete(EniId),
     /// Describing.
@@ -54,6 +60,8 @@ impl Topic {
             | Self::Link(eni)
             | Self::Configure(eni)
             | Self::Publish(eni)
+            | Self::Release(eni)
+            | Self::Detached(eni)
             | Self::Delete(eni) => eni == id,
             _ => false,
         }

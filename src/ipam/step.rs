@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, growth, lifecycle, local, quick, serve};
+use super::{answers, growth, lifecycle, local, quick, release, serve};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -134,11 +134,15 @@ pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     pool.memory.budget.begin();
     local::absorb_imds(pool, now);
     let can_write = pool.memory.store_trouble.is_none();
+    release::reconsider(pool, now);
     if can_write {
         lifecycle::advance(pool, now, out);
     }
     serve::serve(pool, now, out);
     let plan = can_write.then(|| growth::grow(pool, now, out));
+    if let Some(plan) = &plan {
+        release::shrink(pool, plan, now, out);
+    }
     serve::triage(pool, now, out);
     wake(pool, now, out);
     pool.memory.calm = plan.and_then(|plan| quick::calm(pool, &plan, now));
@@ -177,6 +181,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(rests)
         .chain(memory.next_look)
         .chain(memory.budget.brakes().map(|brake| brake.until))
+        .chain(memory.shrink_due)
         .filter(|due| *due > now)
         .min();
     if let Some(next) = next {

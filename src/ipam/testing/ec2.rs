@@ -19,6 +19,9 @@ impl World {
             CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
             CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
             CloudCall::DeleteEni { proof } => format!("Delete {}", proof.subject()),
+            CloudCall::UnassignAddresses { eni, proofs } => format!("Unassign {eni} {}", proofs.len()),
+            CloudCall::UnassignPrefixes { eni, proofs } => format!("UnassignPrefixes {eni} {}", proofs.len()),
+            CloudCall::DetachEni { eni, .. } => format!("Detach {eni}"),
             other => format!("{other:?}"),
         };
         let is_concerned = line.starts_with(self.outage_of);
@@ -79,6 +82,11 @@ impl World {
                 Ok(CloudAnswer::Enis(enis))
             }
             CloudCall::DescribeInstanceType { .. } => Ok(CloudAnswer::Limits(self.limits)),
+            CloudCall::UnassignAddresses { eni, proofs } => self.unassign(
+                &eni,
+                &proofs.iter().map(|proof| *proof.subject()).collect::<Vec<_>>(),
+            ),
+            CloudCall::DetachEni { proof, .. } => self.detach(proof.subject()),
             other => panic!("{other:?} is not asked in this issue"),
         }
     }
@@ -196,6 +204,33 @@ impl World {
             eni.prefixes.extend(&prefixes);
         }
         Ok(CloudAnswer::Assigned { addresses, prefixes })
+    }
+
+    fn unassign(&mut self, id: &EniId, addresses: &[Ipv4Addr]) -> CloudResult {
+        self.judge_unused(addresses);
+        let eni = self.enis.get_mut(id);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        if !addresses.iter().all(|address| eni.secondary.contains(address)) {
+            return Err(failure(FailureClass::Other, "not assigned"));
+        }
+        eni.secondary.retain(|address| !addresses.contains(address));
+        self.subnet_free += u32::try_from(addresses.len()).unwrap_or_default();
+        Ok(CloudAnswer::Done)
+    }
+
+    fn detach(&mut self, attachment: &AttachmentId) -> CloudResult {
+        let here = |eni: &&mut CloudEni| {
+            eni.attachment
+                .as_ref()
+                .is_some_and(|known| known.id == *attachment)
+        };
+        let eni = self.enis.values_mut().find(here);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
+        eni.attachment = None;
+        let (addresses, mac) = (eni.secondary.clone(), eni.mac);
+        self.judge_unused(&addresses);
+        self.work.push_back(Work::Unlink(mac));
+        Ok(CloudAnswer::Done)
     }
 
     /// Somebody else detaches an ENI.

@@ -39,6 +39,7 @@ pub(super) enum Fault {
 pub(super) enum Work {
     Call(CallId, CloudCall),
     Link(Mac),
+    Unlink(Mac),
     Configure(EniId),
     Publish(EniId, Vec<Ipv4Addr>),
 }
@@ -79,6 +80,10 @@ pub(super) struct World {
     /// What that clock is ahead of the boot's.
     pub(super) earlier_boots: u64,
     pub(super) links: BTreeSet<Mac>,
+    /// Secondary ENIs with rules in the kernel.
+    pub(super) configured: BTreeSet<EniId>,
+    /// What the kernel's map holds.
+    pub(super) published: BTreeSet<Ipv4Addr>,
     pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
     /// The configuration's tags were changed while a creation was under way.
     pub(super) retagged: bool,
@@ -192,6 +197,8 @@ impl World {
             sent: vec![],
             earlier_boots: 0,
             links: BTreeSet::new(),
+            configured: BTreeSet::new(),
+            published: BTreeSet::new(),
             routes: BTreeMap::new(),
             retagged: false,
             bare_rules: BTreeSet::new(),
@@ -248,7 +255,12 @@ impl World {
             }
             Effect::ConfigureEni(intent) => self.work.push_back(Work::Configure(intent.eni)),
             Effect::Publish { eni, addresses, .. } => self.work.push_back(Work::Publish(eni, addresses)),
-            Effect::Unpublish { .. } => {}
+            Effect::Unpublish { addresses, .. } => {
+                self.published.retain(|address| !addresses.contains(address))
+            }
+            Effect::UnconfigureEni { eni, .. } => {
+                self.configured.remove(&eni);
+            }
             Effect::RemoveRules(addresses) => self.bare_rules.retain(|address| !addresses.contains(address)),
             Effect::ReadKernel => self.kernel_asked = true,
             Effect::ReadImds => self.imds_asked = true,
@@ -321,12 +333,18 @@ impl World {
                     self.event(Event::LinkSeen(link));
                 }
             }
+            Work::Unlink(mac) => {
+                if self.links.remove(&mac) {
+                    self.event(Event::LinkGone { mac });
+                }
+            }
             Work::Configure(eni) => {
                 let has_link = self
                     .enis
                     .get(&eni)
                     .is_some_and(|eni| self.links.contains(&eni.mac));
                 let result = if has_link && !self.kernel_fails {
+                    self.configured.insert(eni.clone());
                     Ok(())
                 } else {
                     Err("no such device".to_owned())
@@ -337,6 +355,7 @@ impl World {
                 let result = if self.kernel_fails {
                     Err("busy".to_owned())
                 } else {
+                    self.published.extend(&addresses);
                     Ok(())
                 };
                 self.event(Event::Published {
@@ -454,6 +473,7 @@ impl World {
                     let _answer = self.answer(request, None);
                 }
                 Work::Link(mac) => self.work.push_back(Work::Link(mac)),
+                Work::Unlink(mac) => self.work.push_back(Work::Unlink(mac)),
                 _ => {}
             }
         }
