@@ -176,6 +176,8 @@ pub(super) struct Memory {
     pub(super) unlisted: BTreeMap<Ipv4Cidr, Tick>,
     /// When EC2 took an address back, as long as its lists may lag behind that.
     pub(super) given_back: BTreeMap<Ipv4Addr, Tick>,
+    /// Whether there was too much of anything by the last look.
+    pub(super) is_surplus: bool,
     /// Since when there is something that could be given back.
     pub(super) surplus_since: Option<Tick>,
     /// When something was last begun to be given back.
@@ -229,6 +231,7 @@ impl Memory {
             fresh: BTreeMap::new(),
             unlisted: BTreeMap::new(),
             given_back: BTreeMap::new(),
+            is_surplus: false,
             surplus_since: None,
             last_shrink: None,
             short_at_shrink: 0,

@@ -133,6 +133,7 @@ pub(super) fn adopt_created(
     let has_room = wanted || places_taken(pool) < limit;
     let state = EniState::Created;
     pool.insert_eni(new_eni(pool, cloud, EniRole::Secondary, state));
+    pool.memory.progress(&cloud.id).can_go = release::can_go(pool, cloud);
     for cidr in cloud.cidrs() {
         release::regained(pool, cidr, now);
         name(pool, &cloud.id, cidr, now);

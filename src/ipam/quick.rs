@@ -127,8 +127,7 @@ fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &
         Growth::Hindered => Growth::Hindered,
     };
     // What is surplus must have been so all the time.
-    let is_shrinking = pool.memory.surplus_since.is_some();
-    if is_shrinking || request.deadline < now || pool.allocations().contains_key(&request.key) {
+    if pool.memory.is_surplus || request.deadline < now || pool.allocations().contains_key(&request.key) {
         return None;
     }
     while let Some(address) = calm.free.pop_front() {

@@ -40,6 +40,7 @@ pub(super) fn shrink(pool: &mut Pool, plan: &Plan, now: Tick, out: &mut Outbox) 
         super::surplus::Surplus::default()
     };
     pool.memory.shrink_due = found.next;
+    pool.memory.is_surplus = found.is_held_up || !found.returns.is_empty();
     if found.returns.is_empty() {
         pool.memory.surplus_since = None;
         return;
@@ -517,6 +518,13 @@ pub(super) fn link_gone(pool: &mut Pool, id: &EniId) {
 
 // ---- witnesses ----
 
+/// Whether it is a plain interface with our tag: another could not be found again once it is detached.
+pub(super) fn can_go(pool: &Pool, cloud: &CloudEni) -> bool {
+    let is_plain = matches!(cloud.interface_type.as_str(), "" | "interface");
+    let instance = cloud.tags.get(tags::INSTANCE).map(String::as_str);
+    is_plain && instance == Some(pool.facts().instance.as_str())
+}
+
 /// EC2 lists an ENI as attached here, by a Describe that was asked at that time.
 pub(super) fn listed(
     pool: &mut Pool,
@@ -525,9 +533,7 @@ pub(super) fn listed(
     call: CallId,
     asked: Tick,
 ) {
-    let is_plain = matches!(cloud.interface_type.as_str(), "" | "interface");
-    let instance = cloud.tags.get(tags::INSTANCE).map(String::as_str);
-    let can_go = is_plain && instance == Some(pool.facts().instance.as_str());
+    let can_go = can_go(pool, cloud);
     let lag = pool.policy().describe_lag;
     let in_flight = pool.memory.is_releasing(&cloud.id);
     let progress = pool.memory.progress(&cloud.id);

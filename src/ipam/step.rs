@@ -161,16 +161,11 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .map(|since| since.after(pool.policy().link_patience));
     let start =
         Some(memory.started.after(pool.policy().start_patience)).filter(|_| waiting || memory.imds_pending);
+    // Whoever waits gets it then, the kernel is asked about it, and it may be one too many.
     let rests = pool
         .addresses()
-        .iter()
-        .take(if waiting || !memory.unproven.is_empty() {
-            usize::MAX
-        } else {
-            0
-        })
-        .filter(|(address, _)| waiting || memory.is_unproven(**address))
-        .filter_map(|(_, known)| match known.state(now) {
+        .values()
+        .filter_map(|known| match known.state(now) {
             AddressState::Cooling { until } => Some(Tick(until.0.saturating_add(1))),
             _ => None,
         });

@@ -42,6 +42,8 @@ pub(super) struct Surplus {
     pub(super) returns: Vec<Return>,
     /// When an ENI that is only too young is old enough.
     pub(super) next: Option<Tick>,
+    /// Something is too much that may not go now: an ADD can change what may.
+    pub(super) is_held_up: bool,
 }
 
 /// What could go now, given what growth has found.
@@ -155,6 +157,11 @@ impl<'a> Sparing<'a> {
             self.addresses = self.addresses.saturating_sub(addresses);
             self.prefixes = self.prefixes.saturating_sub(prefixes);
             self.settled.insert(eni.id.clone());
+            // What EC2 or a witness keeps is not taken from another ENI instead.
+            self.surplus.is_held_up |= self.is_hindered(eni) || self.of_age(eni).is_some();
+            if self.is_hindered(eni) {
+                continue;
+            }
             match self.of_age(eni) {
                 Some(later) => {
                     let next = self.surplus.next.map_or(later, |next| next.min(later));
@@ -172,7 +179,6 @@ impl<'a> Sparing<'a> {
             && eni.attachment.is_some()
             && progress.is_some_and(|progress| progress.configured && progress.can_go)
             && self.pods_on(eni) == 0
-            && !self.is_hindered(eni)
             && eni.cidrs.keys().all(|cidr| self.is_idle(eni, *cidr))
     }
 
@@ -217,8 +223,7 @@ impl<'a> Sparing<'a> {
     /// which a fragmented subnet may not have again.
     fn idle_parts(&self) -> Vec<(&'a Eni, Ipv4Cidr)> {
         let pool = self.pool;
-        let stays =
-            |eni: &&Eni| is_standing(eni) && !self.settled.contains(&eni.id) && !self.is_hindered(eni);
+        let stays = |eni: &&Eni| is_standing(eni) && !self.settled.contains(&eni.id);
         let mut parts: Vec<(&Eni, Ipv4Cidr)> = Vec::new();
         for eni in pool.enis().values().filter(stays) {
             let idle = eni.cidrs.keys().filter(|cidr| self.is_idle(eni, **cidr));
@@ -233,6 +238,10 @@ impl<'a> Sparing<'a> {
     }
 
     fn give(&mut self, eni: &Eni, cidr: Ipv4Cidr) {
+        if self.is_hindered(eni) {
+            self.surplus.is_held_up = true;
+            return;
+        }
         for known in &mut self.surplus.returns {
             if let Return::Cidrs { eni: id, cidrs } = known
                 && *id == eni.id

@@ -29,6 +29,15 @@ impl World {
         if let Some(class) = self.outage.filter(|_| is_concerned) {
             return Err(failure(class, "outage"));
         }
+        let is_return = matches!(
+            request,
+            CloudCall::UnassignAddresses { .. }
+                | CloudCall::UnassignPrefixes { .. }
+                | CloudCall::DetachEni { .. }
+        );
+        if let Some(class) = self.refuse_returns.filter(|_| is_return) {
+            return Err(failure(class, "refused"));
+        }
         match fault {
             Some(Fault::Refuse(class)) => Err(failure(class, "refused")),
             Some(Fault::LostBefore) => Err(failure(FailureClass::NoAnswer, "lost on the way")),
@@ -86,12 +95,19 @@ impl World {
                 &eni,
                 &proofs.iter().map(|proof| *proof.subject()).collect::<Vec<_>>(),
             ),
+            CloudCall::UnassignPrefixes { eni, proofs } => self.unassign_prefixes(
+                &eni,
+                &proofs.iter().map(|proof| *proof.subject()).collect::<Vec<_>>(),
+            ),
             CloudCall::DetachEni { proof, .. } => self.detach(proof.subject()),
             other => panic!("{other:?} is not asked in this issue"),
         }
     }
 
     fn fresh_address(&mut self) -> Ipv4Addr {
+        if let Some(address) = self.returning.pop() {
+            return address;
+        }
         self.next += 1;
         Ipv4Addr::from_bits(0x0a00_1000 + self.next)
     }
@@ -218,6 +234,19 @@ impl World {
         Ok(CloudAnswer::Done)
     }
 
+    fn unassign_prefixes(&mut self, id: &EniId, prefixes: &[Ipv4Cidr]) -> CloudResult {
+        let addresses: Vec<Ipv4Addr> = prefixes.iter().flat_map(|prefix| prefix.addresses()).collect();
+        self.judge_unused(&addresses);
+        let eni = self.enis.get_mut(id);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        if !prefixes.iter().all(|prefix| eni.prefixes.contains(prefix)) {
+            return Err(failure(FailureClass::Other, "not assigned"));
+        }
+        eni.prefixes.retain(|prefix| !prefixes.contains(prefix));
+        self.blocks_free += u32::try_from(prefixes.len()).unwrap_or_default();
+        Ok(CloudAnswer::Done)
+    }
+
     fn detach(&mut self, attachment: &AttachmentId) -> CloudResult {
         let here = |eni: &&mut CloudEni| {
             eni.attachment
@@ -227,7 +256,8 @@ impl World {
         let eni = self.enis.values_mut().find(here);
         let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
         eni.attachment = None;
-        let (addresses, mac) = (eni.secondary.clone(), eni.mac);
+        let mac = eni.mac;
+        let addresses: Vec<Ipv4Addr> = eni.cidrs().flat_map(Ipv4Cidr::addresses).collect();
         self.judge_unused(&addresses);
         self.work.push_back(Work::Unlink(mac));
         Ok(CloudAnswer::Done)

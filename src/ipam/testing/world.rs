@@ -74,6 +74,10 @@ pub(super) struct World {
     pub(super) outage: Option<FailureClass>,
     /// Only calls whose line in the log begins so are concerned by it.
     pub(super) outage_of: &'static str,
+    /// Every Unassign and Detach is refused so.
+    pub(super) refuse_returns: Option<FailureClass>,
+    /// What the subnet gives next.
+    pub(super) returning: Vec<Ipv4Addr>,
     pub(super) log: Vec<String>,
     /// When each call was sent, by a clock that goes on over reboots.
     pub(super) sent: Vec<(Kind, u64)>,
@@ -193,6 +197,8 @@ impl World {
             faults: VecDeque::new(),
             outage: None,
             outage_of: "",
+            refuse_returns: None,
+            returning: vec![],
             log: vec![],
             sent: vec![],
             earlier_boots: 0,
@@ -440,6 +446,18 @@ impl World {
             "it never settles; the last calls were {:?}",
             &self.log[self.log.len().saturating_sub(12)..]
         );
+    }
+
+    /// One batch becomes durable, or one piece of work ends, or the kernel answers; false when there is nothing to do.
+    pub(super) fn step_once(&mut self) -> bool {
+        if self.flush() || self.deliver(0) {
+            return true;
+        }
+        let asked = self.kernel_asked;
+        if asked {
+            self.kernel();
+        }
+        asked
     }
 
     pub(super) fn advance(&mut self, span: Duration) {
