@@ -86,6 +86,7 @@ fn may_shrink(pool: &Pool, plan: &Plan, now: Tick) -> bool {
         && policy.ask_ec2
         && pool.memory.ec2 == Ec2View::Answered
         && pool.memory.is_clear(&Topic::Shrink, now)
+        && pool.memory.budget.brakes().all(|brake| brake.until <= now)
         && pool.creations().is_empty()
         && !pool.enis().values().any(is_changing)
 }
@@ -216,15 +217,18 @@ pub(super) fn unassign(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox)
             Err(why) => return contradicted(pool, id, &format!("{cidr} on {id}"), why, now, out),
         }
     }
-    pool.memory.progress(id).inquiry.sent = Some(now);
-    if secondary {
-        unpublish(pool, id, &leaving, out);
-    }
     let purpose = |cidrs: Vec<Ipv4Cidr>| Purpose::Unassign {
         eni: id.clone(),
         cidrs,
     };
-    let (hosts, blocks): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|cidr| cidr.is_host());
+    let (hosts, blocks): (Vec<_>, Vec<_>) = leaving.iter().partition(|cidr| cidr.is_host());
+    if !pool.may_ask(&purpose(leaving.clone()), now) {
+        return;
+    }
+    pool.memory.progress(id).inquiry.sent = Some(now);
+    if secondary {
+        unpublish(pool, id, &leaving, out);
+    }
     let eni = || id.clone();
     if !addresses.is_empty() {
         let (eni, proofs) = (eni(), addresses);
@@ -405,6 +409,9 @@ pub(super) fn drain(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         local_word(pool, address, now)
     }) {
         Ok(proof) => {
+            if !pool.may_ask(&Purpose::Detach(id.clone()), now) {
+                return;
+            }
             pool.edit_eni(id, |eni| eni.state = EniState::Detaching);
             pool.memory.progress(id).inquiry.sent = Some(now);
             unpublish(pool, id, &carries, out);

@@ -13,6 +13,8 @@ fn kind_of(purpose: &Purpose) -> Kind {
         | Purpose::Attach(_)
         | Purpose::Termination(_)
         | Purpose::Assign { .. }
+        | Purpose::Unassign { .. }
+        | Purpose::Detach(_)
         | Purpose::Delete(_) => Kind::Changing,
         Purpose::Describe(_) | Purpose::Limits => Kind::Describing,
     }
@@ -25,7 +27,7 @@ fn priority_of(pool: &Pool, purpose: &Purpose, now: Tick) -> Priority {
         Purpose::Describe(_) => is_in_doubt(pool),
         // Nobody waits for it, and an ENI without it is left behind when the instance goes.
         Purpose::Termination(_) => return Priority::Warm,
-        Purpose::Delete(_) => false,
+        Purpose::Unassign { .. } | Purpose::Detach(_) | Purpose::Delete(_) => false,
     };
     if !serves_pods {
         Priority::Upkeep
@@ -54,7 +56,7 @@ fn is_short(pool: &Pool, now: Tick) -> bool {
 impl Pool {
     /// Whether a call that is to be made may be made now; if not, it is tried again when it may. The last question to
     /// ask before [`crate::outbox::Outbox::call`].
-    pub(super) fn may_ask(&mut self, purpose: &Purpose, now: Tick) -> bool {
+    pub(crate) fn may_ask(&mut self, purpose: &Purpose, now: Tick) -> bool {
         if self.memory.is_asking(purpose) {
             return false;
         }
@@ -70,7 +72,7 @@ impl Pool {
 
     /// Takes the call into account. What was planned as a whole has been checked as a whole; no call exceeds what
     /// waiting pods may have.
-    pub(super) fn charge(&mut self, purpose: &Purpose, now: Tick) -> Result<(), Brake> {
+    pub(crate) fn charge(&mut self, purpose: &Purpose, now: Tick) -> Result<(), Brake> {
         let kind = kind_of(purpose);
         let priority = priority_of(self, purpose, now);
         let is_planned = matches!(purpose, Purpose::Create(_) | Purpose::Assign { .. });

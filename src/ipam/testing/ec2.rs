@@ -46,11 +46,33 @@ impl World {
                 Err(failure(FailureClass::NoAnswer, "lost on the way back"))
             }
             Some(Fault::Omit) => self.execute(request, true),
+            Some(Fault::Old) => self.lag(request),
             None => self.execute(request, false),
         }
     }
 
+    /// Answers a Describe as it would have been answered up to half the lag ago.
+    fn lag(&mut self, request: CloudCall) -> CloudResult {
+        let lag = self.policy.describe_lag / 2;
+        let now = self.now;
+        self.old.retain(|(until, _)| until.after(lag) > now);
+        let known = self.old.front().map(|(_, enis)| enis.clone());
+        match (&request, known) {
+            (CloudCall::DescribeEnis { .. }, Some(enis)) => {
+                let present = std::mem::replace(&mut self.enis, enis);
+                let answer = self.execute(request, false);
+                self.enis = present;
+                answer
+            }
+            _ => self.execute(request, false),
+        }
+    }
+
     fn execute(&mut self, request: CloudCall, omit: bool) -> CloudResult {
+        if !matches!(request, CloudCall::DescribeEnis { .. }) {
+            self.old.push_back((self.now, self.enis.clone()));
+            self.old.truncate(200);
+        }
         match request {
             CloudCall::CreateEni {
                 token,

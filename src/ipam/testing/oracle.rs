@@ -141,6 +141,13 @@ impl World {
                 grant.address
             );
         }
+        let is_there = |eni: &crate::cloud::CloudEni| eni.cidrs().any(|cidr| cidr.contains(grant.address));
+        assert!(
+            self.enis.get(&grant.eni).is_some_and(is_there),
+            "{} was given, which EC2 does not have on {}",
+            grant.address,
+            grant.eni
+        );
         let mapped = grant.eni == self.facts.primary_eni || self.published.contains(&grant.address);
         assert!(
             mapped,

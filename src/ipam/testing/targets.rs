@@ -198,7 +198,7 @@ fn prefixes_are_filled_one_after_the_other() {
         .collect();
     let used = |cidr: &crate::cidr::Ipv4Cidr| held.iter().filter(|address| cidr.contains(**address)).count();
     let primary = &world.pool.enis()[&world.facts.primary_eni];
-    let uses: Vec<usize> = primary.cidrs.keys().map(used).collect();
+    let taken: Vec<usize> = primary.cidrs.keys().map(used).collect();
     assert_eq!(uses, [16, 16, 8, 0, 0]);
     assert!(world.pool.allocations().contains_key(&key(39)));
 }

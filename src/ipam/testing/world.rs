@@ -32,6 +32,8 @@ pub(super) enum Fault {
     LostAfter,
     /// A Describe leaves out an ENI, or an address where there is one ENI only.
     Omit,
+    /// A Describe that is as old as its lag may be.
+    Old,
 }
 
 /// Work under way that ends with an event.
@@ -74,6 +76,8 @@ pub(super) struct World {
     pub(super) outage: Option<FailureClass>,
     /// Only calls whose line in the log begins so are concerned by it.
     pub(super) outage_of: &'static str,
+    /// What EC2's lists may still say, and since when they should not.
+    pub(super) old: VecDeque<(Tick, BTreeMap<EniId, CloudEni>)>,
     /// Every Unassign and Detach is refused so.
     pub(super) refuse_returns: Option<FailureClass>,
     /// What the subnet gives next.
@@ -197,6 +201,7 @@ impl World {
             faults: VecDeque::new(),
             outage: None,
             outage_of: "",
+            old: VecDeque::new(),
             refuse_returns: None,
             returning: vec![],
             log: vec![],
