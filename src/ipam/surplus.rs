@@ -19,7 +19,7 @@ use super::pool::Pool;
 use super::targets::Goal;
 
 /// An ENI younger than this stays, as in the Go daemon: it has only just been wanted.
-const YOUNG: Duration = Duration::from_secs(60);
+const YOUNG: Duration = Duration::from_mins(1);
 
 /// One thing to give back.
 #[derive(Debug, Clone, PartialEq, Eq)]

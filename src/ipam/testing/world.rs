@@ -267,7 +267,7 @@ impl World {
             Effect::ConfigureEni(intent) => self.work.push_back(Work::Configure(intent.eni)),
             Effect::Publish { eni, addresses, .. } => self.work.push_back(Work::Publish(eni, addresses)),
             Effect::Unpublish { addresses, .. } => {
-                self.published.retain(|address| !addresses.contains(address))
+                self.published.retain(|address| !addresses.contains(address));
             }
             Effect::UnconfigureEni { eni, .. } => {
                 self.configured.remove(&eni);
