@@ -199,7 +199,7 @@ fn prefixes_are_filled_one_after_the_other() {
     let used = |cidr: &crate::cidr::Ipv4Cidr| held.iter().filter(|address| cidr.contains(**address)).count();
     let primary = &world.pool.enis()[&world.facts.primary_eni];
     let taken: Vec<usize> = primary.cidrs.keys().map(used).collect();
-    assert_eq!(uses, [16, 16, 8, 0, 0]);
+    assert_eq!(taken, [16, 16, 8, 0, 0]);
     assert!(world.pool.allocations().contains_key(&key(39)));
 }
 
