@@ -30,6 +30,7 @@ mod networks;
 mod pair;
 mod plugin;
 mod scene;
+mod shrink;
 mod throttling;
 mod upgrade;
 mod verbs;

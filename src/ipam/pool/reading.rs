@@ -159,6 +159,13 @@ impl Pool {
         free.into_iter().map(|(.., address)| address).collect()
     }
 
+    /// Whether it, or its ENI, is to be given back.
+    pub fn is_going(&self, address: Ipv4Addr) -> bool {
+        self.placed(address).is_some_and(|(eni, placed)| {
+            placed.releasing || matches!(eni.state, EniState::Draining | EniState::Detaching)
+        })
+    }
+
     /// The ENI with this hardware address.
     pub fn eni_by_mac(&self, mac: Mac) -> Option<&Eni> {
         self.enis.values().find(|eni| eni.mac == mac)
