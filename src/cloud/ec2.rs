@@ -94,7 +94,7 @@ impl Ec2 {
             CloudCall::DescribeLeftEnis { vpc, cluster } => left_enis(client, vpc, cluster.as_deref()).await,
             CloudCall::DescribeInstances { instances } => describe_instances(client, instances).await,
             CloudCall::DescribeSubnets { vpc, zone } => describe_subnets(client, vpc, zone).await,
-            CloudCall::DetachEni { attachment, .. } => detach(client, attachment).await,
+            CloudCall::DetachEni { proof, .. } => detach(client, proof.subject()).await,
             CloudCall::DeleteEni { proof } => delete(client, proof.subject()).await,
             CloudCall::DescribeEnis { instance, scope } => describe_enis(client, instance, *scope).await,
             CloudCall::DescribeInstanceType { instance_type } => {

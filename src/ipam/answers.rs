@@ -15,6 +15,7 @@ use super::observe;
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
+use super::release;
 use super::shortage::{self, Take};
 use super::treatment::Scope;
 use super::upkeep::{self, Upkeep};
@@ -60,6 +61,10 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now);
         }
         (Purpose::Delete(id), Ok(CloudAnswer::Done)) => pool.forget_eni(&id),
+        (Purpose::Unassign { eni, cidrs }, Ok(CloudAnswer::Done)) => {
+            release::unassigned(pool, &eni, &cidrs, now);
+        }
+        (Purpose::Detach(id), Ok(CloudAnswer::Done)) => release::detached(pool, &id, now),
         (Purpose::Describe(scope), Ok(CloudAnswer::Enis(enis))) => {
             pool.memory.clear(&Topic::Describe(scope));
             match scope {
@@ -158,6 +163,7 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     pool.memory.clear(&Topic::Create);
     let progress = pool.memory.progress(id);
     progress.attached_at = Some(now);
+    progress.born = Some(now);
     progress.attach_failures = 0;
     progress.doubt = None;
 }
@@ -169,6 +175,7 @@ fn assigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], take: Take, now: Ti
     }
     let before = pool.enis().get(id).map(super::model::Eni::slots_taken);
     for cidr in cidrs {
+        release::regained(pool, *cidr, now);
         observe::name(pool, id, *cidr, now);
     }
     if pool.enis().get(id).map(super::model::Eni::slots_taken) == before {
@@ -210,6 +217,8 @@ fn failed(
             obstruct(pool, Topic::Termination(id), failure, now);
         }
         Purpose::Assign { eni, amount } => assign_failed(pool, &eni, amount, failure, now),
+        Purpose::Unassign { eni, cidrs } => release::unassign_failed(pool, &eni, &cidrs, failure, now, out),
+        Purpose::Detach(id) => release::detach_failed(pool, &id, failure, now, out),
         // "No such ENI" may be said of one that is only too new: a Describe confirms it, or it is deleted again.
         Purpose::Delete(id) => obstruct(pool, Topic::Delete(id), failure, now),
         Purpose::Describe(scope) => describe_failed(pool, scope, failure, call, now),

@@ -42,7 +42,10 @@ pub(super) fn is_underway(pool: &Pool, eni: &Eni) -> bool {
             .is_none_or(|progress| !progress.link_overdue)
     };
     match (eni.role, &eni.state) {
-        (EniRole::Unmanaged, _) | (_, EniState::Discarding { .. } | EniState::Lost) => false,
+        (EniRole::Unmanaged, _)
+        | (_, EniState::Draining | EniState::Detaching | EniState::Discarding { .. } | EniState::Lost) => {
+            false
+        }
         (EniRole::Primary, _) => true,
         (EniRole::Secondary, _) => in_time(eni),
     }
@@ -59,11 +62,12 @@ impl Census {
     pub(super) fn of(pool: &Pool, goal: Goal, now: Tick) -> Self {
         let usable = count(pool.count_usable(now));
         let mut census = Self::default();
-        for known in pool.addresses().values() {
+        for (address, known) in pool.addresses() {
             match known.state(now) {
                 AddressState::Assigned(_) => census.assigned += 1,
                 AddressState::Quarantined(_) => census.quarantined += 1,
-                AddressState::Cooling { .. } => census.cooling += 1,
+                // What EC2 has taken back is nobody's here, though it is remembered for a while.
+                AddressState::Cooling { .. } => census.cooling += u32::from(pool.placed(*address).is_some()),
                 AddressState::Free => {}
             }
         }
@@ -94,7 +98,7 @@ impl Census {
     }
 
     fn look_at(&mut self, pool: &Pool, goal: Goal, eni: &Eni, idle: &mut Idle, now: Tick) {
-        for (cidr, placed) in &eni.cidrs {
+        for (cidr, placed) in eni.cidrs.iter().filter(|(_, placed)| !placed.releasing) {
             let counts = goal.counts(pool, eni, *cidr, now);
             let known = |address| pool.addresses().get(&address);
             let is_free = |address: &Ipv4Addr| known(*address).is_some_and(|known| known.is_free(now));

@@ -91,10 +91,10 @@ pub enum CloudCall {
     },
     /// `DetachNetworkInterface`.
     DetachEni {
-        /// The attachment to end.
-        attachment: AttachmentId,
-        /// Evidence that nobody uses the ENI.
-        proof: Proof<EniId>,
+        /// The interface.
+        eni: EniId,
+        /// The attachment to end, with the evidence that nobody uses the ENI.
+        proof: Proof<AttachmentId>,
     },
     /// `DeleteNetworkInterface`.
     DeleteEni {

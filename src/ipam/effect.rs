@@ -57,6 +57,15 @@ pub enum Effect {
         /// What to take out.
         addresses: Vec<Ipv4Addr>,
     },
+    /// Remove the rules about a secondary ENI that is detached: from its own address, and those of its mark. No event.
+    UnconfigureEni {
+        /// The ENI.
+        eni: EniId,
+        /// Its own address.
+        primary: Ipv4Addr,
+        /// Its place, which gave its mark; `None` when another may have it by now.
+        device: Option<DeviceIndex>,
+    },
     /// Remove the rules for pods that name these addresses: nobody holds them, and no route leads to them. No event; the
     /// next reading shows what became of it.
     RemoveRules(BTreeSet<Ipv4Addr>),

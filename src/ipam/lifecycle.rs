@@ -12,6 +12,7 @@ use super::model::{Eni, EniRole, EniState};
 use super::obstacle::{Jitter, Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
+use super::release;
 use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
 use super::{subnets, upkeep};
 
@@ -48,7 +49,10 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let Some(eni) = pool.enis().get(&id) else { continue };
         match (eni.role, eni.state.clone()) {
             (EniRole::Unmanaged, _) => {}
-            (EniRole::Primary, _) => upkeep::keep(pool, &id, now, out),
+            (EniRole::Primary, _) => {
+                upkeep::keep(pool, &id, now, out);
+                release::unassign(pool, &id, now, out);
+            }
             (_, EniState::Created) => attach(pool, &id, now, out),
             (_, EniState::Attaching) => reattach(pool, &id, now, out),
             (_, EniState::Attached | EniState::Ready) => {
@@ -56,7 +60,10 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
                 configure(pool, &id, now, out);
                 publish(pool, &id, now, out);
                 upkeep::keep(pool, &id, now, out);
+                release::unassign(pool, &id, now, out);
             }
+            (_, EniState::Draining) => release::drain(pool, &id, now, out),
+            (_, EniState::Detaching) => release::detach(pool, &id, now, out),
             (_, EniState::Discarding { .. }) => discard(pool, &id, now, out),
             (_, EniState::Lost) => bury(pool, &id),
         }
@@ -251,7 +258,8 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let under_way = pool.memory.enis.get(id).map(|progress| &progress.publishing);
     let addresses: Vec<_> = eni
         .addresses()
-        .filter(|(address, placed)| !placed.published && under_way.is_none_or(|set| !set.contains(address)))
+        .filter(|(_, placed)| !placed.published && !placed.releasing)
+        .filter(|(address, _)| under_way.is_none_or(|set| !set.contains(address)))
         .map(|(address, _)| address)
         .collect();
     if addresses.is_empty() {
@@ -284,7 +292,7 @@ pub(super) fn doom(pool: &mut Pool, id: &EniId, why: &str) {
 }
 
 /// Deletes an ENI that could not be attached, when it is proven that nobody uses it.
-fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
+pub(super) fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let purpose = Purpose::Delete(id.clone());
     if pool.memory.is_asking(&purpose) || !pool.memory.is_clear(&Topic::Delete(id.clone()), now) {
         return;
@@ -332,7 +340,7 @@ fn bury(pool: &mut Pool, id: &EniId) {
 }
 
 /// One reading at a time, so that an answer is known to be younger than the question.
-fn read_kernel(pool: &mut Pool, out: &mut Outbox) {
+pub(super) fn read_kernel(pool: &mut Pool, out: &mut Outbox) {
     if pool.memory.kernel_read.is_none() {
         pool.memory.kernel_read = Some(std::mem::take(&mut pool.memory.unproven));
         out.now(Effect::ReadKernel);
@@ -407,7 +415,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
 }
 
 /// Asks what is to be asked, one question of a kind at a time.
-fn describe(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+pub(super) fn describe(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.memory.enis.values().any(|progress| progress.doubt.is_some()) {
         pool.memory.describe.insert(DescribeScope::Attached);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
 use super::ids::{CardIndex, DeviceIndex, Mac, Tick};
 use super::memory::Ec2View;
@@ -11,6 +12,7 @@ use super::node::NodeFacts;
 use super::observe::{place, suspect_route};
 use super::outbox::Outbox;
 use super::pool::Pool;
+use super::release;
 use super::witness::{Doubt, ImdsEni, ImdsSnapshot, KernelFacts};
 
 /// Everything the kernel has.
@@ -87,7 +89,15 @@ pub(super) fn link_gone(pool: &mut Pool, mac: Mac) {
     progress.publishing.clear();
     // It was here: when EC2 does not list it now, that is no lag behind its attaching.
     progress.attached_at = None;
-    pool.memory.describe.insert(DescribeScope::Attached);
+    if pool
+        .enis()
+        .get(&id)
+        .is_some_and(|eni| eni.state == EniState::Detaching)
+    {
+        release::link_gone(pool, &id);
+    } else {
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
     pool.edit_eni(&id, |eni| {
         if eni.role == EniRole::Secondary {
             for placed in eni.cidrs.values_mut() {
@@ -125,7 +135,12 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
         let Some(eni) = pool.enis().get(&seen.id) else {
             return true;
         };
-        eni.role != EniRole::Unmanaged && !seen.cidrs().all(|cidr| eni.cidrs.contains_key(&cidr))
+        let is_gone = |cidr: Ipv4Cidr| {
+            cidr.addresses()
+                .any(|address| pool.memory.given_back.contains_key(&address))
+        };
+        let is_known = |cidr: Ipv4Cidr| eni.cidrs.contains_key(&cidr) || is_gone(cidr);
+        eni.role != EniRole::Unmanaged && !seen.cidrs().all(is_known)
     });
     if news && changed && pool.memory.ec2 == Ec2View::Answered {
         pool.memory.describe.insert(DescribeScope::Attached);

@@ -19,7 +19,7 @@ use super::quick::Calm;
 use super::records::RecordKey;
 use super::shortage::Shortage;
 use super::subnets::SubnetView;
-use super::witness::{Ec2Says, ImdsSnapshot, LinkFact};
+use super::witness::{Ec2Listing, Ec2Says, ImdsSnapshot, LinkFact};
 
 /// What a call in flight is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,11 @@ pub(super) enum Purpose {
         amount: Amount,
     },
     Delete(EniId),
+    Unassign {
+        eni: EniId,
+        cidrs: Vec<Ipv4Cidr>,
+    },
+    Detach(EniId),
     Describe(DescribeScope),
     Subnets,
     Groups {
@@ -91,6 +96,23 @@ pub(super) struct Seen {
     pub(super) tags: BTreeMap<String, String>,
 }
 
+/// What is asked, and what was done, about an ENI that is to be given back, or something on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Inquiry {
+    /// Only a Describe with this or a greater number counts.
+    pub(super) since: Option<CallId>,
+    /// What was to go when the intent was recorded.
+    pub(super) about: BTreeSet<Ipv4Cidr>,
+    /// What EC2 said.
+    pub(super) listing: Option<Ec2Listing>,
+    /// When the call was sent; from then on only EC2 knows.
+    pub(super) sent: Option<Tick>,
+    /// EC2 has taken the order to detach it.
+    pub(super) detached: bool,
+    /// EC2 lists it as attached nowhere.
+    pub(super) unattached: bool,
+}
+
 /// How far an ENI is beyond what is stored of it.
 #[allow(
     clippy::struct_excessive_bools,
@@ -123,6 +145,14 @@ pub(super) struct EniProgress {
     /// Since when EC2's Describe has not listed it.
     pub(super) unlisted_since: Option<Tick>,
     pub(super) seen: Option<Seen>,
+    /// When it was attached, if that was since the start.
+    pub(super) born: Option<Tick>,
+    /// Whether EC2 says that it is one that may be detached.
+    pub(super) can_go: bool,
+    /// What is being done to give it back.
+    pub(super) inquiry: Inquiry,
+    /// When it was known to be detached, by our own call.
+    pub(super) detached_at: Option<Tick>,
 }
 
 impl Default for EniProgress {
@@ -141,6 +171,10 @@ impl Default for EniProgress {
             delete_sent: false,
             unlisted_since: None,
             seen: None,
+            born: None,
+            can_go: false,
+            inquiry: Inquiry::default(),
+            detached_at: None,
         }
     }
 }
@@ -173,6 +207,18 @@ pub(super) struct Memory {
     pub(super) fresh: BTreeMap<Ipv4Cidr, Tick>,
     /// Since when EC2's Describe has not listed an address or prefix.
     pub(super) unlisted: BTreeMap<Ipv4Cidr, Tick>,
+    /// When EC2 took an address back, as long as its lists may lag behind that.
+    pub(super) given_back: BTreeMap<Ipv4Addr, Tick>,
+    /// Whether there was too much of anything by the last look.
+    pub(super) is_surplus: bool,
+    /// Since when there is something that could be given back.
+    pub(super) surplus_since: Option<Tick>,
+    /// When something was last begun to be given back.
+    pub(super) last_shrink: Option<Tick>,
+    /// What was short then.
+    pub(super) short_at_shrink: u32,
+    /// When the next is due.
+    pub(super) shrink_due: Option<Tick>,
     pub(super) links: BTreeMap<Mac, LinkFact>,
     pub(super) pod_routes: BTreeMap<Ipv4Addr, String>,
     /// Addresses nobody holds that a rule names without a route leading to them, by two readings of the kernel.
@@ -223,6 +269,12 @@ impl Memory {
             enis: BTreeMap::new(),
             fresh: BTreeMap::new(),
             unlisted: BTreeMap::new(),
+            given_back: BTreeMap::new(),
+            is_surplus: false,
+            surplus_since: None,
+            last_shrink: None,
+            short_at_shrink: 0,
+            shrink_due: None,
             links: BTreeMap::new(),
             pod_routes: BTreeMap::new(),
             orphaned_rules: BTreeSet::new(),
@@ -271,6 +323,14 @@ impl Memory {
     pub(super) fn roll(&mut self) -> u64 {
         self.dice = self.dice.wrapping_add(1);
         spread(self.dice)
+    }
+
+    /// Whether a call to give it, or something on it, back is under way.
+    pub(super) fn is_releasing(&self, id: &EniId) -> bool {
+        self.calls.values().any(|ask| match &ask.purpose {
+            Purpose::Unassign { eni, .. } | Purpose::Detach(eni) => eni == id,
+            _ => false,
+        })
     }
 
     /// The obstacle in the way now, if any.

@@ -54,7 +54,11 @@ pub enum EniState {
     Attached,
     /// Its link, table and rules stand on this boot.
     Ready,
-    /// It could not be attached and is to be deleted, once it is proven unused.
+    /// It is to be given back: nobody gets its addresses, and the witnesses are being asked.
+    Draining,
+    /// Detaching has been asked for, or is about to be.
+    Detaching,
+    /// It could not be attached, or is detached again, and is to be deleted, once it is proven unused.
     Discarding {
         /// Why.
         why: String,
@@ -142,8 +146,8 @@ impl Eni {
     }
 }
 
-/// What is known of a secondary address or prefix as part of its ENI. Stored as `vp`, `v`, `p` or nothing: the largest
-/// ENI has 49 of them in one record, and a record is at most 3 KiB.
+/// What is known of a secondary address or prefix as part of its ENI. Stored as letters, `v`, `p`, `r` or none: the
+/// largest ENI has 49 of them in one record, and a record is at most 3 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "&'static str", try_from = "String")]
 pub struct Placed {
@@ -151,15 +155,21 @@ pub struct Placed {
     pub verified: bool,
     /// The kernel's map holds it (on this boot), or need not: then a pod's packets find their way back.
     pub published: bool,
+    /// It is to be given back: the intent behind an `UnassignPrivateIpAddresses`, asked for or about to be.
+    pub releasing: bool,
 }
 
 impl From<Placed> for &'static str {
     fn from(placed: Placed) -> Self {
-        match (placed.verified, placed.published) {
-            (true, true) => "vp",
-            (true, false) => "v",
-            (false, true) => "p",
-            (false, false) => "",
+        match (placed.verified, placed.published, placed.releasing) {
+            (true, true, false) => "vp",
+            (true, false, false) => "v",
+            (false, true, false) => "p",
+            (false, false, false) => "",
+            (true, true, true) => "vpr",
+            (true, false, true) => "vr",
+            (false, true, true) => "pr",
+            (false, false, true) => "r",
         }
     }
 }
@@ -168,14 +178,22 @@ impl TryFrom<String> for Placed {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (verified, published) = match text.as_str() {
+        let (releasing, rest) = match text.strip_suffix('r') {
+            Some(rest) => (true, rest),
+            None => (false, text.as_str()),
+        };
+        let (verified, published) = match rest {
             "vp" => (true, true),
             "v" => (true, false),
             "p" => (false, true),
             "" => (false, false),
-            other => return Err(format!("{other:?} says nothing of an address")),
+            _ => return Err(format!("{text:?} says nothing of an address")),
         };
-        Ok(Self { verified, published })
+        Ok(Self {
+            verified,
+            published,
+            releasing,
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
 use super::roles::role_of;
 use super::witness::{Doubt, Ec2Says};
-use super::{subnets, tags};
+use super::{release, subnets, tags};
 
 /// EC2 itself names a secondary address or a prefix of an ENI of ours.
 pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
@@ -35,6 +35,10 @@ pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
 }
 
 pub(super) fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool, now: Tick) {
+    let is_new = |eni: &Eni| !eni.cidrs.contains_key(&cidr);
+    if pool.enis().get(id).is_some_and(is_new) && release::is_given_back(pool, cidr, now) {
+        return;
+    }
     let Some(eni) = pool.enis().get(id) else { return };
     let known = eni.cidrs.get(&cidr).copied();
     let is_elsewhere = |address: Ipv4Addr| {
@@ -48,6 +52,7 @@ pub(super) fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool,
     let placed = Placed {
         verified: verified || known.is_some_and(|known| known.verified),
         published: eni.role == EniRole::Primary || known.is_some_and(|known| known.published),
+        releasing: known.is_some_and(|known| known.releasing),
     };
     pool.place(id, cidr, placed);
     if known.is_none() {
@@ -121,7 +126,9 @@ pub(super) fn adopt_created(
     let state = EniState::Created;
     pool.insert_eni(new_eni(pool, cloud, EniRole::Secondary, state));
     see(pool, cloud);
+    pool.memory.progress(&cloud.id).can_go = release::can_go(pool, cloud);
     for cidr in cloud.cidrs() {
+        release::regained(pool, cidr, now);
         name(pool, &cloud.id, cidr, now);
     }
     if !has_room {
@@ -163,7 +170,11 @@ pub(super) fn attached(
             pool.memory.tracking = cloud.tracking;
         }
         if let Some(attachment) = &cloud.attachment {
+            if is_detached_since(pool, &cloud.id, asked) {
+                continue;
+            }
             take_attached(pool, cloud, attachment, now);
+            release::listed(pool, cloud, &attachment.id, call, asked);
             if credible {
                 doubt_unlisted(pool, cloud, asked, now, out);
             }
@@ -190,6 +201,7 @@ pub(super) fn attached(
     }
     let lag = pool.policy().describe_lag;
     pool.memory.fresh.retain(|_, since| since.after(lag) > asked);
+    pool.memory.given_back.retain(|_, since| since.after(lag) > now);
     let settles = |doubt: Option<CallId>| doubt.is_some_and(|since| since <= call);
     if pool.memory.enis.values().any(|progress| settles(progress.doubt)) {
         pool.memory.look_by(now.after(lag));
@@ -218,6 +230,13 @@ pub(super) fn resolve(pool: &mut Pool, scope: DescribeScope, call: CallId) {
     }
 }
 
+/// Whether we detached it so lately that a list with it is old.
+fn is_detached_since(pool: &Pool, id: &EniId, asked: Tick) -> bool {
+    let detached_at = pool.memory.enis.get(id).and_then(|progress| progress.detached_at);
+    let lag = pool.policy().describe_lag;
+    detached_at.is_some_and(|since| since.after(lag) > asked)
+}
+
 fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment, now: Tick) {
     let role = role_of(pool, cloud, attachment.card);
     let ready = role == EniRole::Primary;
@@ -228,6 +247,7 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
             EniState::Attached
         };
         pool.insert_eni(new_eni(pool, cloud, role, state));
+        pool.memory.progress(&cloud.id).born = Some(now);
     }
     pool.edit_eni(&cloud.id, |eni| {
         eni.role = role;
@@ -240,7 +260,8 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
         eni.primary = cloud.primary;
         eni.subnet = cloud.subnet.clone();
         eni.subnet_cidr = cloud.subnet_cidr.or(eni.subnet_cidr);
-        if eni.state != EniState::Ready {
+        let is_leaving = matches!(eni.state, EniState::Draining | EniState::Detaching);
+        if eni.state != EniState::Ready && !is_leaving {
             eni.state = EniState::Attached;
         }
     });
@@ -248,6 +269,7 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
     see(pool, cloud);
     yield_device(pool, cloud, attachment);
     if role == EniRole::Unmanaged {
+        release::keep(pool, &cloud.id);
         let carried: Vec<Ipv4Cidr> = pool
             .enis()
             .get(&cloud.id)
@@ -293,6 +315,10 @@ fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out
         .map(|(cidr, placed)| (*cidr, placed.verified))
         .collect();
     for (cidr, verified) in missing {
+        if is_releasing(pool, &cloud.id, cidr) {
+            release::gone(pool, &cloud.id, cidr, now);
+            continue;
+        }
         let lag = pool.policy().describe_lag;
         let fresh = pool.memory.fresh.get(&cidr);
         if verified && fresh.is_some_and(|since| since.after(lag) > asked) {
@@ -313,6 +339,11 @@ fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out
             });
         }
     }
+}
+
+fn is_releasing(pool: &Pool, id: &EniId, cidr: Ipv4Cidr) -> bool {
+    let placed = pool.enis().get(id).and_then(|eni| eni.cidrs.get(&cidr));
+    placed.is_some_and(|placed| placed.releasing)
 }
 
 /// Sets a doubt where there is none yet, and raises the alarm when a sandbox is concerned.
@@ -337,6 +368,12 @@ fn suspect(pool: &mut Pool, address: Ipv4Addr, why: Doubt, out: &mut Outbox) {
 
 /// An ENI EC2 does not list as attached to us.
 fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outbox) {
+    let state = pool.enis().get(id).map(|eni| eni.state.clone());
+    match state {
+        Some(EniState::Detaching) => return release::unlisted(pool, id, now),
+        Some(EniState::Draining) => release::keep(pool, id),
+        _ => {}
+    }
     let Some(eni) = pool.enis().get(id) else { return };
     match (eni.role, &eni.state) {
         (EniRole::Unmanaged, _) => return pool.forget_eni(id),
@@ -345,6 +382,7 @@ fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outb
     }
     let lag = pool.policy().describe_lag;
     let has_link = pool.memory.links.contains_key(&eni.mac);
+    let (primary, device) = (eni.primary, eni.device);
     let addresses: Vec<Ipv4Addr> = eni.addresses().map(|(address, _)| address).collect();
     let progress = pool.memory.progress(id);
     if progress.attached_at.is_some_and(|since| since.after(lag) > asked) {
@@ -380,6 +418,11 @@ fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outb
         eni: id.clone(),
         addresses,
     });
+    out.now(Effect::UnconfigureEni {
+        eni: id.clone(),
+        primary,
+        device,
+    });
 }
 
 /// EC2's list of what carries our tag and is attached nowhere.
@@ -395,7 +438,8 @@ pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: 
                     progress.unlisted_since = None;
                 }
             }
-            Some(EniState::Attached | EniState::Ready) => {
+            Some(EniState::Detaching) => release::unattached(pool, &cloud.id),
+            Some(EniState::Attached | EniState::Ready | EniState::Draining) => {
                 pool.memory.describe.insert(DescribeScope::Attached);
             }
             Some(EniState::Created | EniState::Attaching | EniState::Lost) => {}

@@ -37,6 +37,12 @@ pub enum Topic {
     Configure(EniId),
     /// Publishing an ENI's addresses.
     Publish(EniId),
+    /// Giving anything back.
+    Shrink,
+    /// Giving back an ENI, or something on it.
+    Release(EniId),
+    /// Looking whether an ENI is detached.
+    Detached(EniId),
     /// Deleting an ENI.
     Delete(EniId),
     /// Describing.
@@ -66,6 +72,8 @@ impl Topic {
             | Self::Configure(eni)
             | Self::Publish(eni)
             | Self::Upkeep(_, eni)
+            | Self::Release(eni)
+            | Self::Detached(eni)
             | Self::Delete(eni) => eni == id,
             _ => false,
         }

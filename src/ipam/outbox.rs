@@ -16,6 +16,8 @@ pub(super) struct Outbox {
     at_once: Vec<Effect>,
     calls: Vec<(CallId, CloudCall)>,
     finals: Vec<(WaiterId, Final)>,
+    /// Something here must not happen before everything that was handed over earlier is durable.
+    is_behind_all: bool,
 }
 
 impl Outbox {
@@ -59,6 +61,18 @@ impl Outbox {
         }
     }
 
+    /// The same for a call whose intent an earlier commit may still carry.
+    pub(super) fn call_behind_all(
+        &mut self,
+        pool: &mut Pool,
+        purpose: Purpose,
+        request: CloudCall,
+        now: Tick,
+    ) {
+        self.is_behind_all = true;
+        self.call(pool, purpose, request, now);
+    }
+
     /// The step's effects in order.
     pub(super) fn seal(self, pool: &mut Pool, now: Tick) -> Vec<Effect> {
         let mut effects = self.at_once;
@@ -70,7 +84,7 @@ impl Outbox {
                 && pool.memory.commits.is_empty()
                 && pool.memory.is_clear(&Topic::Store, now))
         } else {
-            pool.is_dirty() || (told && !pool.memory.commits.is_empty())
+            pool.is_dirty() || ((told || self.is_behind_all) && !pool.memory.commits.is_empty())
         };
         let counts = !due && pool.memory.store_trouble.is_none() && pool.memory.budget.needs_commit();
         if (due || counts) && pool.memory.budget.write(counts) {

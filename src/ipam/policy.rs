@@ -78,6 +78,8 @@ pub struct Policy {
     pub link_patience: Duration,
     /// How long EC2's Describe may lag behind EC2's own answers before an omission means anything.
     pub describe_lag: Duration,
+    /// How long more than the target must have been there before it is given back.
+    pub shrink_patience: Duration,
     /// How often EC2 is asked whether anything has drifted although nothing happened here.
     pub drift_check: Duration,
     /// How often IMDS is asked the same where EC2 is not.
@@ -110,6 +112,7 @@ impl Default for Policy {
             start_patience: Duration::from_secs(2),
             link_patience: Duration::from_mins(1),
             describe_lag: Duration::from_mins(1),
+            shrink_patience: Duration::from_secs(30),
             drift_check: Duration::from_hours(1),
             imds_check: Duration::from_mins(1),
             kernel_recheck: Duration::from_secs(10),

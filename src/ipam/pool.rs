@@ -169,6 +169,28 @@ impl Pool {
         }
     }
 
+    /// EC2 has taken it back: what is listed of it until then is old, whoever lists it and whatever happens to the daemon.
+    pub(super) fn give_back(&mut self, id: &EniId, cidr: Ipv4Cidr, until: Tick) {
+        for address in cidr.addresses() {
+            let there = self.addresses.get_mut(&address);
+            if let Some(known) = there.filter(|known| known.eni == *id && known.holder.is_none()) {
+                known.rests_until = known.rests_until.max(Some(until));
+                self.dirty.insert(RecordKey::Address(address));
+            }
+        }
+        self.displace(id, cidr);
+    }
+
+    /// EC2 has given it again: only its last user's rest is left of what it waited for.
+    pub(super) fn shorten_rest(&mut self, address: Ipv4Addr, now: Tick) {
+        let cooldown = self.policy.cooldown;
+        if let Some(known) = self.addresses.get_mut(&address) {
+            let rest = known.last_used.map(|used| used.after(cooldown));
+            known.rests_until = rest.filter(|until| *until >= now && !cooldown.is_zero());
+            self.dirty.insert(RecordKey::Address(address));
+        }
+    }
+
     /// Forgets an address that is on no ENI and has nothing left to remember but that it rests no longer.
     pub(super) fn forget_rested(&mut self, now: Tick) {
         let gone: Vec<Ipv4Addr> = self

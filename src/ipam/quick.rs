@@ -126,7 +126,8 @@ fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &
         Growth::After(spare) => Growth::After(spare.saturating_sub(1)),
         Growth::Hindered => Growth::Hindered,
     };
-    if request.deadline < now || pool.allocations().contains_key(&request.key) {
+    // What is surplus must have been so all the time.
+    if pool.memory.is_surplus || request.deadline < now || pool.allocations().contains_key(&request.key) {
         return None;
     }
     while let Some(address) = calm.free.pop_front() {

@@ -265,6 +265,7 @@ mod tests {
         let placed = Placed {
             verified: true,
             published: true,
+            releasing: true,
         };
         let eni = Eni {
             id: "eni-0123456789abcdef0".into(),

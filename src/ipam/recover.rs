@@ -14,6 +14,7 @@ use super::outbox::Outbox;
 use super::policy::Policy;
 use super::pool::Pool;
 use super::records::{AddressRecord, BadRecord, NodeRecord, Record, decode};
+use super::release;
 use super::step::settle;
 use super::witness::{Doubt, KernelFacts};
 
@@ -122,6 +123,7 @@ impl Pool {
         ensure_primary(&mut pool);
         separate_devices(&mut pool);
         local::kernel(&mut pool, kernel, now);
+        release::resume(&mut pool, now, &mut out);
         resume(&mut pool, &mut out);
         mark_differences(&mut pool, &records);
         pool.memory
@@ -185,7 +187,7 @@ fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, 
 
 /// After a boot nothing of the kernel stands, and addresses may have changed while the instance was stopped.
 fn unsettle(eni: &mut Eni) {
-    if eni.role == EniRole::Secondary && eni.state == EniState::Ready {
+    if eni.role == EniRole::Secondary && matches!(eni.state, EniState::Ready | EniState::Draining) {
         eni.state = EniState::Attached;
     }
     for placed in eni.cidrs.values_mut() {
@@ -195,7 +197,11 @@ fn unsettle(eni: &mut Eni) {
 }
 
 fn restore_address(pool: &mut Pool, record: &AddressRecord, rebooted: bool, now: Tick) {
-    let longest = now.after(pool.policy().cooldown);
+    let mut longest = now.after(pool.policy().cooldown);
+    if pool.placed(record.address).is_none() {
+        // EC2 has taken it back, and may go on listing it for so long.
+        longest = longest.max(now.after(pool.policy().describe_lag));
+    }
     let mut known = Address {
         // The ENI that lists it knows better than the address's own, older record.
         eni: pool
@@ -320,7 +326,7 @@ fn stand(pool: &mut Pool, eni: &Eni, out: &mut Outbox) {
     };
     let published: Vec<Ipv4Addr> = eni
         .addresses()
-        .filter(|(_, placed)| placed.published)
+        .filter(|(_, placed)| placed.published && !placed.releasing)
         .map(|(address, _)| address)
         .collect();
     let progress = pool.memory.progress(&eni.id);

@@ -145,6 +145,7 @@ impl Pool {
                 let (state, detail) = match known.state(now) {
                     AddressState::Free if usable.contains(address) => ("free", Value::Null),
                     AddressState::Free if self.is_excluded(*address) => ("excluded", Value::Null),
+                    AddressState::Free if self.is_going(*address) => ("going", Value::Null),
                     AddressState::Free => ("coming", Value::Null),
                     AddressState::Assigned(key) => ("assigned", json!(key.to_string())),
                     AddressState::Cooling { until } => {

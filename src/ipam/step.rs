@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, groups, growth, lifecycle, local, quick, serve, subnets};
+use super::{answers, groups, growth, lifecycle, local, quick, release, serve, subnets};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -136,11 +136,15 @@ pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     local::absorb_imds(pool, now);
     subnets::judge(pool, out);
     let can_write = pool.memory.store_trouble.is_none();
+    release::reconsider(pool, now);
     if can_write {
         lifecycle::advance(pool, now, out);
     }
     serve::serve(pool, now, out);
     let plan = can_write.then(|| growth::grow(pool, now, out));
+    if let Some(plan) = &plan {
+        release::shrink(pool, plan, now, out);
+    }
     serve::triage(pool, now, out);
     wake(pool, now, out);
     pool.memory.calm = plan.and_then(|plan| quick::calm(pool, &plan, now));
@@ -159,16 +163,11 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .map(|since| since.after(pool.policy().link_patience));
     let start =
         Some(memory.started.after(pool.policy().start_patience)).filter(|_| waiting || memory.imds_pending);
+    // Whoever waits gets it then, the kernel is asked about it, and it may be one too many.
     let rests = pool
         .addresses()
-        .iter()
-        .take(if waiting || !memory.unproven.is_empty() {
-            usize::MAX
-        } else {
-            0
-        })
-        .filter(|(address, _)| waiting || memory.is_unproven(**address))
-        .filter_map(|(_, known)| match known.state(now) {
+        .values()
+        .filter_map(|known| match known.state(now) {
             AddressState::Cooling { until } => Some(Tick(until.0.saturating_add(1))),
             _ => None,
         });
@@ -182,6 +181,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(memory.next_look)
         .chain(super::leaks::due(pool))
         .chain(memory.budget.brakes().map(|brake| brake.until))
+        .chain(memory.shrink_due)
         .filter(|due| *due > now)
         .min();
     if let Some(next) = next {

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::cidr::Ipv4Cidr;
 use super::ids::{CardIndex, EniId, SandboxKey, Tick};
 use super::model::{EniRole, EniState};
 use super::plan::{Act, Plan};
 use super::pool::Pool;
+use super::surplus::Return;
 
 /// A broken invariant, in words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +105,84 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
     violations
 }
 
+/// Judges what is to be given back: nobody has or wants any of it, and growth would not ask for it again.
+pub fn returns(pool: &Pool, returns: &[Return], now: Tick) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let policy = pool.policy();
+    require!(
+        violations,
+        policy.provisioning && policy.ask_ec2,
+        "EC2 is not to be asked"
+    );
+    require!(violations, pool.memory.waiters.is_empty(), "pods wait");
+    let last = pool.memory.last_shrink;
+    let is_due = last.is_none_or(|last| now.since(last).as_secs() >= 30);
+    require!(violations, is_due, "something was given back less than 30 s ago");
+    let mut after = pool.clone();
+    let mut asked: BTreeSet<&EniId> = BTreeSet::new();
+    for what in returns {
+        let (Return::Eni(id) | Return::Cidrs { eni: id, .. }) = what;
+        require!(violations, asked.insert(id), "{id} gives twice");
+        let Some(eni) = pool.enis().get(id) else {
+            violations.push(Violation(format!("{id} is not known")));
+            continue;
+        };
+        require!(
+            violations,
+            eni.state == EniState::Ready,
+            "{id} is {:?}",
+            eni.state
+        );
+        let cidrs: BTreeSet<Ipv4Cidr> = match what {
+            Return::Eni(_) => {
+                require!(
+                    violations,
+                    eni.role == EniRole::Secondary,
+                    "{id} is {:?}",
+                    eni.role
+                );
+                let used = pool.allocations().values().any(|held| held.eni == *id);
+                require!(violations, !used, "{id} carries a sandbox");
+                eni.cidrs.keys().copied().collect()
+            }
+            Return::Cidrs { cidrs, .. } => {
+                require!(violations, eni.role != EniRole::Unmanaged, "{id} is not ours");
+                cidrs.clone()
+            }
+        };
+        for cidr in &cidrs {
+            require!(violations, eni.cidrs.contains_key(cidr), "{cidr} is not on {id}");
+            for address in cidr.addresses() {
+                let held = pool.allocations().values().any(|held| held.address == address);
+                require!(violations, !held, "{address} is held");
+                let free = pool
+                    .addresses()
+                    .get(&address)
+                    .is_some_and(|known| known.is_free(now));
+                require!(violations, free, "{address} rests or is in doubt");
+                let routed = pool.memory.pod_routes.contains_key(&address);
+                require!(violations, !routed, "the kernel routes {address}");
+            }
+        }
+        after.edit_eni(id, |eni| match what {
+            Return::Eni(_) => eni.state = EniState::Draining,
+            Return::Cidrs { cidrs, .. } => {
+                for (_, placed) in eni.cidrs.iter_mut().filter(|(cidr, _)| cidrs.contains(*cidr)) {
+                    placed.releasing = true;
+                }
+            }
+        });
+    }
+    let (before, after) = (super::plan::plan(pool, now), super::plan::plan(&after, now));
+    let (was, would_be) = (before.report.short, after.report.short);
+    require!(
+        violations,
+        before.acts.is_empty() && after.acts.is_empty() && would_be <= was,
+        "growth would ask for it again: {would_be} short instead of {was}"
+    );
+    violations
+}
+
 /// Judges the whole pool.
 pub fn pool(pool: &Pool, now: Tick) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -169,8 +249,23 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
         }
         let unused = matches!(
             eni.state,
-            EniState::Discarding { .. } | EniState::Created | EniState::Attaching
+            EniState::Discarding { .. }
+                | EniState::Created
+                | EniState::Attaching
+                | EniState::Draining
+                | EniState::Detaching
         );
+        for (cidr, _) in eni.cidrs.iter().filter(|(_, placed)| placed.releasing) {
+            let held = pool
+                .allocations()
+                .values()
+                .find(|held| cidr.contains(held.address));
+            require!(
+                violations,
+                held.is_none(),
+                "{cidr} is being given back and held: {held:?}"
+            );
+        }
         let used = pool
             .allocations()
             .values()

@@ -3,6 +3,7 @@
 //! Reads first and sends only what differs. In particular a correct address is never touched: when the only address
 //! of a link goes, the kernel flushes every route over it, in every table, and its pods are cut off.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
@@ -117,6 +118,25 @@ pub fn deconfigure_eni_rules(primary: Ipv4Addr, mark: Option<EniMark>) -> Result
         .rules()?
         .into_iter()
         .filter(|rule| rule.from == host || mark.is_some_and(|mark| is_mark_rule(rule, mark)))
+        .map(|rule| NetOp::DelRule(selectors(&rule)))
+        .collect();
+    all_or_gone(rtnl.apply(&ops)?)
+}
+
+/// Removes the rules of all marks but these: their ENIs are gone.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_mark_rules(marks: &BTreeSet<EniMark>) -> Result<(), NetError> {
+    let mut rtnl = Rtnl::open()?;
+    let is_any = |rule: &RuleFact| {
+        let mask = rule.fwmark.map(|(_, mask)| mask);
+        rule.priority == FROM_POD_PRIORITY && mask == Some(ENI_MARK_MASK)
+    };
+    let ops: Vec<NetOp> = rtnl
+        .rules()?
+        .into_iter()
+        .filter(|rule| is_any(rule) && !marks.iter().any(|mark| is_mark_rule(rule, *mark)))
         .map(|rule| NetOp::DelRule(selectors(&rule)))
         .collect();
     all_or_gone(rtnl.apply(&ops)?)

@@ -31,6 +31,7 @@ mod networks;
 mod pair;
 mod plugin;
 mod scene;
+mod shrink;
 mod subnets;
 mod throttling;
 mod upgrade;

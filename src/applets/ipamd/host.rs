@@ -69,7 +69,8 @@ fn standing(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Standing {
             continue;
         };
         enis.insert(mark, link.ifindex);
-        published.extend(eni.addresses().map(|(address, _)| (address, mark)));
+        let staying = eni.addresses().filter(|(_, placed)| !placed.releasing);
+        published.extend(staying.map(|(address, _)| (address, mark)));
     }
     (enis, published)
 }

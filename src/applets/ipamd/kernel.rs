@@ -18,7 +18,7 @@ use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::{DeviceIndex, EniId, WaiterId};
 use crate::ipam::witness::{KernelFacts, LinkFact, PodRoute};
-use crate::net::eni::{EniIntent as LinkIntent, configure_eni};
+use crate::net::eni::{EniIntent as LinkIntent, configure_eni, deconfigure_eni_rules, keep_mark_rules};
 use crate::net::facts::{HostFacts, is_pod_link};
 use crate::net::host::{Host, HostError, HostIntent};
 use crate::net::layout::{EniMark, RuleLayout};
@@ -46,6 +46,15 @@ pub(super) enum Job {
     },
     /// Take addresses out of it.
     Unpublish(Vec<Ipv4Addr>),
+    /// Remove the rules about a secondary ENI that is detached.
+    Unconfigure {
+        /// Which.
+        eni: EniId,
+        /// Its own address.
+        primary: Ipv4Addr,
+        /// Its place, unless another may have it by now.
+        device: Option<DeviceIndex>,
+    },
     /// Tell what is there.
     Read,
     /// Delete the links of deleted pods, soon.
@@ -180,6 +189,10 @@ impl Worker {
             warn!(?leftover, "left behind by another daemon; not touched");
         }
         if setup.intent.layout == RuleLayout::Shared {
+            // A kill may have come between an ENI's leaving and its rules'; one that is only late makes them again.
+            if let Err(error) = keep_mark_rules(&setup.intent.enis.keys().copied().collect()) {
+                warn!("rules of ENIs that are gone stay in the kernel: {error}");
+            }
             match host.table().publish_only(&setup.published) {
                 Ok(true) => info!(
                     addresses = setup.published.len(),
@@ -243,6 +256,7 @@ impl Worker {
                     warn!("addresses could not be taken out of the table: {error}");
                 }
             }
+            Job::Unconfigure { eni, primary, device } => self.unconfigure(&eni, primary, device),
             Job::Read => self.read(),
             Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
@@ -291,6 +305,20 @@ impl Worker {
             debug!(changes = applied.changes.len(), "host set-up follows the ENI");
         }
         Ok(())
+    }
+
+    /// What is left over leads nowhere: it may not keep the pool from going on.
+    fn unconfigure(&mut self, eni: &EniId, primary: Ipv4Addr, device: Option<DeviceIndex>) {
+        let mark = device.and_then(|device| self.mark(device));
+        if let Err(error) = deconfigure_eni_rules(primary, mark) {
+            warn!(%eni, "rules of a detached ENI stay in the kernel: {error}");
+        }
+        if mark.is_some_and(|mark| self.intent.enis.remove(&mark).is_some()) {
+            match self.host.apply(&self.intent) {
+                Ok(_) => info!(%eni, "the host no longer knows the ENI"),
+                Err(error) => warn!(%eni, "the host still knows a detached ENI: {error}"),
+            }
+        }
     }
 
     fn publish(&mut self, device: DeviceIndex, addresses: &[Ipv4Addr]) -> Result<(), String> {

@@ -15,6 +15,8 @@ fn kind_of(purpose: &Purpose) -> Kind {
         | Purpose::Assign { .. }
         | Purpose::Groups { .. }
         | Purpose::Tags { .. }
+        | Purpose::Unassign { .. }
+        | Purpose::Detach(_)
         | Purpose::Delete(_) => Kind::Changing,
         Purpose::Describe(_) | Purpose::Subnets | Purpose::Limits => Kind::Describing,
         Purpose::Leak(leak) => leak.kind(),
@@ -32,7 +34,12 @@ fn priority_of(pool: &Pool, purpose: &Purpose, now: Tick) -> Priority {
         Purpose::Describe(_) => is_in_doubt(pool),
         // Nobody waits for it, and an ENI without it is left behind when the instance goes.
         Purpose::Termination(_) => return Priority::Warm,
-        Purpose::Delete(_) | Purpose::Groups { .. } | Purpose::Tags { .. } | Purpose::Leak(_) => false,
+        Purpose::Unassign { .. }
+        | Purpose::Detach(_)
+        | Purpose::Delete(_)
+        | Purpose::Groups { .. }
+        | Purpose::Tags { .. }
+        | Purpose::Leak(_) => false,
     };
     if !serves_pods {
         Priority::Upkeep

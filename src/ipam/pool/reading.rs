@@ -91,7 +91,9 @@ impl Pool {
                 eni.addresses()
                     .map(move |(address, placed)| (address, eni, placed))
             })
-            .filter(move |(_, _, placed)| placed.published && (placed.verified || trusting))
+            .filter(move |(_, _, placed)| {
+                placed.published && !placed.releasing && (placed.verified || trusting)
+            })
             .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
             .filter(move |(address, known, _, _)| known.is_free(now) && self.is_settled(*address, known))
     }
@@ -120,7 +122,8 @@ impl Pool {
     /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.
     pub(crate) fn is_reachable(&self, address: Ipv4Addr, now: Tick) -> bool {
         self.placed(address).is_some_and(|(eni, placed)| {
-            self.stands(eni) && placed.published && (placed.verified || self.trusts_imds(now))
+            let is_known = placed.verified || self.trusts_imds(now);
+            self.stands(eni) && placed.published && !placed.releasing && is_known
         })
     }
 
@@ -161,6 +164,13 @@ impl Pool {
         let mut free: Vec<_> = self.usable(now).map(place).collect();
         free.sort_unstable();
         free.into_iter().map(|(.., address)| address).collect()
+    }
+
+    /// Whether it, or its ENI, is to be given back.
+    pub fn is_going(&self, address: Ipv4Addr) -> bool {
+        self.placed(address).is_some_and(|(eni, placed)| {
+            placed.releasing || matches!(eni.state, EniState::Draining | EniState::Detaching)
+        })
     }
 
     /// The ENI with this hardware address.

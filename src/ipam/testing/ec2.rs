@@ -25,12 +25,24 @@ impl World {
             CloudCall::DescribeLeftEnis { .. } => "Describe left".to_owned(),
             CloudCall::DescribeInstances { .. } => "Describe instances".to_owned(),
             CloudCall::TagEni { eni, .. } => format!("Tag {eni}"),
+            CloudCall::UnassignAddresses { eni, proofs } => format!("Unassign {eni} {}", proofs.len()),
+            CloudCall::UnassignPrefixes { eni, proofs } => format!("UnassignPrefixes {eni} {}", proofs.len()),
+            CloudCall::DetachEni { eni, .. } => format!("Detach {eni}"),
             other => format!("{other:?}"),
         };
         let is_concerned = line.starts_with(self.outage_of);
         self.log.push(line);
         if let Some(class) = self.outage.filter(|_| is_concerned) {
             return Err(failure(class, "outage"));
+        }
+        let is_return = matches!(
+            request,
+            CloudCall::UnassignAddresses { .. }
+                | CloudCall::UnassignPrefixes { .. }
+                | CloudCall::DetachEni { .. }
+        );
+        if let Some(class) = self.refuse_returns.filter(|_| is_return) {
+            return Err(failure(class, "refused"));
         }
         match fault {
             Some(Fault::Refuse(class)) => Err(failure(class, "refused")),
@@ -40,11 +52,33 @@ impl World {
                 Err(failure(FailureClass::NoAnswer, "lost on the way back"))
             }
             Some(Fault::Omit) => self.execute(request, true),
+            Some(Fault::Old) => self.lag(request),
             None => self.execute(request, false),
         }
     }
 
+    /// Answers a Describe as it would have been answered up to half the lag ago.
+    fn lag(&mut self, request: CloudCall) -> CloudResult {
+        let lag = self.policy.describe_lag / 2;
+        let now = self.now;
+        self.old.retain(|(until, _)| until.after(lag) > now);
+        let known = self.old.front().map(|(_, enis)| enis.clone());
+        match (&request, known) {
+            (CloudCall::DescribeEnis { .. }, Some(enis)) => {
+                let present = std::mem::replace(&mut self.enis, enis);
+                let answer = self.execute(request, false);
+                self.enis = present;
+                answer
+            }
+            _ => self.execute(request, false),
+        }
+    }
+
     fn execute(&mut self, request: CloudCall, omit: bool) -> CloudResult {
+        if !matches!(request, CloudCall::DescribeEnis { .. }) {
+            self.old.push_back((self.now, self.enis.clone()));
+            self.old.truncate(200);
+        }
         match request {
             CloudCall::CreateEni {
                 token,
@@ -128,7 +162,15 @@ impl World {
                 Ok(CloudAnswer::Subnets(all.collect()))
             }
             CloudCall::DescribeInstanceType { .. } => Ok(CloudAnswer::Limits(self.limits)),
-            other => panic!("{other:?} is not asked in this issue"),
+            CloudCall::UnassignAddresses { eni, proofs } => self.unassign(
+                &eni,
+                &proofs.iter().map(|proof| *proof.subject()).collect::<Vec<_>>(),
+            ),
+            CloudCall::UnassignPrefixes { eni, proofs } => self.unassign_prefixes(
+                &eni,
+                &proofs.iter().map(|proof| *proof.subject()).collect::<Vec<_>>(),
+            ),
+            CloudCall::DetachEni { proof, .. } => self.detach(proof.subject()),
         }
     }
 
@@ -182,6 +224,9 @@ impl World {
     }
 
     fn fresh_address(&mut self) -> Ipv4Addr {
+        if let Some(address) = self.returning.pop() {
+            return address;
+        }
         self.next += 1;
         Ipv4Addr::from_bits(0x0a00_1000 + self.next)
     }
@@ -321,6 +366,47 @@ impl World {
             eni.prefixes.extend(&prefixes);
         }
         Ok(CloudAnswer::Assigned { addresses, prefixes })
+    }
+
+    fn unassign(&mut self, id: &EniId, addresses: &[Ipv4Addr]) -> CloudResult {
+        self.judge_unused(addresses);
+        let eni = self.enis.get_mut(id);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        if !addresses.iter().all(|address| eni.secondary.contains(address)) {
+            return Err(failure(FailureClass::Other, "not assigned"));
+        }
+        eni.secondary.retain(|address| !addresses.contains(address));
+        self.subnet_free += u32::try_from(addresses.len()).unwrap_or_default();
+        Ok(CloudAnswer::Done)
+    }
+
+    fn unassign_prefixes(&mut self, id: &EniId, prefixes: &[Ipv4Cidr]) -> CloudResult {
+        let addresses: Vec<Ipv4Addr> = prefixes.iter().flat_map(|prefix| prefix.addresses()).collect();
+        self.judge_unused(&addresses);
+        let eni = self.enis.get_mut(id);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
+        if !prefixes.iter().all(|prefix| eni.prefixes.contains(prefix)) {
+            return Err(failure(FailureClass::Other, "not assigned"));
+        }
+        eni.prefixes.retain(|prefix| !prefixes.contains(prefix));
+        self.blocks_free += u32::try_from(prefixes.len()).unwrap_or_default();
+        Ok(CloudAnswer::Done)
+    }
+
+    fn detach(&mut self, attachment: &AttachmentId) -> CloudResult {
+        let here = |eni: &&mut CloudEni| {
+            eni.attachment
+                .as_ref()
+                .is_some_and(|known| known.id == *attachment)
+        };
+        let eni = self.enis.values_mut().find(here);
+        let eni = eni.ok_or_else(|| failure(FailureClass::Gone, "no such attachment"))?;
+        eni.attachment = None;
+        let mac = eni.mac;
+        let addresses: Vec<Ipv4Addr> = eni.cidrs().flat_map(Ipv4Cidr::addresses).collect();
+        self.judge_unused(&addresses);
+        self.work.push_back(Work::Unlink(mac));
+        Ok(CloudAnswer::Done)
     }
 
     /// Somebody else detaches an ENI.

@@ -11,6 +11,7 @@ mod growth;
 mod leaks;
 mod model_check;
 mod oracle;
+mod shrink;
 mod subnets;
 mod survival;
 mod targets;

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::subnets::subnet;
 use super::world::{Fault, Work, World, but_budget};
+use crate::cidr::Ipv4Cidr;
 use crate::cloud::FailureClass;
 use crate::event::Event;
 use crate::ids::{CallId, CommitId, EniId, Mac, SecurityGroupId, Tick, WaiterId};
@@ -40,6 +41,8 @@ enum Action {
     Fill(usize, u32),
     /// Somebody changes the primary ENI's groups.
     Groups(u8),
+    Retarget(WarmTarget, Option<WarmTarget>),
+    Associate(usize),
     Noise(u64),
 }
 
@@ -69,7 +72,7 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => Just(Action::FailFlush),
         14 => (0..8_usize).prop_map(Action::Deliver),
         2 => classes().prop_map(|class| Action::Fault(Fault::Refuse(class))),
-        2 => prop::sample::select(vec![Fault::LostBefore, Fault::LostAfter, Fault::Omit]).prop_map(Action::Fault),
+        2 => prop::sample::select(vec![Fault::LostBefore, Fault::LostAfter, Fault::Omit, Fault::Old]).prop_map(Action::Fault),
         1 => any::<bool>().prop_map(Action::KernelFails),
         5 => prop_oneof![1..500_u64, 1_000..40_000_u64, 60_000..400_000_u64].prop_map(Action::Advance),
         2 => any::<bool>().prop_map(|calls_happen| Action::Crash { calls_happen }),
@@ -80,6 +83,8 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => (0..3_usize, prop::sample::select(vec![None, Some("0"), Some("1")])).prop_map(|(n, role)| Action::Tag(n, role)),
         1 => (0..3_usize, 0..12_u32).prop_map(|(n, free)| Action::Fill(n, free)),
         1 => (0..3_u8).prop_map(Action::Groups),
+        2 => targets().prop_map(|(warm, prefixes)| Action::Retarget(warm, prefixes)),
+        1 => (0..4_usize).prop_map(Action::Associate),
         1 => any::<u64>().prop_map(Action::Noise),
     ]
 }
@@ -204,6 +209,20 @@ fn perform(world: &mut World, action: Action, boots: &mut u32) {
             world.facts.security_groups.clone_from(&groups);
             world.event(Event::Groups(groups));
         }
+        Action::Retarget(warm, prefixes) => {
+            world.policy.warm = warm;
+            world.policy.prefixes = prefixes;
+            let policy = world.policy.clone();
+            world.event(Event::Reconfigured(Box::new(policy)));
+        }
+        Action::Associate(nth) => {
+            // One at a time, and with an address that pods may get.
+            let nth = nth % world.enis.len();
+            for (index, eni) in world.enis.values_mut().enumerate() {
+                let address = eni.cidrs().map(Ipv4Cidr::base).next();
+                eni.public = address.filter(|_| index == nth).into_iter().collect();
+            }
+        }
         Action::Noise(n) => noise(world, n),
     }
 }
@@ -253,6 +272,7 @@ fn replay(world: &World) {
 fn converges(world: &mut World) {
     world.faults.clear();
     world.blocks_free = 1_000;
+    world.enis.values_mut().for_each(|eni| eni.public.clear());
     world.kernel_fails = false;
     world.subnet_tags.clear();
     world.subnet_free = 10_000;

@@ -5,6 +5,7 @@ use crate::cloud::CloudCall;
 use crate::effect::{Grant, Reply};
 use crate::ids::{SandboxKey, WaiterId};
 use crate::records::RecordKey;
+use std::net::Ipv4Addr;
 
 use super::world::World;
 
@@ -93,6 +94,27 @@ impl World {
         assert!(hour <= most, "{hour} {kind:?} calls within an hour");
     }
 
+    /// Design invariant 2 as the world sees it: EC2 is not given what a sandbox has, or had lately.
+    pub(super) fn judge_unused(&self, addresses: &[Ipv4Addr]) {
+        for address in addresses {
+            let holder = self.live.iter().find(|(_, held)| *held == address);
+            assert!(
+                holder.is_none(),
+                "{address} was given back while {holder:?} lives on it"
+            );
+            let route = self.routes.get(address);
+            assert!(
+                route.is_none(),
+                "{address} was given back while the kernel routes it to {route:?}"
+            );
+            let rested = self.released.get(address).map(|since| self.now.since(*since));
+            assert!(
+                rested.is_none_or(|rested| rested >= self.policy.cooldown),
+                "{address} was given back after {rested:?}"
+            );
+        }
+    }
+
     /// Design invariant 1 as the world sees it.
     fn judge_grant(&self, key: &SandboxKey, grant: &Grant) {
         for (other, address) in &self.live {
@@ -125,6 +147,19 @@ impl World {
             "{} was given on {}, which gets no new pods",
             grant.address,
             grant.eni
+        );
+        let is_there = |eni: &crate::cloud::CloudEni| eni.cidrs().any(|cidr| cidr.contains(grant.address));
+        assert!(
+            self.enis.get(&grant.eni).is_some_and(is_there),
+            "{} was given, which EC2 does not have on {}",
+            grant.address,
+            grant.eni
+        );
+        let mapped = grant.eni == self.facts.primary_eni || self.published.contains(&grant.address);
+        assert!(
+            mapped,
+            "{} was given before the kernel's map holds it",
+            grant.address
         );
         let carrier = self.enis.get(&grant.eni);
         assert!(

@@ -34,6 +34,8 @@ pub(super) enum Fault {
     LostAfter,
     /// A Describe leaves out an ENI, or an address where there is one ENI only.
     Omit,
+    /// A Describe that is as old as its lag may be.
+    Old,
 }
 
 /// Work under way that ends with an event.
@@ -41,6 +43,7 @@ pub(super) enum Fault {
 pub(super) enum Work {
     Call(CallId, CloudCall),
     Link(Mac),
+    Unlink(Mac),
     Configure(EniId),
     Publish(EniId, Vec<Ipv4Addr>),
 }
@@ -92,12 +95,22 @@ pub(super) struct World {
     pub(super) outage: Option<FailureClass>,
     /// Only calls whose line in the log begins so are concerned by it.
     pub(super) outage_of: &'static str,
+    /// What EC2's lists may still say, and since when they should not.
+    pub(super) old: VecDeque<(Tick, BTreeMap<EniId, CloudEni>)>,
+    /// Every Unassign and Detach is refused so.
+    pub(super) refuse_returns: Option<FailureClass>,
+    /// What the subnet gives next.
+    pub(super) returning: Vec<Ipv4Addr>,
     pub(super) log: Vec<String>,
     /// When each call was sent, by a clock that goes on over reboots.
     pub(super) sent: Vec<(Kind, u64)>,
     /// What that clock is ahead of the boot's.
     pub(super) earlier_boots: u64,
     pub(super) links: BTreeSet<Mac>,
+    /// Secondary ENIs with rules in the kernel.
+    pub(super) configured: BTreeSet<EniId>,
+    /// What the kernel's map holds.
+    pub(super) published: BTreeSet<Ipv4Addr>,
     pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
     /// The configuration's tags were changed while a creation was under way.
     pub(super) retagged: bool,
@@ -212,10 +225,15 @@ impl World {
             faults: VecDeque::new(),
             outage: None,
             outage_of: "",
+            old: VecDeque::new(),
+            refuse_returns: None,
+            returning: vec![],
             log: vec![],
             sent: vec![],
             earlier_boots: 0,
             links: BTreeSet::new(),
+            configured: BTreeSet::new(),
+            published: BTreeSet::new(),
             routes: BTreeMap::new(),
             retagged: false,
             bare_rules: BTreeSet::new(),
@@ -273,7 +291,12 @@ impl World {
             }
             Effect::ConfigureEni(intent) => self.work.push_back(Work::Configure(intent.eni)),
             Effect::Publish { eni, addresses, .. } => self.work.push_back(Work::Publish(eni, addresses)),
-            Effect::Unpublish { .. } => {}
+            Effect::Unpublish { addresses, .. } => {
+                self.published.retain(|address| !addresses.contains(address));
+            }
+            Effect::UnconfigureEni { eni, .. } => {
+                self.configured.remove(&eni);
+            }
             Effect::RemoveRules(addresses) => self.bare_rules.retain(|address| !addresses.contains(address)),
             Effect::ReadKernel => self.kernel_asked = true,
             Effect::ReadImds => self.imds_asked = true,
@@ -346,12 +369,18 @@ impl World {
                     self.event(Event::LinkSeen(link));
                 }
             }
+            Work::Unlink(mac) => {
+                if self.links.remove(&mac) {
+                    self.event(Event::LinkGone { mac });
+                }
+            }
             Work::Configure(eni) => {
                 let has_link = self
                     .enis
                     .get(&eni)
                     .is_some_and(|eni| self.links.contains(&eni.mac));
                 let result = if has_link && !self.kernel_fails {
+                    self.configured.insert(eni.clone());
                     Ok(())
                 } else {
                     Err("no such device".to_owned())
@@ -362,6 +391,7 @@ impl World {
                 let result = if self.kernel_fails {
                     Err("busy".to_owned())
                 } else {
+                    self.published.extend(&addresses);
                     Ok(())
                 };
                 self.event(Event::Published {
@@ -448,6 +478,18 @@ impl World {
         );
     }
 
+    /// One batch becomes durable, or one piece of work ends, or the kernel answers; false when there is nothing to do.
+    pub(super) fn step_once(&mut self) -> bool {
+        if self.flush() || self.deliver(0) {
+            return true;
+        }
+        let asked = self.kernel_asked;
+        if asked {
+            self.kernel();
+        }
+        asked
+    }
+
     pub(super) fn advance(&mut self, span: Duration) {
         let target = self.now.after(span);
         // Timers are rung on time, as the daemon does.
@@ -479,6 +521,7 @@ impl World {
                     let _answer = self.answer(request, None);
                 }
                 Work::Link(mac) => self.work.push_back(Work::Link(mac)),
+                Work::Unlink(mac) => self.work.push_back(Work::Unlink(mac)),
                 _ => {}
             }
         }

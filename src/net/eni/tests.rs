@@ -264,6 +264,27 @@ fn dataplane_57_a_freed_eni_leaves_no_rules() {
     });
 }
 
+/// A kill between an ENI's leaving and its rules' leaves them: a start knows which marks still lead anywhere.
+#[test]
+fn rules_of_marks_that_lead_nowhere_go_and_no_others() {
+    host(|rtnl, _| {
+        configure_eni(&intent()).unwrap();
+        rtnl.apply_all(&[
+            NetOp::AddRule(Rule::marked(4, ENI_MARK_MASK, FROM_POD_PRIORITY, TableId(5))),
+            NetOp::AddRule(Rule::marked(0x80, 0x80, 1024, TableId::MAIN)),
+        ])
+        .unwrap();
+        let marks = |rtnl: &mut Rtnl| -> Vec<u32> {
+            let rules = rtnl.rules().unwrap().into_iter();
+            rules.filter_map(|rule| Some(rule.fwmark?.0)).collect()
+        };
+        keep_mark_rules(&EniMark::new(2).into_iter().collect()).unwrap();
+        assert_eq!(marks(rtnl), [0x80, 2]);
+        keep_mark_rules(&BTreeSet::new()).unwrap();
+        assert_eq!(marks(rtnl), [0x80]);
+    });
+}
+
 #[test]
 fn what_cannot_be_is_refused() {
     host(|_, _| {
