@@ -221,7 +221,7 @@ async fn the_calls_that_free() {
     let client = ec2.client("test").await.unwrap();
     let addresses = [[10, 0, 0, 7].into(), [10, 0, 0, 8].into()];
     assert_eq!(
-        ec2::unassign(client, &"eni-1".into(), addresses.into_iter()).await,
+        ec2::mutate::unassign(client, &"eni-1".into(), addresses.into_iter()).await,
         Ok(CloudAnswer::Done)
     );
     sent(
@@ -233,14 +233,17 @@ async fn the_calls_that_free() {
         ],
     );
     assert_eq!(
-        ec2::detach(client, &"eni-attach-1".into()).await,
+        ec2::mutate::detach(client, &"eni-attach-1".into()).await,
         Ok(CloudAnswer::Done)
     );
     sent(
         &server,
         &["Action=DetachNetworkInterface", "AttachmentId=eni-attach-1"],
     );
-    assert_eq!(ec2::delete(client, &"eni-1".into()).await, Ok(CloudAnswer::Done));
+    assert_eq!(
+        ec2::mutate::delete(client, &"eni-1".into()).await,
+        Ok(CloudAnswer::Done)
+    );
     sent(
         &server,
         &["Action=DeleteNetworkInterface", "NetworkInterfaceId=eni-1"],

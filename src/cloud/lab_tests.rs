@@ -57,23 +57,26 @@ async fn an_eni_is_emptied_detached_and_deleted() {
 
     let client = ec2.client("test").await.unwrap();
     assert_eq!(
-        ec2::unassign(client, &eni.id, eni.secondary.iter().copied()).await,
+        ec2::mutate::unassign(client, &eni.id, eni.secondary.iter().copied()).await,
         Ok(CloudAnswer::Done)
     );
-    let repeated = ec2::unassign(client, &eni.id, eni.secondary.iter().copied())
+    let repeated = ec2::mutate::unassign(client, &eni.id, eni.secondary.iter().copied())
         .await
         .unwrap_err();
     assert_eq!(repeated.class, FailureClass::Conflict, "{repeated}");
-    let early = ec2::delete(client, &eni.id).await.unwrap_err();
+    let early = ec2::mutate::delete(client, &eni.id).await.unwrap_err();
     assert_eq!(early.class, FailureClass::Conflict, "{early}");
-    assert_eq!(ec2::detach(client, &attachment).await, Ok(CloudAnswer::Done));
-    let again = ec2::detach(client, &AttachmentId::from("eni-attach-0123456789abcdef0"))
+    assert_eq!(
+        ec2::mutate::detach(client, &attachment).await,
+        Ok(CloudAnswer::Done)
+    );
+    let again = ec2::mutate::detach(client, &AttachmentId::from("eni-attach-0123456789abcdef0"))
         .await
         .unwrap_err();
     assert_eq!(again.class, FailureClass::Gone, "{again}");
     // Detaching is asynchronous: until it is through, deleting is a conflict.
     let deleting = async {
-        while let Err(failure) = ec2::delete(client, &eni.id).await {
+        while let Err(failure) = ec2::mutate::delete(client, &eni.id).await {
             assert_eq!(failure.class, FailureClass::Conflict, "{failure}");
         }
     };
@@ -81,7 +84,7 @@ async fn an_eni_is_emptied_detached_and_deleted() {
         .await
         .unwrap();
     assert_eq!(
-        ec2::delete(client, &eni.id).await.unwrap_err().class,
+        ec2::mutate::delete(client, &eni.id).await.unwrap_err().class,
         FailureClass::Gone
     );
 }
