@@ -7,7 +7,7 @@ use aws_sdk_ec2::types::{Filter, InstanceStateName, Reservation};
 
 use super::super::convert::{self, BadAnswer};
 use super::super::failure::{bad_answer, failure};
-use crate::ipam::cloud::{CloudAnswer, CloudEni, CloudResult, DescribeScope};
+use crate::ipam::cloud::{CloudAnswer, CloudEni, CloudFailure, CloudResult, DescribeScope};
 use crate::ipam::ids::{InstanceId, VpcId};
 use crate::ipam::tags;
 
@@ -17,8 +17,25 @@ const PAGE: i32 = 1000;
 /// An instance carries at most a few dozen ENIs; more pages than this is an endpoint that never ends.
 const MOST_PAGES: usize = 50;
 
+/// EC2 takes no more values in one call
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html>, `FilterLimitExceeded`).
+const MOST_FILTER_VALUES: usize = 200;
+
 fn filter(name: &str, value: &str) -> Filter {
-    Filter::builder().name(name).values(value).build()
+    Filter::builder().name(name).values(literally(value)).build()
+}
+
+/// `*` and `?` in a filter's value are wild to EC2 unless a backslash stands before them: a cluster called `*` is not
+/// every cluster
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html#Filtering_Resources_CLI>).
+fn literally(value: &str) -> String {
+    value.chars().fold(String::new(), |mut text, symbol| {
+        if matches!(symbol, '*' | '?' | '\\') {
+            text.push('\\');
+        }
+        text.push(symbol);
+        text
+    })
 }
 
 pub(super) async fn of_instance(client: &Client, instance: &InstanceId, scope: DescribeScope) -> CloudResult {
@@ -69,10 +86,24 @@ async fn enis(client: &Client, filters: Vec<Filter>) -> CloudResult {
 
 /// By filter, because an id EC2 has forgotten would fail the whole call.
 pub(super) async fn instances(client: &Client, instances: &[InstanceId]) -> CloudResult {
+    let mut living = BTreeMap::new();
+    for some in instances.chunks(MOST_FILTER_VALUES) {
+        living.append(&mut living_of(client, some).await?);
+    }
+    // What was not asked is no answer, whoever gives it.
+    living.retain(|id, _| instances.contains(id));
+    Ok(CloudAnswer::Instances(living))
+}
+
+async fn living_of(
+    client: &Client,
+    instances: &[InstanceId],
+) -> Result<BTreeMap<InstanceId, bool>, CloudFailure> {
     const ACTION: &str = "DescribeInstances";
+    let ids = instances.iter().map(|id| literally(id.as_str())).collect();
     let ids = Filter::builder()
         .name("instance-id")
-        .set_values(Some(instances.iter().map(ToString::to_string).collect()))
+        .set_values(Some(ids))
         .build();
     let mut living = BTreeMap::new();
     let mut next = None;
@@ -89,7 +120,7 @@ pub(super) async fn instances(client: &Client, instances: &[InstanceId]) -> Clou
         }
         match answer.next_token().filter(|token| !token.is_empty()) {
             Some(token) => next = Some(token.to_owned()),
-            None => return Ok(CloudAnswer::Instances(living)),
+            None => return Ok(living),
         }
     }
     Err(bad_answer(ACTION, &BadAnswer::TooManyPages(MOST_PAGES)))
