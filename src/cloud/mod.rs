@@ -11,6 +11,7 @@ mod imds_error;
 mod imds_http;
 mod retries;
 mod settings;
+mod whole;
 
 pub use discovery::{DiscoveredEni, NodeDiscovery};
 pub use ec2::{Ec2, action};

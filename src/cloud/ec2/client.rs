@@ -11,6 +11,7 @@ use aws_sdk_ec2::config::{Credentials, FrameworkMetadata, SharedHttpClient};
 use super::super::http::{ByScheme, CaBundleError, read_ca_bundle};
 use super::super::retries::ThePoolPacesThrottling;
 use super::super::settings::Ec2Settings;
+use super::super::whole::WholeAnswersOnly;
 
 pub(super) async fn build(settings: &Ec2Settings) -> Result<Client, CaBundleError> {
     let ca_bundle = settings.ca_bundle.as_deref().map(read_ca_bundle).transpose()?;
@@ -40,6 +41,7 @@ pub(super) async fn build(settings: &Ec2Settings) -> Result<Client, CaBundleErro
     let loader = credentials(settings, http, loader).await;
     let config = aws_sdk_ec2::config::Builder::from(&loader.load().await)
         .retry_classifier(ThePoolPacesThrottling)
+        .interceptor(WholeAnswersOnly)
         .build();
     Ok(Client::from_conf(config))
 }
