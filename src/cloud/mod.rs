@@ -22,6 +22,8 @@ pub use imds_error::ImdsError;
 pub use settings::Ec2Settings;
 
 #[cfg(test)]
+mod ec2_prefix_tests;
+#[cfg(test)]
 mod ec2_tests;
 #[cfg(test)]
 mod imds_tests;
