@@ -5,6 +5,8 @@ mod discovery;
 mod ec2;
 mod errors;
 mod failure;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod http;
 mod imds;
 mod imds_error;

@@ -15,7 +15,11 @@ use super::super::whole::WholeAnswersOnly;
 
 pub(super) async fn build(settings: &Ec2Settings) -> Result<Client, CaBundleError> {
     let ca_bundle = settings.ca_bundle.as_deref().map(read_ca_bundle).transpose()?;
-    let http = SharedHttpClient::new(ByScheme::new(ca_bundle));
+    Ok(over(settings, SharedHttpClient::new(ByScheme::new(ca_bundle))).await)
+}
+
+/// The client over any way to carry a request.
+pub(super) async fn over(settings: &Ec2Settings, http: SharedHttpClient) -> Client {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
         .retry_config(RetryConfig::standard().with_max_attempts(settings.max_attempts))
@@ -43,7 +47,7 @@ pub(super) async fn build(settings: &Ec2Settings) -> Result<Client, CaBundleErro
         .retry_classifier(ThePoolPacesThrottling)
         .interceptor(WholeAnswersOnly)
         .build();
-    Ok(Client::from_conf(config))
+    Client::from_conf(config)
 }
 
 fn timeouts(settings: &Ec2Settings) -> TimeoutConfig {

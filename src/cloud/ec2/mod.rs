@@ -28,6 +28,13 @@ impl Ec2 {
         }
     }
 
+    /// Answered by `http` instead of the network.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) async fn over(settings: Ec2Settings, http: aws_sdk_ec2::config::SharedHttpClient) -> Self {
+        let client = OnceCell::new_with(Some(client::over(&settings, http).await));
+        Self { settings, client }
+    }
+
     /// Executes one call to its end; a failure says whether the effect may have happened.
     pub async fn execute(&self, call: &CloudCall) -> CloudResult {
         let client = self.client(action(call)).await?;
