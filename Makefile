@@ -8,7 +8,7 @@ MUSL_X86 := x86_64-unknown-linux-musl
 MUSL_ARM := aarch64-unknown-linux-musl
 ARGS ?=
 
-.PHONY: help setup build demo test lint deny bench static static-arm64 packages
+.PHONY: help setup build demo test lint deny fuzz bench static static-arm64 packages
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ lint: setup ## rustfmt, clippy without warnings, licences
 deny: ## Licences, bans, sources and advisories (needs the advisory database's host)
 	@scripts/setup.sh deny
 	$(CARGO) deny check
+
+fuzz: ## libFuzzer on all that comes from outside (SECONDS_EACH=60, ARGS=target); needs nightly and cargo-fuzz
+	scripts/fuzz.sh $(ARGS)
 
 bench: setup ## Our ADD, DEL, bursts and growth beside the kernel floor, in one run
 	scripts/bench.sh $(ARGS)

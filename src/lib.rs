@@ -8,6 +8,8 @@ pub mod causes;
 pub mod cloud;
 pub mod cni;
 pub mod config;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod net;
 pub mod observe;
 pub mod rpc;

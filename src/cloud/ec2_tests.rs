@@ -4,50 +4,15 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::testing::{Action, Asked, Server, settings};
+use super::testing::{Action, Asked, ENI, Server, failing, fault, sent, settings, start, xml};
 use super::*;
-use crate::ipam::cloud::{
-    Amount, CloudAnswer, CloudCall, CloudFailure, ConnectionTracking, DescribeScope, FailureClass,
-};
+use crate::ipam::cloud::{Amount, CloudAnswer, CloudCall, ConnectionTracking, DescribeScope, FailureClass};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
 use crate::ipam::limits::InstanceLimits;
-
-const ENI: &str = "<networkInterfaceId>eni-1</networkInterfaceId><subnetId>subnet-1</subnetId>\
-    <macAddress>02:00:00:00:00:0a</macAddress><privateIpAddress>10.0.0.4</privateIpAddress>\
-    <description>aws-K8S-i-1</description><interfaceType>interface</interfaceType>\
-    <tagSet><item><key>k</key><value>v</value></item></tagSet>\
-    <privateIpAddressesSet><item><privateIpAddress>10.0.0.4</privateIpAddress><primary>true</primary></item>\
-    <item><privateIpAddress>10.0.0.5</privateIpAddress><primary>false</primary></item></privateIpAddressesSet>";
 
 const ATTACHMENT: &str = "<attachment><attachmentId>eni-attach-1</attachmentId><instanceId>i-1</instanceId>\
     <deviceIndex>2</deviceIndex><networkCardIndex>0</networkCardIndex><status>attached</status>\
     <deleteOnTermination>true</deleteOnTermination></attachment>";
-
-fn xml(action: &str, body: &str) -> Action {
-    Action::Answer(
-        200,
-        format!(
-            "<{action}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>req-1</requestId>\
-             {body}</{action}Response>"
-        ),
-    )
-}
-
-fn fault(status: u16, code: &str, message: &str) -> Action {
-    Action::Answer(
-        status,
-        format!(
-            "<?xml version=\"1.0\"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>\
-             </Errors><RequestID>req-9</RequestID></Response>"
-        ),
-    )
-}
-
-async fn start(answer: impl Fn(&Asked) -> Action + Send + Sync + 'static) -> (Server, Ec2) {
-    let server = Server::start(answer).await;
-    let ec2 = Ec2::new(settings(server.url()));
-    (server, ec2)
-}
 
 fn create() -> CloudCall {
     CloudCall::CreateEni {
@@ -74,14 +39,6 @@ fn describe(scope: DescribeScope) -> CloudCall {
     CloudCall::DescribeEnis {
         instance: "i-1".into(),
         scope,
-    }
-}
-
-fn sent(server: &Server, pairs: &[&str]) {
-    let asked = server.asked();
-    let last = asked.last().unwrap();
-    for pair in pairs {
-        assert!(last.has(pair), "{pair} is not in {}", last.body);
     }
 }
 
@@ -221,7 +178,7 @@ async fn the_calls_that_free() {
     let client = ec2.client("test").await.unwrap();
     let addresses = [[10, 0, 0, 7].into(), [10, 0, 0, 8].into()];
     assert_eq!(
-        ec2::unassign(client, &"eni-1".into(), addresses.into_iter()).await,
+        ec2::mutate::unassign(client, &"eni-1".into(), addresses.into_iter()).await,
         Ok(CloudAnswer::Done)
     );
     sent(
@@ -233,14 +190,17 @@ async fn the_calls_that_free() {
         ],
     );
     assert_eq!(
-        ec2::detach(client, &"eni-attach-1".into()).await,
+        ec2::mutate::detach(client, &"eni-attach-1".into()).await,
         Ok(CloudAnswer::Done)
     );
     sent(
         &server,
         &["Action=DetachNetworkInterface", "AttachmentId=eni-attach-1"],
     );
-    assert_eq!(ec2::delete(client, &"eni-1".into()).await, Ok(CloudAnswer::Done));
+    assert_eq!(
+        ec2::mutate::delete(client, &"eni-1".into()).await,
+        Ok(CloudAnswer::Done)
+    );
     sent(
         &server,
         &["Action=DeleteNetworkInterface", "NetworkInterfaceId=eni-1"],
@@ -328,15 +288,6 @@ async fn instance_types_have_limits() {
     };
     assert_eq!(ec2.execute(&call).await, Ok(CloudAnswer::Limits(limits)));
     sent(&server, &["InstanceType.1=m9.large"]);
-}
-
-async fn failing(
-    call: &CloudCall,
-    answer: impl Fn(&Asked) -> Action + Send + Sync + 'static,
-) -> (CloudFailure, usize) {
-    let (server, ec2) = start(answer).await;
-    let failure = ec2.execute(call).await.unwrap_err();
-    (failure, server.asked().len())
 }
 
 /// EC2's own words survive: class, action, code, message and request id.

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::io;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 /// The largest real answers (user data) are 16 KiB; nothing asked for here comes near this.
 pub(super) const MOST_BODY_BYTES: usize = 64 * 1024;
@@ -66,7 +65,7 @@ impl fmt::Display for Request<'_> {
 
 /// Sends a request and reads its whole answer.
 pub(super) async fn exchange(
-    stream: &mut BufReader<TcpStream>,
+    stream: &mut BufReader<impl AsyncRead + AsyncWrite + Unpin>,
     request: Request<'_>,
 ) -> Result<Response, WireError> {
     stream.get_mut().write_all(request.to_string().as_bytes()).await?;
@@ -93,7 +92,10 @@ enum Length {
     UntilClosed,
 }
 
-async fn read_line(stream: &mut BufReader<TcpStream>, budget: &mut u64) -> Result<String, WireError> {
+async fn read_line(
+    stream: &mut BufReader<impl AsyncRead + Unpin>,
+    budget: &mut u64,
+) -> Result<String, WireError> {
     let mut line = Vec::new();
     let read = stream.take(*budget).read_until(b'\n', &mut line).await?;
     *budget = budget.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
@@ -109,7 +111,7 @@ async fn read_line(stream: &mut BufReader<TcpStream>, budget: &mut u64) -> Resul
     String::from_utf8(line).map_err(|_| WireError::Protocol("its headers are not text"))
 }
 
-async fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Head, WireError> {
+async fn read_head(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Result<Head, WireError> {
     let mut budget = MOST_HEAD_BYTES;
     let (mut head, http_1_0) = parse_status(&read_line(stream, &mut budget).await?)?;
     head.keep = !http_1_0;
@@ -169,7 +171,10 @@ fn parse_header(line: &str, head: &mut Head) -> Result<(), WireError> {
     Ok(())
 }
 
-async fn read_body(stream: &mut BufReader<TcpStream>, head: Head) -> Result<Response, WireError> {
+async fn read_body(
+    stream: &mut BufReader<impl AsyncRead + Unpin>,
+    head: Head,
+) -> Result<Response, WireError> {
     let body = match head.length {
         Length::Known(length) => read_exactly(stream, length).await?,
         Length::Chunked => read_chunks(stream).await?,
@@ -190,13 +195,16 @@ async fn read_body(stream: &mut BufReader<TcpStream>, head: Head) -> Result<Resp
     })
 }
 
-async fn read_exactly(stream: &mut BufReader<TcpStream>, length: usize) -> Result<Vec<u8>, WireError> {
+async fn read_exactly(
+    stream: &mut BufReader<impl AsyncRead + Unpin>,
+    length: usize,
+) -> Result<Vec<u8>, WireError> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     Ok(body)
 }
 
-async fn read_chunks(stream: &mut BufReader<TcpStream>) -> Result<Vec<u8>, WireError> {
+async fn read_chunks(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Result<Vec<u8>, WireError> {
     let mut body = Vec::new();
     loop {
         let line = read_line(stream, &mut { MOST_HEAD_BYTES }).await?;

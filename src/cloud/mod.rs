@@ -5,12 +5,15 @@ mod discovery;
 mod ec2;
 mod errors;
 mod failure;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod http;
 mod imds;
 mod imds_error;
 mod imds_http;
 mod retries;
 mod settings;
+mod whole;
 
 pub use discovery::{DiscoveredEni, NodeDiscovery};
 pub use ec2::{Ec2, action};
@@ -20,6 +23,8 @@ pub use imds::{Imds, ImdsLimits};
 pub use imds_error::ImdsError;
 pub use settings::Ec2Settings;
 
+#[cfg(test)]
+mod ec2_prefix_tests;
 #[cfg(test)]
 mod ec2_tests;
 #[cfg(test)]

@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::ec2::Ec2;
 use super::settings::Ec2Settings;
 use crate::config::AccessKey;
+use crate::ipam::cloud::{CloudCall, CloudFailure};
 
 /// How an endpoint of a test is reached.
 pub(super) fn settings(endpoint: String) -> Ec2Settings {
@@ -163,4 +165,55 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
     })
+}
+
+/// An ENI as EC2 writes it.
+pub(super) const ENI: &str = "<networkInterfaceId>eni-1</networkInterfaceId><subnetId>subnet-1</subnetId>\
+    <macAddress>02:00:00:00:00:0a</macAddress><privateIpAddress>10.0.0.4</privateIpAddress>\
+    <description>aws-K8S-i-1</description><interfaceType>interface</interfaceType>\
+    <tagSet><item><key>k</key><value>v</value></item></tagSet>\
+    <privateIpAddressesSet><item><privateIpAddress>10.0.0.4</privateIpAddress><primary>true</primary></item>\
+    <item><privateIpAddress>10.0.0.5</privateIpAddress><primary>false</primary></item></privateIpAddressesSet>";
+
+pub(super) fn xml(action: &str, body: &str) -> Action {
+    Action::Answer(
+        200,
+        format!(
+            "<{action}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>req-1</requestId>\
+             {body}</{action}Response>"
+        ),
+    )
+}
+
+pub(super) fn fault(status: u16, code: &str, message: &str) -> Action {
+    Action::Answer(
+        status,
+        format!(
+            "<?xml version=\"1.0\"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>\
+             </Errors><RequestID>req-9</RequestID></Response>"
+        ),
+    )
+}
+
+pub(super) async fn start(answer: impl Fn(&Asked) -> Action + Send + Sync + 'static) -> (Server, Ec2) {
+    let server = Server::start(answer).await;
+    let ec2 = Ec2::new(settings(server.url()));
+    (server, ec2)
+}
+
+pub(super) fn sent(server: &Server, pairs: &[&str]) {
+    let asked = server.asked();
+    let last = asked.last().unwrap();
+    for pair in pairs {
+        assert!(last.has(pair), "{pair} is not in {}", last.body);
+    }
+}
+
+pub(super) async fn failing(
+    call: &CloudCall,
+    answer: impl Fn(&Asked) -> Action + Send + Sync + 'static,
+) -> (CloudFailure, usize) {
+    let (server, ec2) = start(answer).await;
+    let failure = ec2.execute(call).await.unwrap_err();
+    (failure, server.asked().len())
 }

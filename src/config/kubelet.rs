@@ -57,7 +57,7 @@ fn max_pods(file: &Path) -> io::Result<u32> {
 
 /// Kubelet takes 0 for "not set", and so do we for what is not there. `nodeadm` writes JSON, kubeadm YAML; kubelet
 /// reads both.
-fn said(text: &[u8]) -> Result<u32, String> {
+pub(super) fn said(text: &[u8]) -> Result<u32, String> {
     if let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(text) {
         let Some(value) = fields.get("maxPods") else {
             return Ok(0);

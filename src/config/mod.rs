@@ -6,6 +6,8 @@
 mod eni_config;
 mod env_file;
 mod features;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod known;
 mod kubelet;
 mod load;

@@ -22,7 +22,7 @@ const MOST_CONFIGS: usize = 1000;
 const MOST_PROBLEMS: usize = 20;
 
 /// Reads a whole file and adds what it has to `all`.
-pub(super) fn read(text: &str, path: &str, all: &mut EniConfigs) {
+pub(in crate::config) fn read(text: &str, path: &str, all: &mut EniConfigs) {
     let documents = match yaml::documents(text) {
         Ok(documents) => documents,
         Err(fault) => {

@@ -5,7 +5,7 @@
 
 mod choose;
 mod directory;
-mod document;
+pub(super) mod document;
 pub(super) mod settings;
 #[cfg(test)]
 mod tests;

@@ -193,6 +193,15 @@ class Describes(Case):
         ]
         answer = EC2.describe_network_interfaces(Filters=leaked)
         self.assertEqual([e["NetworkInterfaceId"] for e in answer["NetworkInterfaces"]], [own])
+        stars = [{"Name": f"tag:{OWNER}", "Values": ["i-filte\\*"]}]
+        self.assertEqual(EC2.describe_network_interfaces(Filters=stars)["NetworkInterfaces"], [])
+        crowd = [{"Name": "network-interface-id", "Values": [f"eni-{n:017x}" for n in range(201)]}]
+        self.refused(
+            "FilterLimitExceeded",
+            EC2.describe_network_interfaces,
+            "The maximum number of filter values specified on a single call is 200",
+            Filters=crowd,
+        )
         leaked[1]["Values"] = ["in-use"]
         self.assertEqual(EC2.describe_network_interfaces(Filters=leaked)["NetworkInterfaces"], [])
         mine = [{"Name": "attachment.instance-id", "Values": [LAB["nodes"]["m5.large"]]}]
@@ -346,6 +355,13 @@ class Lifecycle(Case):
         eni = self.create(ConnectionTrackingSpecification={"TcpEstablishedTimeout": 600})
         shown = self.show(eni["NetworkInterfaceId"])
         self.assertEqual(shown["ConnectionTrackingConfiguration"], {"TcpEstablishedTimeout": 600})
+        for name, seconds in (("TcpEstablishedTimeout", 59), ("UdpStreamTimeout", 181), ("UdpTimeout", 29)):
+            self.refused(
+                "InvalidParameterValue",
+                EC2.create_network_interface,
+                SubnetId=LAB["subnets"]["nodes"],
+                ConnectionTrackingSpecification={name: seconds},
+            )
 
     def test_tags(self):
         create = EC2.create_tags
@@ -359,6 +375,15 @@ class Lifecycle(Case):
         )
         many = [{"Key": f"k{n}", "Value": "v"} for n in range(51)]
         self.refused("TagLimitExceeded", create, Resources=[eni], Tags=many)
+        self.refused(
+            "TagLimitExceeded",
+            EC2.create_network_interface,
+            SubnetId=LAB["subnets"]["nodes"],
+            TagSpecifications=[{"ResourceType": "network-interface", "Tags": many}],
+        )
+        EC2.create_tags(Resources=[eni], Tags=many[:50])
+        self.refused("TagLimitExceeded", create, Resources=[eni], Tags=one)
+        EC2.create_tags(Resources=[eni], Tags=[{"Key": "k0", "Value": "other"}])
         EC2.create_tags(Resources=[LAB["subnets"]["v6"]], Tags=[{"Key": "kubernetes.io/role/cni", "Value": "1"}])
         wanted = [{"Name": "tag:kubernetes.io/role/cni", "Values": ["1"]}]
         (subnet,) = EC2.describe_subnets(Filters=wanted)["Subnets"]
@@ -425,6 +450,13 @@ class Addresses(Case):
         added = [entry["Ipv4Prefix"] for entry in answer["AssignedIpv4Prefixes"]]
         shown = [entry["Ipv4Prefix"] for entry in self.show(own)["Ipv4Prefixes"]]
         self.assertEqual(shown, prefixes + added)
+        self.refused(
+            "InvalidParameterCombination",
+            EC2.unassign_private_ip_addresses,
+            NetworkInterfaceId=own,
+            Ipv4Prefixes=prefixes,
+            PrivateIpAddresses=[eni["PrivateIpAddress"]],
+        )
         EC2.unassign_private_ip_addresses(NetworkInterfaceId=own, Ipv4Prefixes=prefixes)
         self.assertEqual([e["Ipv4Prefix"] for e in self.show(own)["Ipv4Prefixes"]], added)
         EC2.assign_private_ip_addresses(NetworkInterfaceId=own, Ipv4Prefixes=prefixes[:1])

@@ -5,6 +5,9 @@ use crate::vpc::{ApiError, ApiResult, Tags};
 
 use super::params::Params;
 
+/// Values that one call may have in all its filters.
+const MOST_VALUES: usize = 200;
+
 /// A filter: any of its values must match, `*` and `?` being wild.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter {
@@ -22,6 +25,12 @@ pub(crate) fn take(params: &mut Params) -> ApiResult<Vec<Filter>> {
             return Err(ApiError::missing("filterValue"));
         }
         filters.push(Filter { name, values });
+    }
+    if filters.iter().map(|filter| filter.values.len()).sum::<usize>() > MOST_VALUES {
+        return Err(ApiError::new(
+            "FilterLimitExceeded",
+            format!("The maximum number of filter values specified on a single call is {MOST_VALUES}"),
+        ));
     }
     Ok(filters)
 }

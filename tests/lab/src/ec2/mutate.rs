@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use crate::cloud::Shared;
 use crate::vpc::{
@@ -14,7 +15,13 @@ use super::render;
 use super::xml::Xml;
 
 const INTERFACE_TYPES: &[&str] = &["interface", "trunk", "branch", "efa", "efa-only"];
-const TRACKING: &[&str] = &["TcpEstablishedTimeout", "UdpStreamTimeout", "UdpTimeout"];
+/// Time-outs in seconds, the least and the most
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ConnectionTrackingSpecificationRequest.html>).
+const TRACKING: &[(&str, RangeInclusive<u32>)] = &[
+    ("TcpEstablishedTimeout", 60..=432_000),
+    ("UdpStreamTimeout", 60..=180),
+    ("UdpTimeout", 30..=60),
+];
 
 /// What most mutating calls answer.
 fn done() -> String {
@@ -65,8 +72,15 @@ fn one_kind(wanted: &Wanted) -> ApiResult<()> {
 
 fn tracking(params: &mut Params) -> ApiResult<BTreeMap<String, u32>> {
     let mut timeouts = BTreeMap::new();
-    for name in TRACKING {
+    for (name, allowed) in TRACKING {
         if let Some(seconds) = params.parsed(&format!("ConnectionTrackingSpecification.{name}"))? {
+            if !allowed.contains(&seconds) {
+                return Err(ApiError::invalid_value(format!(
+                    "Value ({seconds}) for parameter {name} is invalid. It must be from {} to {}.",
+                    allowed.start(),
+                    allowed.end()
+                )));
+            }
             timeouts.insert((*name).to_owned(), seconds);
         }
     }
@@ -333,6 +347,11 @@ pub(super) fn unassign_private_ip_addresses(shared: &Shared, mut params: Params)
     params.finish()?;
     if what == Grant::default() {
         return Err(ApiError::missing("privateIpAddress"));
+    }
+    if !what.addresses.is_empty() && !what.prefixes.is_empty() {
+        return Err(ApiError::combination(
+            "Addresses and prefixes cannot be specified in the same request",
+        ));
     }
     shared.model(|model, now| model.unassign(&eni, &what, now))?;
     Ok(done())

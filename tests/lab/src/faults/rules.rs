@@ -152,9 +152,32 @@ impl Rule {
     }
 }
 
-/// Whether `text` matches `pattern`, in which `*` stands for any text and `?` for any character.
+/// A part of a pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Symbol {
+    AnyText,
+    AnyOne,
+    This(char),
+}
+
+fn symbols(pattern: &str) -> Vec<Symbol> {
+    let mut rest = pattern.chars();
+    let mut symbols = Vec::new();
+    while let Some(symbol) = rest.next() {
+        symbols.push(match symbol {
+            '*' => Symbol::AnyText,
+            '?' => Symbol::AnyOne,
+            '\\' => Symbol::This(rest.next().unwrap_or(symbol)),
+            _ => Symbol::This(symbol),
+        });
+    }
+    symbols
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any text, `?` for any character, and a backslash takes what
+/// follows it at its word, as in the filters of EC2's describes.
 pub fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<Symbol>, Vec<char>) = (symbols(pattern), text.chars().collect());
     let mut reached = vec![false; text.len() + 1];
     if let Some(start) = reached.first_mut() {
         *start = true;
@@ -167,9 +190,13 @@ pub fn glob(pattern: &str, text: &str) -> bool {
             let previous = position.checked_sub(1);
             let stepped = previous.is_some_and(|at| {
                 reached.get(at).copied().unwrap_or(false)
-                    && (symbol == '?' || text.get(at).copied() == Some(symbol))
+                    && (symbol == Symbol::AnyOne || text.get(at).copied().map(Symbol::This) == Some(symbol))
             });
-            *slot = if symbol == '*' { any_before } else { stepped };
+            *slot = if symbol == Symbol::AnyText {
+                any_before
+            } else {
+                stepped
+            };
         }
         reached = next;
     }
@@ -188,6 +215,8 @@ mod tests {
             ("a*b*c", "axxbyybzc"),
             ("meta-data/*/ipv4-prefix", "meta-data/network/x/ipv4-prefix"),
             ("i-?", "i-1"),
+            (r"\*a\?\\", r"*a?\"),
+            (r"a\", r"a\"),
         ] {
             assert!(glob(pattern, text), "{pattern} {text}");
         }
@@ -196,6 +225,8 @@ mod tests {
             ("", "x"),
             ("a*b", "axc"),
             ("i-?", "i-12"),
+            (r"\*", "x"),
+            (r"a\?", "ab"),
         ] {
             assert!(!glob(pattern, text), "{pattern} {text}");
         }

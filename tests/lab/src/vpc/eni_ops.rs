@@ -11,6 +11,17 @@ use super::requests::{AttachEni, CreateEni, Modify, Stages};
 use super::setup::epoch_seconds;
 use super::types::{AttachStatus, Attachment, Eni, Instance, InstanceState, Tags};
 
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>
+fn check_tag_count(tags: usize) -> ApiResult<()> {
+    if tags > 50 {
+        return Err(ApiError::new(
+            "TagLimitExceeded",
+            "The maximum number of tags for a resource has been reached.",
+        ));
+    }
+    Ok(())
+}
+
 impl Model {
     /// `CreateNetworkInterface`. The same token gives the same ENI; with other parameters it is an error.
     pub fn create_eni(&mut self, request: CreateEni, at: Instant) -> ApiResult<Arc<Eni>> {
@@ -34,6 +45,7 @@ impl Model {
             .ok_or_else(|| ApiError::subnet_not_found(&request.subnet))?
             .clone();
         let groups = self.check_groups(&request.groups, &subnet.vpc)?;
+        check_tag_count(request.tags.len())?;
         if self.enis.len() >= self.quotas.enis {
             return Err(ApiError::new(
                 "NetworkInterfaceLimitExceeded",
@@ -275,13 +287,7 @@ impl Model {
         for resource in resources {
             let present = self.tags_of(resource)?;
             let keys: BTreeSet<&String> = present.keys().chain(tags.keys()).collect();
-            // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions
-            if keys.len() > 50 {
-                return Err(ApiError::new(
-                    "TagLimitExceeded",
-                    "The maximum number of tags for a resource has been reached.",
-                ));
-            }
+            check_tag_count(keys.len())?;
         }
         for resource in resources {
             self.add_tags(resource, tags, at)?;

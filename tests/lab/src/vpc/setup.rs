@@ -189,6 +189,21 @@ impl Model {
         Ok(())
     }
 
+    /// What EC2 does about an hour after the end of an instance: it knows the id no more.
+    pub fn forget_instance(&mut self, id: &InstanceId) -> ApiResult<()> {
+        match self.instances.get(id).map(|instance| instance.state) {
+            None => Err(ApiError::instance_not_found(id)),
+            Some(InstanceState::Running) => Err(ApiError::new(
+                "IncorrectInstanceState",
+                format!("The instance '{id}' is not in a state from which it can be forgotten"),
+            )),
+            Some(InstanceState::Terminated) => {
+                self.instances.remove(id);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes addresses out of a subnet as if somebody else's ENIs held them, all or none.
     pub fn occupy(&mut self, subnet: &SubnetId, addresses: Vec<Ipv4Addr>) -> ApiResult<()> {
         let space = self
