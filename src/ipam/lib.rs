@@ -6,6 +6,7 @@
 mod answers;
 pub mod budget;
 mod census;
+pub mod checkpoint;
 pub mod cidr;
 pub mod cloud;
 pub mod effect;
@@ -13,6 +14,7 @@ pub mod event;
 mod growing;
 mod growth;
 pub mod ids;
+pub mod import;
 mod lifecycle;
 pub mod limits;
 mod local;
