@@ -22,6 +22,7 @@ mod demo;
 mod fake_daemon;
 mod growth;
 mod hostile;
+mod import;
 mod lifecycle;
 mod limits;
 mod link_up;

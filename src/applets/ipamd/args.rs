@@ -7,6 +7,8 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use super::super::{paths, terminal};
+use super::export::{self, Export};
+use super::import::{self, Import};
 use super::start;
 use crate::config::{
     self, Config, EniConfigDirectory, EniConfigSelection, EniConfigSource as _, Lost, NoEniConfig,
@@ -35,6 +37,8 @@ struct Args {
 enum Command {
     Status(Status),
     Config(ConfigCommand),
+    Import(Import),
+    Export(Export),
 }
 
 /// Print the state of the running daemon.
@@ -83,7 +87,16 @@ pub(in crate::applets) fn run(args: &[String]) -> ExitCode {
         Some(Command::Config(ConfigCommand {
             command: ConfigAction::Check(Check {}),
         })) => check(),
+        Some(Command::Import(command)) => with_config(|config| import::run(&command, config)),
+        Some(Command::Export(command)) => with_config(|config| export::run(&command, config)),
         None => serve(),
+    }
+}
+
+fn with_config(run: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
+    match load() {
+        Ok(config) => run(&config),
+        Err(status) => status,
     }
 }
 
