@@ -237,7 +237,7 @@ impl Judge<'_> {
     }
 
     fn adopt(&self, entry: &Entry, address: Ipv4Addr, host_veth: String) -> Verdict {
-        let home = self.home(address);
+        let home = home(&self.seen.enis, address);
         let (eni, device, card) = home.map_or_else(
             || self.supposed_home(address),
             |eni| (eni.id.clone(), eni.device, eni.card),
@@ -263,13 +263,6 @@ impl Judge<'_> {
         } else {
             Verdict::AdoptedUnplaced(allocation)
         }
-    }
-
-    /// The ENI that IMDS lists the address on.
-    fn home(&self, address: Ipv4Addr) -> Option<&ImdsEni> {
-        self.seen.enis.iter().find(|eni| {
-            eni.addresses.contains(&address) || eni.prefixes.iter().any(|prefix| prefix.contains(address))
-        })
     }
 
     /// The ENI whose table the pod's packets leave by: the main one's without a rule. Its id may be known to nobody here.
@@ -317,6 +310,13 @@ impl Judge<'_> {
     }
 }
 
+/// The ENI that IMDS lists the address on, by itself or in a prefix.
+fn home(enis: &[ImdsEni], address: Ipv4Addr) -> Option<&ImdsEni> {
+    enis.iter().find(|eni| {
+        eni.addresses.contains(&address) || eni.prefixes.iter().any(|prefix| prefix.contains(address))
+    })
+}
+
 /// Far more network cards than any instance has; a number in a file is not to be believed beyond that.
 const MOST_INTERFACES: u32 = 32;
 
@@ -343,9 +343,7 @@ pub fn changes(judged: &[Judged], seen: &Witnesses, now: Tick, cooldown: Duratio
         doubt: None,
     };
     let eni_of = |address: Ipv4Addr| {
-        let on_it = |eni: &&ImdsEni| eni.addresses.contains(&address);
-        let known = seen.enis.iter().find(on_it);
-        known.map_or_else(|| seen.facts.primary_eni.clone(), |eni| eni.id.clone())
+        home(&seen.enis, address).map_or_else(|| seen.facts.primary_eni.clone(), |eni| eni.id.clone())
     };
     put(Record::Node(Box::new(NodeRecord {
         facts: seen.facts.clone(),

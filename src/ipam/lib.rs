@@ -11,6 +11,7 @@ pub mod cidr;
 pub mod cloud;
 pub mod effect;
 pub mod event;
+pub mod explain;
 mod growing;
 mod growth;
 pub mod ids;

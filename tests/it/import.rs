@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Command, Output};
 
 use aws_cni_lab::lab::Lab;
 use aws_cni_lab::pod::Pod;
@@ -61,15 +60,6 @@ impl GoNode {
         let text = checkpoint(&self.pods);
         self.write(&text);
         text
-    }
-
-    /// `ipamd` with these arguments, on the node and with the daemon's environment.
-    fn ipamd(&self, arguments: &[&str]) -> Output {
-        let spec = self.scene.spec();
-        let mut command = Command::new(self.scene.node.dirs().bin.join("ipamd"));
-        command.args(arguments).env_clear().envs(spec.environment());
-        let run = move || command.output().unwrap();
-        self.scene.node.netns().run(run).unwrap()
     }
 }
 
@@ -162,11 +152,11 @@ fn the_go_daemons_pods_are_adopted_at_the_first_start_and_can_be_given_back() {
     scene.add(&again, 2);
     assert_eq!(addresses(&again), freed, "every address is used again");
 
-    let refused = node.ipamd(&["export"]);
+    let refused = node.scene.ipamd(&["export"]);
     assert!(text(&refused.stderr).contains("ipamd is running"), "{refused:?}");
-    let printed = node.ipamd(&["export", "--stdout"]);
+    let printed = node.scene.ipamd(&["export", "--stdout"]);
     node.scene.kill();
-    let exported = node.ipamd(&["export"]);
+    let exported = node.scene.ipamd(&["export"]);
     assert!(exported.status.success(), "{exported:?}");
     let live: Vec<&Pod> = stay.iter().chain(&more).chain(&again).collect();
     let expected: BTreeSet<(String, String)> = live
@@ -184,12 +174,12 @@ fn the_go_daemons_pods_are_adopted_at_the_first_start_and_can_be_given_back() {
     assert_eq!(written.lines().count(), 1);
 
     // And over once more, from what was given back.
-    let imported = node.ipamd(&["import"]);
+    let imported = node.scene.ipamd(&["import"]);
     assert!(
         text(&imported.stderr).contains("knows 6 pods already"),
         "{imported:?}"
     );
-    let imported = node.ipamd(&["import", "--replace"]);
+    let imported = node.scene.ipamd(&["import", "--replace"]);
     assert!(
         text(&imported.stdout).contains("6 of 6 entries adopted"),
         "{imported:?}"
@@ -263,18 +253,18 @@ fn the_first_start_leaves_the_checkpoint_alone_when_told_so_and_the_command_take
     node.scene.set_env("AWS_CNI_IMPORT", "false");
     node.scene.start();
     assert_eq!(node.scene.count("assigned"), 0);
-    let running = node.ipamd(&["import"]);
+    let running = node.scene.ipamd(&["import"]);
     assert!(text(&running.stderr).contains("ipamd is running"), "{running:?}");
     node.scene.kill();
-    let dry = node.ipamd(&["import", "--dry-run"]);
+    let dry = node.scene.ipamd(&["import", "--dry-run"]);
     assert!(
         text(&dry.stdout).contains("3 of 3 entries would be adopted; nothing was changed"),
         "{dry:?}"
     );
     let elsewhere = node.scene.node.dirs().root.join("saved.json");
     fs::rename(node.file(), &elsewhere).unwrap();
-    assert!(!node.ipamd(&["import"]).status.success());
-    let imported = node.ipamd(&["import", elsewhere.to_str().unwrap()]);
+    assert!(!node.scene.ipamd(&["import"]).status.success());
+    let imported = node.scene.ipamd(&["import", elsewhere.to_str().unwrap()]);
     assert!(imported.status.success(), "{imported:?}");
     assert_eq!(fs::read_to_string(elsewhere).unwrap(), file);
     node.scene.start();

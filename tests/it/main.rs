@@ -19,6 +19,7 @@ mod crash;
 mod database;
 mod dataplane;
 mod demo;
+mod explain;
 mod fake_daemon;
 mod growth;
 mod hostile;

@@ -19,6 +19,7 @@ mod node;
 mod refresh;
 mod reload;
 mod settings;
+mod show;
 mod start;
 mod state;
 mod stop;

@@ -7,6 +7,7 @@
 mod budget;
 mod conformance;
 mod ec2;
+mod explain;
 mod growth;
 mod model_check;
 mod oracle;
