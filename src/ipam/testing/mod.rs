@@ -9,6 +9,7 @@ mod conformance;
 mod ec2;
 mod explain;
 mod growth;
+mod imported;
 mod model_check;
 mod oracle;
 mod survival;
