@@ -7,8 +7,10 @@ TARGET_DIR = $(or $(shell $(CARGO) metadata --format-version 1 --no-deps | sed -
 MUSL_X86 := x86_64-unknown-linux-musl
 MUSL_ARM := aarch64-unknown-linux-musl
 ARGS ?=
+PODS ?= 735
+OPERATIONS ?= 10000000
 
-.PHONY: help setup build demo test lint deny fuzz bench static static-arm64 packages
+.PHONY: help setup build demo test crash power-cut churn lint deny fuzz bench static static-arm64 packages
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +26,18 @@ demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with 
 
 test: setup ## Unit, property and integration tests against the lab
 	scripts/run-tests.sh $(ARGS)
+
+crash: setup ## 10,000 daemons killed with -9 while the store writes (AWS_CNI_KILLS=n)
+	$(CARGO) test -p aws-cni --lib store::tests::crash -- --ignored --nocapture
+
+power-cut: setup ## A virtual machine's power cut while the store writes (ARGS="30 ext4" or "30 xfs")
+	@scripts/setup.sh power
+	TARGET_DIR=$(TARGET_DIR) scripts/power-cut.sh $(ARGS)
+
+churn: setup ## Ten million ADDs and DELs through the store: size and time (PODS=735 OPERATIONS=10000000)
+	@scripts/setup.sh static
+	$(CARGO) build --release --target $(MUSL_X86) -p aws-cni-power
+	@folder=$$(mktemp -d) && $(TARGET_DIR)/$(MUSL_X86)/release/aws-cni-power churn "$$folder/ipam" $(PODS) $(OPERATIONS); rm -rf "$$folder"
 
 lint: setup ## rustfmt, clippy without warnings, licences
 	$(CARGO) fmt --all --check

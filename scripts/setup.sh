@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building and testing need. Usage: scripts/setup.sh base|static|static-arm64|deny
+# Installs what building and testing need. Usage: scripts/setup.sh base|static|static-arm64|power|deny
 # Does nothing, quickly, when everything is there; says plainly what it cannot install.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ missing_hint() { say "$1 is missing and cannot be installed from here: $2"; exit
 need_base=(cc:gcc:gcc links:libc6-dev:glibc-devel make:make:make venv:python3-venv:python3-pip ip:iproute2:iproute nft:nftables:nftables python3:python3:python3 git:git:git)
 need_static=(cc:gcc:gcc musl-gcc:musl-tools:musl-gcc readelf:binutils:binutils)
 need_arm=(aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static:qemu-user-static readelf:binutils:binutils)
+need_power=(qemu-system-x86_64:qemu-system-x86:qemu-system-x86-core busybox:busybox-static:busybox cpio:cpio:cpio mkfs.ext4:e2fsprogs:e2fsprogs mkfs.xfs:xfsprogs:xfsprogs)
 
 install_packages() {
     local -a packages=("$@")
@@ -76,12 +77,17 @@ case "${1:-base}" in
         need "${need_arm[@]}"
         need_target aarch64-unknown-linux-musl
         ;;
+    power)
+        need_rust
+        need "${need_static[@]}" "${need_power[@]}"
+        need_target x86_64-unknown-linux-musl
+        ;;
     deny)
         need_rust
         command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
         ;;
     *)
-        say "unknown set '$1'; one of base, static, static-arm64, deny"
+        say "unknown set '$1'; one of base, static, static-arm64, power, deny"
         exit 2
         ;;
 esac

@@ -23,6 +23,7 @@ pub(super) const KNOWN: &[(&str, Role)] = &[
     ("AWS_CNI_ADD_DEADLINE", Setting),
     ("AWS_CNI_CONFIG", Setting),
     ("AWS_CNI_ENICONFIG_DIR", Setting),
+    ("AWS_CNI_IMPORT", Setting),
     ("AWS_CNI_KUBELET_CONFIG", Setting),
     ("AWS_CNI_MAX_PODS", Setting),
     ("AWS_CNI_NODE_ANNOTATIONS", Setting),

@@ -281,6 +281,7 @@ fn daemon(r: &mut Reader<'_>) -> DaemonConfig {
             "an absolute path",
             absolute_path,
         ),
+        import: r.boolean_or_empty("AWS_CNI_IMPORT", true),
         introspection: (!r.boolean("DISABLE_INTROSPECTION", false)).then_some(introspection),
         metrics: !r.boolean("DISABLE_METRICS", false),
     }

@@ -177,6 +177,8 @@ pub struct DaemonConfig {
     pub add_deadline: Duration,
     /// `AWS_VPC_K8S_CNI_BACKING_STORE`: the Go daemon's checkpoint, to import from.
     pub go_checkpoint: PathBuf,
+    /// `AWS_CNI_IMPORT`: whether a first start takes over what stands there.
+    pub import: bool,
     /// `INTROSPECTION_BIND_ADDRESS`, `None` with `DISABLE_INTROSPECTION`.
     pub introspection: Option<String>,
     /// `DISABLE_METRICS`, negated.

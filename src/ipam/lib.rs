@@ -6,14 +6,17 @@
 mod answers;
 pub mod budget;
 mod census;
+pub mod checkpoint;
 pub mod cidr;
 pub mod cloud;
 pub mod effect;
 pub mod event;
+pub mod explain;
 mod groups;
 mod growing;
 mod growth;
 pub mod ids;
+pub mod import;
 mod leaks;
 mod lifecycle;
 pub mod limits;

@@ -55,6 +55,10 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
             .addresses()
             .get(&address)
             .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
+        // A checkpoint's word that nobody confirms ends with the last that the kernel shows of it.
+        let was_imported = pool.addresses().get(&address).is_some_and(|known| {
+            known.holder.is_none() && matches!(known.doubt, Some(Doubt::Imported { .. }))
+        });
         if let Some(device) = pool.memory.pod_routes.get(&address).cloned() {
             if was_routed {
                 // A route that went while a rule stayed: what was a pod's is now a rule's alone.
@@ -62,7 +66,7 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
             } else {
                 suspect_route(pool, address);
             }
-        } else if was_routed {
+        } else if was_routed || was_imported {
             pool.doubt(address, None);
             pool.rest(address, now);
         }

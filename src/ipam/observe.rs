@@ -19,6 +19,9 @@ use super::{release, subnets, tags};
 
 /// EC2 itself names a secondary address or a prefix of an ENI of ours.
 pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
+    for address in cidr.addresses() {
+        pool.confirm_imported(id, address);
+    }
     place(pool, id, cidr, true, now);
     pool.memory.unlisted.remove(&cidr);
     let gone = |doubt: &Option<Doubt>| matches!(doubt, Some(Doubt::NotInEc2 | Doubt::EniLost));

@@ -199,7 +199,7 @@ impl Pool {
             .filter(|(address, known)| {
                 known.holder.is_none()
                     && known.rests_until.is_none_or(|until| until < now)
-                    && !matches!(known.doubt, Some(Doubt::PodRoute { .. }))
+                    && !matches!(known.doubt, Some(Doubt::PodRoute { .. } | Doubt::Imported { .. }))
                     && self.placed(**address).is_none()
             })
             .map(|(address, _)| *address)
@@ -316,6 +316,31 @@ impl Pool {
             known.doubt = doubt;
             self.dirty.insert(RecordKey::Address(address));
         }
+    }
+
+    /// EC2 says which ENI a sandbox that was taken over has its address on.
+    pub(super) fn confirm_imported(&mut self, id: &EniId, address: Ipv4Addr) {
+        let is_imported = |known: &&mut Address| matches!(known.doubt, Some(Doubt::Imported { .. }));
+        let (Some(eni), Some(known)) = (
+            self.enis.get(id),
+            self.addresses.get_mut(&address).filter(is_imported),
+        ) else {
+            return;
+        };
+        let Some(held) = known
+            .holder
+            .as_ref()
+            .and_then(|key| self.allocations.get_mut(key))
+        else {
+            return;
+        };
+        known.eni = id.clone();
+        known.doubt = None;
+        held.eni = id.clone();
+        held.device = eni.device.unwrap_or(held.device);
+        held.card = eni.card;
+        self.dirty.insert(RecordKey::Address(address));
+        self.dirty.insert(RecordKey::Allocation(held.key.clone()));
     }
 
     pub(super) fn insert_creation(&mut self, creation: Creation) {

@@ -217,7 +217,7 @@ fn restore_address(pool: &mut Pool, record: &AddressRecord, rebooted: bool, now:
         // Ticks of another boot say nothing now: who was resting, rests again from the start.
         known.last_used = known.last_used.map(|_| Tick(0));
         known.rests_until = known.rests_until.map(|_| longest);
-        if matches!(known.doubt, Some(Doubt::PodRoute { .. } | Doubt::AllocatedTwice)) {
+        if known.doubt.as_ref().is_some_and(Doubt::is_of_one_boot) {
             known.doubt = None;
             known.rests_until = Some(longest);
         }

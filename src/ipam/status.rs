@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::explain::explain;
 use super::ids::Tick;
 use super::model::AddressState;
 use super::obstacle::Topic;
@@ -79,7 +80,7 @@ impl std::fmt::Display for Hindrance {
 }
 
 /// A reason, and when what failed is tried again.
-fn told(obstacle: &Hindrance, now: Tick) -> String {
+pub(super) fn told(obstacle: &Hindrance, now: Tick) -> String {
     match obstacle {
         Hindrance::Failed { until, .. } => {
             format!("{obstacle}; next try in {} s", until.since(now).as_secs())
@@ -179,7 +180,7 @@ impl Pool {
             .collect();
         json!({
             "status": self.status(now), "node": self.facts(), "limits": self.limits(),
-            "plan": plan(self, now),
+            "plan": plan(self, now), "explanation": explain(self, now),
             "enis": self.enis().values().collect::<Vec<_>>(),
             "creations": self.creations().values().collect::<Vec<_>>(),
             "allocations": self.allocations().values().collect::<Vec<_>>(),

@@ -97,6 +97,21 @@ pub enum Doubt {
     EniLost,
     /// Two stored allocations name it.
     AllocatedTwice,
+    /// The Go daemon's checkpoint says something of it that nobody confirms.
+    Imported {
+        /// What, and what speaks against it.
+        why: String,
+    },
+}
+
+impl Doubt {
+    /// Whether it is about sandboxes, none of which outlives a boot.
+    pub(super) fn is_of_one_boot(&self) -> bool {
+        matches!(
+            self,
+            Self::PodRoute { .. } | Self::AllocatedTwice | Self::Imported { .. }
+        )
+    }
 }
 
 impl std::fmt::Display for Doubt {
@@ -111,6 +126,7 @@ impl std::fmt::Display for Doubt {
             Self::NotInEc2 => f.write_str("EC2 no longer lists it on its ENI"),
             Self::EniLost => f.write_str("its ENI is gone, by EC2 and by the kernel"),
             Self::AllocatedTwice => f.write_str("two stored allocations name it"),
+            Self::Imported { why } => f.write_str(why),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,15 @@ impl Scene {
             Some(listener) => spec.listener(listener.try_clone().unwrap()),
             None => spec,
         }
+    }
+
+    /// `ipamd` with these arguments, on the node and with the daemon's environment.
+    pub fn ipamd(&self, arguments: &[&str]) -> Output {
+        let spec = self.spec();
+        let mut command = Command::new(self.node.dirs().bin.join("ipamd"));
+        command.args(arguments).env_clear().envs(spec.environment());
+        let run = move || command.output().unwrap();
+        self.node.netns().run(run).unwrap()
     }
 
     /// Another value for a setting, from the next start on.

@@ -2,18 +2,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::super::{paths, terminal};
+use super::super::terminal;
+use super::export::{self, Export};
+use super::import::{self, Import};
+use super::show::{self, ConfigShow, Explain, Status};
 use super::start;
 use crate::config::{
     self, Config, EniConfigDirectory, EniConfigSelection, EniConfigSource as _, Lost, NoEniConfig,
     choose_named, kubelet_limit,
 };
 use crate::observe::{self, Stdout};
-use crate::rpc::client::Client;
 use crate::store;
 
 /// The daemon that owns this node's ENIs and addresses. Without a sub-command it serves in the foreground; it is
@@ -34,19 +35,13 @@ struct Args {
 #[argh(subcommand)]
 enum Command {
     Status(Status),
+    Explain(Explain),
     Config(ConfigCommand),
+    Import(Import),
+    Export(Export),
 }
 
-/// Print the state of the running daemon.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "status")]
-struct Status {
-    /// everything the daemon knows, as JSON
-    #[argh(switch)]
-    json: bool,
-}
-
-/// Check the configuration: every problem at once.
+/// Check the configuration, or show where each value comes from.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "config")]
 struct ConfigCommand {
@@ -58,6 +53,7 @@ struct ConfigCommand {
 #[argh(subcommand)]
 enum ConfigAction {
     Check(Check),
+    Show(ConfigShow),
 }
 
 /// Read environment and file as the daemon would, and print what is wrong.
@@ -79,11 +75,24 @@ pub(in crate::applets) fn run(args: &[String]) -> ExitCode {
         return store::probe_in_this_process(&directory);
     }
     match args.command {
-        Some(Command::Status(status)) => show(&status),
+        Some(Command::Status(command)) => show::status(&command),
+        Some(Command::Explain(command)) => show::explain(&command),
         Some(Command::Config(ConfigCommand {
             command: ConfigAction::Check(Check {}),
         })) => check(),
+        Some(Command::Config(ConfigCommand {
+            command: ConfigAction::Show(command),
+        })) => with_config(|config| show::settings(&command, config)),
+        Some(Command::Import(command)) => with_config(|config| import::run(&command, config)),
+        Some(Command::Export(command)) => with_config(|config| export::run(&command, config)),
         None => serve(),
+    }
+}
+
+fn with_config(run: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
+    match load() {
+        Ok(config) => run(&config),
+        Err(status) => status,
     }
 }
 
@@ -167,47 +176,4 @@ fn serve() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn show(status: &Status) -> ExitCode {
-    // The daemon's own configuration says where it listens; one that cannot be read does not keep anybody from asking.
-    let socket = config::from_process().map_or_else(|_| paths::socket(), |config| config.daemon.socket);
-    let client = Client::connect(&socket, Duration::from_secs(5));
-    let text = client.and_then(|client| {
-        if status.json {
-            Ok(format!("{:#}", client.dump()?))
-        } else {
-            Ok(render(&client.status()?))
-        }
-    });
-    match text {
-        Ok(text) => {
-            terminal::say(&text);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            terminal::complain(&format!("ipamd: {error}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn render(status: &crate::rpc::types::Status) -> String {
-    let mut lines = vec![
-        format!("serving:      {}", if status.serving { "yes" } else { "no" }),
-        format!("ENIs:         {}", status.enis),
-        format!(
-            "addresses:    {} free, {} assigned, {} cooling, {} quarantined, {} coming",
-            status.free, status.assigned, status.cooling, status.quarantined, status.coming
-        ),
-        format!("ADDs waiting: {}", status.waiting),
-        format!("version:      {}", status.version),
-    ];
-    lines.extend(
-        status
-            .reasons
-            .iter()
-            .map(|reason| format!("note:         {reason}")),
-    );
-    lines.join("\n")
 }

@@ -18,7 +18,7 @@ use super::kernel::{self, Job, SetupError};
 use super::node::NodeError;
 use super::reload::{self, Files};
 use super::stop::Stop;
-use super::{clock, host, links, node, refresh, settings, state, vpc};
+use super::{clock, host, links, node, refresh, settings, state, takeover, vpc};
 use crate::causes::chain;
 use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits};
 use crate::config::Config;
@@ -31,7 +31,7 @@ use crate::net::inherited::{self, InheritedError};
 use crate::net::netlink::NetError;
 use crate::observe::{NotifyError, Systemd};
 use crate::rpc::server::{self, Limits};
-use crate::store::{OpenError, Store};
+use crate::store::{CommitError, OpenError, Store};
 
 /// Calls taken from the socket and not yet handled; more wait in the socket.
 const CALL_QUEUE: usize = 2048;
@@ -58,6 +58,9 @@ pub(super) enum StartError {
     /// The store does not open.
     #[error("{}", chain(.0))]
     Store(#[from] OpenError),
+    /// What was taken over from the Go daemon could not be stored.
+    #[error("the Go daemon's pods could not be stored: {}", chain(.0))]
+    TakeOver(#[from] CommitError),
     /// The IMDS endpoint's address is wrong.
     #[error(transparent)]
     Imds(#[from] ImdsError),
@@ -115,7 +118,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         };
         Identity::found(found, boot)?
     };
-    let (store, loaded) = state::of_this_instance((store, loaded), &identity.facts, &database)?;
+    let (store, mut loaded) = state::of_this_instance((store, loaded), &identity.facts, &database)?;
+    takeover::at_first_start(&config, &identity, &store, &mut loaded)?;
     let records = loaded.entries;
     let (mut actor, letters) = assemble(&config, identity, records, store, imds)?;
     notified(systemd.ready("serving"));

@@ -7,7 +7,9 @@ use tracing::{error, warn};
 
 use crate::ipam::node::NodeFacts;
 use crate::ipam::records::stored_facts;
-use crate::store::{Loaded, OpenError, Options, Origin, ProbeCommand, Store, Write, read_copy, set_aside};
+use crate::store::{
+    CommitError, Loaded, OpenError, Options, Origin, ProbeCommand, Store, Write, read_copy, set_aside,
+};
 
 /// A change this size is far below what one commit may hold.
 const IMPORT_AT_ONCE: usize = 1024;
@@ -72,17 +74,37 @@ fn import(store: &Store, entries: impl IntoIterator<Item = (String, Vec<u8>)>) {
         if some.is_empty() {
             return;
         }
-        let (tell, told) = channel();
-        store.commit(
-            some,
-            Box::new(move |result| {
-                // Nobody listens only when the daemon ends.
-                drop(tell.send(result));
-            }),
-        );
-        if let Ok(Err(error)) = told.recv() {
+        if let Err(error) = write(store, some) {
             error!("the copy could not be taken over: {error}");
         }
+    }
+}
+
+/// Commits and waits until it is durable.
+///
+/// # Errors
+/// Why it is not.
+pub(super) fn write(store: &Store, writes: Vec<Write>) -> Result<(), CommitError> {
+    let (tell, told) = channel();
+    store.commit(
+        writes,
+        Box::new(move |result| {
+            // Nobody listens only when the daemon ends.
+            drop(tell.send(result));
+        }),
+    );
+    told.recv().unwrap_or(Err(CommitError::Stopped)).map(|_| ())
+}
+
+/// Opens the database in `dir` if there is one: a question must not make it.
+///
+/// # Errors
+/// What kept it from being opened.
+pub(super) fn open_existing(dir: &Path) -> Result<Option<(Store, Loaded)>, OpenError> {
+    if dir.is_dir() {
+        open(dir).map(Some)
+    } else {
+        Ok(None)
     }
 }
 

@@ -129,7 +129,11 @@ impl Pool {
 
     /// Whether the kernel routes an address that nobody is known to have.
     pub(crate) fn has_strange_routes(&self) -> bool {
-        let is_strange = |known: &Address| matches!(known.doubt, Some(Doubt::PodRoute { .. }));
+        let is_strange = |known: &Address| match known.doubt {
+            Some(Doubt::PodRoute { .. }) => true,
+            Some(Doubt::Imported { .. }) => known.holder.is_none(),
+            _ => false,
+        };
         self.addresses.values().any(is_strange)
     }
 

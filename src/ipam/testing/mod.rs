@@ -7,7 +7,9 @@
 mod budget;
 mod conformance;
 mod ec2;
+mod explain;
 mod growth;
+mod imported;
 mod leaks;
 mod model_check;
 mod oracle;

@@ -115,9 +115,17 @@ impl Unwiring<'_> {
             let index = link::index_of(&self.host, name);
             self.note(index).flatten()
         });
-        let route_removed = self.remove_route(index);
+        let mut route_removed = self.remove_route(index, self.removal.layout);
         if self.removal.layout == RuleLayout::PerPod && (route_removed || !self.address_has_new_owner(index))
         {
+            self.remove_rules();
+        }
+        // A pod wired by the Go daemon, or before the layout was changed, is routed by rules of its own.
+        if self.removal.layout == RuleLayout::Shared
+            && !route_removed
+            && self.remove_route(index, RuleLayout::PerPod)
+        {
+            route_removed = true;
             self.remove_rules();
         }
         let link = match index {
@@ -130,16 +138,12 @@ impl Unwiring<'_> {
 
     /// With a name, only the route over that link goes: if the link is gone its route went with it, and a route to the
     /// address over another link is a new owner's.
-    fn remove_route(&mut self, index: Option<u32>) -> bool {
+    fn remove_route(&mut self, index: Option<u32>, layout: RuleLayout) -> bool {
         let oif = match (&self.removal.host_veth, index) {
             (Some(_), None) => return false,
             (_, index) => index.unwrap_or(0),
         };
-        let route = Route::link(
-            Ipv4Cidr::host(self.removal.address),
-            oif,
-            self.removal.layout.pod_table(),
-        );
+        let route = Route::link(Ipv4Cidr::host(self.removal.address), oif, layout.pod_table());
         self.remove(NetOp::DelRoute(route))
     }
 

@@ -12,12 +12,42 @@ use super::*;
 
 const ROUNDS: u32 = 60;
 const WRITERS: u32 = 6;
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[test]
 fn kill_at_any_instant_loses_nothing_acknowledged() {
     let place = Place::new();
-    live_and_die(&place, |_| false);
+    live_and_die(&place, SEED, ROUNDS, |_| false);
     assert!(place.damaged().is_empty());
+}
+
+/// `make crash`: as many kills as `AWS_CNI_KILLS` says, 10,000 unless told, each database through 250 of them, and the
+/// same for every tenth with sled or the copy destroyed besides.
+#[test]
+#[ignore = "an hour; make crash runs it"]
+fn ten_thousand_kills_lose_nothing_acknowledged() {
+    const OF_ONE_DATABASE: u32 = 250;
+    let kills: u32 = std::env::var("AWS_CNI_KILLS").map_or(10_000, |text| text.parse().unwrap());
+    let begun = std::time::Instant::now();
+    let (mut kept, mut done, mut databases) = (0, 0, 0_u64);
+    while done < kills {
+        let rounds = OF_ONE_DATABASE.min(kills - done);
+        let place = Place::new();
+        databases += 1;
+        let seed = SEED.wrapping_mul(2 * databases + 1);
+        if databases.is_multiple_of(10) {
+            let mut rng = Dice(seed);
+            kept += live_and_die(&place, seed, rounds, |dir| spoil(&mut rng, dir));
+        } else {
+            kept += live_and_die(&place, seed, rounds, |_| false);
+            assert!(place.damaged().is_empty());
+        }
+        done += rounds;
+        println!(
+            "{done} kills on {databases} databases, {kept} commits acknowledged, none missing, {} s",
+            begun.elapsed().as_secs()
+        );
+    }
 }
 
 /// What the kill left is made worse before the next opening: sled's files or the copies are taken away or spoilt.
@@ -25,26 +55,30 @@ fn kill_at_any_instant_loses_nothing_acknowledged() {
 fn kill_at_any_instant_and_the_loss_of_sled_or_of_the_copy_loses_nothing_acknowledged() {
     let place = Place::new();
     let mut rng = Dice(0x2545_f491_4f6c_dd1d);
-    live_and_die(&place, |dir| {
-        if !dir.join("db").exists() {
-            return false;
-        }
-        match rng.below(3) {
-            0 => drop(journal::destroy_sled(dir, rng.below(6))),
-            1 => journal::destroy_copy(dir),
-            _ => return false,
-        }
-        true
-    });
+    live_and_die(&place, SEED, ROUNDS, |dir| spoil(&mut rng, dir));
     assert!(!place.damaged().is_empty());
 }
 
-fn live_and_die(place: &Place, mut worsen: impl FnMut(&Path) -> bool) {
-    let mut rng = Dice(0x9e37_79b9_7f4a_7c15);
+/// Takes away or spoils sled's files or the copies, two times of three.
+fn spoil(rng: &mut Dice, dir: &Path) -> bool {
+    if !dir.join("db").exists() {
+        return false;
+    }
+    match rng.below(3) {
+        0 => drop(journal::destroy_sled(dir, rng.below(6))),
+        1 => journal::destroy_copy(dir),
+        _ => return false,
+    }
+    true
+}
+
+/// How many commits were acknowledged.
+fn live_and_die(place: &Place, seed: u64, rounds: u32, mut worsen: impl FnMut(&Path) -> bool) -> u32 {
+    let mut rng = Dice(seed);
     let mut acknowledged: BTreeMap<u32, u64> = BTreeMap::new();
     let mut highest = Generation(0);
     let mut kept = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         // Any instant means also while it opens.
         let told = if rng.below(2) == 0 {
             write_and_die(
@@ -71,7 +105,8 @@ fn live_and_die(place: &Place, mut worsen: impl FnMut(&Path) -> bool) {
         }
     }
     verify(place, &mut acknowledged, highest, false);
-    assert!(kept > ROUNDS, "the writers did write: {kept}");
+    assert!(kept > rounds, "the writers did write: {kept}");
+    kept
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The store against real files, real processes and a really full disk.
 
 mod child;
+mod churn;
 mod crash;
 mod damage;
 mod full;

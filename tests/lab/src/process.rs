@@ -117,6 +117,11 @@ impl DaemonSpec {
         self
     }
 
+    /// The environment it would get.
+    pub fn environment(&self) -> &BTreeMap<OsString, OsString> {
+        &self.environment
+    }
+
     /// Passes a listening socket as systemd's socket activation does (`sd_listen_fds(3)`).
     #[must_use]
     pub fn listener(mut self, listener: UnixListener) -> Self {
