@@ -10,6 +10,7 @@ mod ec2;
 mod growth;
 mod model_check;
 mod oracle;
+mod simulated;
 mod survival;
 mod targets;
 mod treatment;
