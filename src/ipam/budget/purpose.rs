@@ -54,7 +54,7 @@ fn is_short(pool: &Pool, now: Tick) -> bool {
 impl Pool {
     /// Whether a call that is to be made may be made now; if not, it is tried again when it may. The last question to
     /// ask before [`crate::outbox::Outbox::call`].
-    pub(super) fn may_ask(&mut self, purpose: &Purpose, now: Tick) -> bool {
+    pub(crate) fn may_ask(&mut self, purpose: &Purpose, now: Tick) -> bool {
         if self.memory.is_asking(purpose) {
             return false;
         }
@@ -70,7 +70,7 @@ impl Pool {
 
     /// Takes the call into account. What was planned as a whole has been checked as a whole; no call exceeds what
     /// waiting pods may have.
-    pub(super) fn charge(&mut self, purpose: &Purpose, now: Tick) -> Result<(), Brake> {
+    pub(crate) fn charge(&mut self, purpose: &Purpose, now: Tick) -> Result<(), Brake> {
         let kind = kind_of(purpose);
         let priority = priority_of(self, purpose, now);
         let is_planned = matches!(purpose, Purpose::Create(_) | Purpose::Assign { .. });
