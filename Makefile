@@ -10,7 +10,7 @@ ARGS ?=
 PODS ?= 735
 OPERATIONS ?= 10000000
 
-.PHONY: help setup build demo test crash power-cut churn lint deny fuzz bench static static-arm64 packages
+.PHONY: help setup build demo test sim sim-long crash power-cut churn lint deny fuzz bench static static-arm64 packages
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,12 @@ churn: setup ## Ten million ADDs and DELs through the store: size and time (PODS
 	@scripts/setup.sh static
 	$(CARGO) build --release --target $(MUSL_X86) -p aws-cni-power
 	@folder=$$(mktemp -d) && $(TARGET_DIR)/$(MUSL_X86)/release/aws-cni-power churn "$$folder/ipam" $(PODS) $(OPERATIONS); rm -rf "$$folder"
+
+sim: ## A thousand simulated nodes for ten days each, with every fault; prints what was run (ARGS to the simulator)
+	$(CARGO) run --quiet -p aws-cni-sim -- seeds --keep-going $(ARGS)
+
+sim-long: ## A million simulated node-days; goes on where it was stopped
+	$(CARGO) run --quiet -p aws-cni-sim -- long --progress $(TARGET_DIR)/sim-long $(ARGS)
 
 lint: setup ## rustfmt, clippy without warnings, licences
 	$(CARGO) fmt --all --check

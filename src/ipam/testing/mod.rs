@@ -14,6 +14,7 @@ mod leaks;
 mod model_check;
 mod oracle;
 mod shrink;
+mod simulated;
 mod subnets;
 mod survival;
 mod targets;
