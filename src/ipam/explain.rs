@@ -127,7 +127,12 @@ fn wanted(told: &mut Telling, pool: &Pool, report: &Report) {
     let goal = Goal::of(pool);
     let (by, minimum) = match goal.target {
         WarmTarget::Enis(enis) => (format!("WARM_ENI_TARGET={enis}"), 0),
+        WarmTarget::Ips { .. } if pool.policy().is_adaptive() => (
+            "ADAPTIVE_WARM_POOL, by how many pods came at once lately,".to_owned(),
+            0,
+        ),
         WarmTarget::Ips { warm, minimum } => (format!("WARM_IP_TARGET={warm}"), minimum),
+        WarmTarget::Adaptive => ("ADAPTIVE_WARM_POOL".to_owned(), 0),
         WarmTarget::Prefixes(prefixes) => (format!("WARM_PREFIX_TARGET={prefixes}"), 0),
     };
     let kind = match goal.unit {

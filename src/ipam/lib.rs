@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or rolls dice; `tests/it/arch.rs` and the lints below hold it to that.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod adaptive;
 mod answers;
 pub mod budget;
 mod census;

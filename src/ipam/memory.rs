@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::adaptive::Churn;
 use super::budget::Budget;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudFailure, ConnectionTracking, DescribeScope, Unit};
@@ -243,6 +244,8 @@ pub(super) struct Memory {
     pub(super) store_trouble: Option<String>,
     pub(super) wake: Option<Tick>,
     pub(super) report: Report,
+    /// How pods have come lately.
+    pub(super) churn: Churn,
     /// What the last settling found, as long as nothing else has happened.
     pub(super) calm: Option<Calm>,
 }
@@ -291,6 +294,7 @@ impl Memory {
             store_trouble: None,
             wake: None,
             report: Report::default(),
+            churn: Churn::new(now),
             calm: None,
         }
     }

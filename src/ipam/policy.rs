@@ -19,6 +19,8 @@ pub enum WarmTarget {
         /// Addresses to have in all, free or not.
         minimum: u32,
     },
+    /// `ADAPTIVE_WARM_POOL`: as much as pods came at once lately.
+    Adaptive,
     /// `WARM_PREFIX_TARGET`: this many prefixes' worth of free addresses. 0 means: never quite empty.
     Prefixes(u32),
 }
@@ -88,6 +90,13 @@ pub struct Policy {
     pub kernel_recheck: Duration,
     /// Seed of the jitter of back-offs; the daemon draws it, so that nodes do not retry in step.
     pub seed: u64,
+}
+
+impl Policy {
+    /// Whether the pool sizes itself.
+    pub fn is_adaptive(&self) -> bool {
+        self.warm == WarmTarget::Adaptive || self.prefixes == Some(WarmTarget::Adaptive)
+    }
 }
 
 impl Default for Policy {

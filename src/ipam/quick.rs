@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::plan::{Hindrance, Plan};
 use super::pool::Pool;
 use super::witness::LinkFact;
-use super::{serve, step};
+use super::{adaptive, serve, step};
 
 /// What the last settling found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,8 @@ pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effe
         return None;
     }
     let mut calm = pool.memory.calm.take()?;
-    if calm.until.is_some_and(|until| until < now) {
+    let is_over = calm.until.is_some_and(|until| until < now);
+    if is_over || (pool.policy().is_adaptive() && adaptive::refresh(pool, now)) {
         return None;
     }
     let mut out = Outbox::default();

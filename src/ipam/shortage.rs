@@ -91,10 +91,16 @@ pub(super) fn is_short(pool: &Pool, subnet: &SubnetId, unit: Unit, now: Tick) ->
     shortage(pool, subnet, unit, now).is_some()
 }
 
-/// How much to ask a subnet for.
+/// How much to ask a subnet for. One that had nothing left is asked for the least first: on a full subnet the whole round
+/// would be repeated after every wait.
 pub(super) fn modest(pool: &Pool, subnet: &SubnetId, wish: Take, now: Tick) -> Amount {
-    let short = shortage(pool, subnet, wish.unit(), now);
-    short.map_or(wish.amount, |short| wish.modestly(short.below))
+    let unit = wish.unit();
+    let gave_nothing = pool.memory.obstacles.contains_key(&topic(subnet, unit));
+    match shortage(pool, subnet, unit, now) {
+        Some(short) => wish.modestly(short.below),
+        None if gave_nothing => wish.modestly(0),
+        None => wish.amount,
+    }
 }
 
 /// A subnet that is short is asked by one call at a time: what it refused, when one is under way or planned.

@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{answers, groups, growth, lifecycle, local, quick, release, serve, subnets};
+use super::{adaptive, answers, groups, growth, lifecycle, local, quick, release, serve, subnets};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -17,6 +17,9 @@ impl Pool {
     ///
     /// The effects are executed in order; see [`Effect::Commit`] for what waits for the disk.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+        if matches!(event, Event::Add(_)) {
+            self.memory.churn.arrived(now);
+        }
         if let Some(effects) = quick::step(self, &event, now) {
             return effects;
         }
@@ -133,6 +136,7 @@ fn published(
 /// Draws every conclusion from what is now known.
 pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     pool.memory.budget.begin();
+    adaptive::refresh(pool, now);
     local::absorb_imds(pool, now);
     subnets::judge(pool, out);
     let can_write = pool.memory.store_trouble.is_none();
@@ -182,6 +186,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(super::leaks::due(pool))
         .chain(memory.budget.brakes().map(|brake| brake.until))
         .chain(memory.shrink_due)
+        .chain(adaptive::due(pool, now))
         .filter(|due| *due > now)
         .min();
     if let Some(next) = next {

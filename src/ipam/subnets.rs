@@ -335,6 +335,14 @@ fn taken(amount: Amount, creates: bool) -> u32 {
     amount.addresses().saturating_add(u32::from(creates))
 }
 
+/// Free addresses of all subnets that ENIs may go to, as far as EC2 has told.
+pub(super) fn free_of_all(pool: &Pool) -> Option<u32> {
+    let listed = pool.memory.subnets.listed.as_deref();
+    let candidates = of_tags(pool, listed).ok().filter(|_| listed.is_some())?;
+    let free = candidates.iter().filter_map(|candidate| candidate.free);
+    Some(free.fold(0, u32::saturating_add))
+}
+
 /// A subnet gave this much.
 pub(super) fn gave(pool: &mut Pool, id: &SubnetId, amount: Amount, creates: bool) {
     let listed = pool.memory.subnets.listed.as_mut();

@@ -24,16 +24,18 @@ impl Goal {
     pub(super) fn of(pool: &Pool) -> Self {
         let policy = pool.policy();
         let can = pool.limits().is_none_or(|limits| limits.prefixes);
-        match policy.prefixes {
-            Some(target) if can => Self {
-                unit: Unit::Prefix,
-                target,
+        let (unit, target) = match policy.prefixes {
+            Some(target) if can => (Unit::Prefix, target),
+            _ => (Unit::Address, policy.warm),
+        };
+        let target = match target {
+            WarmTarget::Adaptive => WarmTarget::Ips {
+                warm: pool.memory.churn.level(),
+                minimum: 0,
             },
-            _ => Self {
-                unit: Unit::Address,
-                target: policy.warm,
-            },
-        }
+            fixed => fixed,
+        };
+        Self { unit, target }
     }
 
     /// Free addresses to hold ready beyond those that pods wait for. Never none: an empty pool makes the next pod wait
@@ -42,6 +44,8 @@ impl Goal {
         let warm = match self.target {
             WarmTarget::Enis(enis) => enis.saturating_mul(slots).saturating_mul(self.unit.size()),
             WarmTarget::Ips { warm, .. } => warm,
+            // Never here: `of` has replaced it.
+            WarmTarget::Adaptive => 0,
             WarmTarget::Prefixes(prefixes) => prefixes.saturating_mul(Unit::Prefix.size()),
         };
         warm.max(1)
@@ -51,7 +55,7 @@ impl Goal {
     pub(super) fn minimum(self) -> u32 {
         match self.target {
             WarmTarget::Ips { minimum, .. } => minimum,
-            WarmTarget::Enis(_) | WarmTarget::Prefixes(_) => 0,
+            WarmTarget::Enis(_) | WarmTarget::Prefixes(_) | WarmTarget::Adaptive => 0,
         }
     }
 

@@ -6,6 +6,9 @@ use crate::ipam::policy::{Policy, WarmTarget};
 /// Targets in addresses, where they are set, instead of those in ENIs or prefixes (reference ipamd 3.1).
 fn warm(config: &Config, otherwise: WarmTarget) -> WarmTarget {
     let pool = &config.pool;
+    if pool.adaptive {
+        return WarmTarget::Adaptive;
+    }
     if pool.warm_ip_target == 0 && pool.minimum_ip_target == 0 {
         return otherwise;
     }

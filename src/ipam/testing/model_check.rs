@@ -348,6 +348,8 @@ fn targets() -> impl Strategy<Value = (WarmTarget, Option<WarmTarget>)> {
     prop_oneof![
         2 => (0..3_u32).prop_map(|enis| (WarmTarget::Enis(enis), None)),
         1 => ips.prop_map(|ips| (ips, None)),
+        1 => Just((WarmTarget::Adaptive, None)),
+        1 => Just((WarmTarget::Adaptive, Some(WarmTarget::Adaptive))),
         1 => prefixes.prop_map(|prefixes| (WarmTarget::Enis(1), Some(prefixes))),
     ]
 }
