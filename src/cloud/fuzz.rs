@@ -1,4 +1,9 @@
 //! Fuzz targets of what AWS answers; see [`crate::fuzz`].
+#![allow(
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a panic is how a target says that it has found something"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,9 @@
 //! Fuzz targets of everything that configures; see [`crate::fuzz`].
+#![allow(
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a panic is how a target says that it has found something"
+)]
 
 use std::collections::BTreeMap;
 

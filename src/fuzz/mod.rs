@@ -5,6 +5,7 @@
 //! `make fuzz` libFuzzer looks for more.
 #![allow(
     clippy::panic,
+    clippy::missing_panics_doc,
     reason = "a panic is how a target says that it has found something"
 )]
 
