@@ -1,0 +1,151 @@
+//! What others do at EC2 behind the node's back.
+
+use std::net::Ipv4Addr;
+
+use aws_cni_ipam::cloud::{Amount, CloudAttachment, CloudEni};
+use aws_cni_ipam::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, InstanceId};
+use aws_cni_ipam::tags;
+
+use super::{Account, Consequence};
+use crate::script::Hand;
+
+/// `node.k8s.amazonaws.com/no_manage`.
+const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
+
+fn nth<T>(of: &[T], nth: u32) -> Option<&T> {
+    let index = usize::try_from(nth).unwrap_or(0).checked_rem(of.len())?;
+    of.get(index)
+}
+
+impl Account {
+    /// Somebody does something to an instance's ENIs. `is_used` tells which addresses pods have.
+    pub fn outside(
+        &mut self,
+        instance: &InstanceId,
+        hand: Hand,
+        choice: u32,
+        now: u64,
+        is_used: &dyn Fn(Ipv4Addr) -> bool,
+    ) {
+        let carries_pods = |eni: &CloudEni| {
+            eni.secondary.iter().any(|address| is_used(*address))
+                || eni.prefixes.iter().any(|prefix| {
+                    (0..16).any(|step| is_used(Ipv4Addr::from_bits(prefix.base().to_bits() + step)))
+                })
+        };
+        let primary = self
+            .instances
+            .get(instance)
+            .map(|instance| instance.primary.clone());
+        let ours: Vec<CloudEni> = self.attached(instance).cloned().collect();
+        let is_idle = |eni: &&CloudEni| Some(&eni.id) != primary.as_ref() && !carries_pods(eni);
+        let secondary: Vec<&CloudEni> = ours
+            .iter()
+            .filter(|eni| Some(&eni.id) != primary.as_ref())
+            .collect();
+        let idle: Vec<&CloudEni> = ours.iter().filter(is_idle).collect();
+        match hand {
+            Hand::UnassignIdle | Hand::UnassignAny => {
+                let any = hand == Hand::UnassignAny;
+                let addresses: Vec<(&EniId, Ipv4Addr)> = ours
+                    .iter()
+                    .flat_map(|eni| eni.secondary.iter().map(move |address| (&eni.id, *address)))
+                    .filter(|(_, address)| any || !is_used(*address))
+                    .collect();
+                if let Some((eni, address)) = nth(&addresses, choice) {
+                    drop(self.unassign(eni, &[*address], &[], now));
+                }
+            }
+            Hand::UnassignPrefix => {
+                let prefixes: Vec<_> = ours
+                    .iter()
+                    .filter(|eni| !carries_pods(eni))
+                    .flat_map(|eni| eni.prefixes.iter().map(move |prefix| (&eni.id, *prefix)))
+                    .collect();
+                if let Some((eni, prefix)) = nth(&prefixes, choice) {
+                    drop(self.unassign(eni, &[], &[*prefix], now));
+                }
+            }
+            Hand::Assign => {
+                if let Some(eni) = nth(&ours, choice) {
+                    drop(self.assign(&eni.id, Amount::Addresses(1), now));
+                }
+            }
+            Hand::DetachIdle | Hand::DetachAny | Hand::DeleteIdle => {
+                let among = if hand == Hand::DetachAny {
+                    &secondary
+                } else {
+                    &idle
+                };
+                if let Some(eni) = nth(among, choice) {
+                    self.detach(&eni.id, now);
+                    if hand == Hand::DeleteIdle {
+                        self.delete(&eni.id, now);
+                    }
+                }
+            }
+            Hand::Untag | Hand::NoManage => {
+                if let Some(eni) = nth(if hand == Hand::NoManage { &idle } else { &secondary }, choice) {
+                    let id = eni.id.clone();
+                    self.change(&id, now, |eni| {
+                        let Some(eni) = eni else { return };
+                        if hand == Hand::Untag {
+                            eni.tags.clear();
+                        } else {
+                            eni.tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
+                        }
+                    });
+                }
+            }
+            Hand::Attach => self.attach_foreign(instance, now),
+            Hand::Leave => self.leave(instance, now),
+            Hand::Groups => {
+                if let Some(primary) = primary {
+                    self.set_groups(&primary, vec![format!("sg-{}", choice % 4 + 1).into()], now);
+                }
+            }
+        }
+    }
+
+    /// Somebody's own ENI, with the tag that keeps us away, where there is a place for it.
+    fn attach_foreign(&mut self, instance: &InstanceId, now: u64) {
+        let taken: Vec<DeviceIndex> = self
+            .attached(instance)
+            .filter_map(|eni| Some(eni.attachment.as_ref()?.device))
+            .collect();
+        let limit = self.instances.get(instance).map_or(0, |known| known.limits.enis);
+        let device = (1..limit).map(DeviceIndex).find(|device| !taken.contains(device));
+        let subnet = self.subnets.first().map(|subnet| subnet.id.clone());
+        let (Some(device), Some(subnet), true) = (device, subnet, taken.len() as u64 != u64::from(limit))
+        else {
+            return;
+        };
+        let Ok(mut eni) = self.make(&subnet, Amount::Addresses(1)) else {
+            return;
+        };
+        eni.tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
+        eni.attachment = Some(CloudAttachment {
+            id: AttachmentId(format!("eni-attach-{}", eni.id)),
+            instance: Some(instance.clone()),
+            device,
+            card: CardIndex(0),
+            status: "attached".to_owned(),
+            delete_on_termination: true,
+        });
+        self.consequences
+            .push(Consequence::LinkComes(instance.clone(), eni.mac));
+        self.insert(eni, true, now);
+    }
+
+    /// An ENI of this instance that was left unattached long ago.
+    fn leave(&mut self, instance: &InstanceId, now: u64) {
+        let Some(subnet) = self.subnets.first().map(|subnet| subnet.id.clone()) else {
+            return;
+        };
+        if let Ok(mut eni) = self.make(&subnet, Amount::Addresses(2)) {
+            eni.tags.insert(tags::INSTANCE.to_owned(), instance.to_string());
+            eni.description = format!("aws-K8S-{instance}");
+            self.insert(eni, false, now);
+        }
+    }
+}

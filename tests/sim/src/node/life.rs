@@ -1,0 +1,146 @@
+//! How a daemon starts and ends, and the machine with it.
+
+use aws_cni_ipam::event::Event;
+use aws_cni_ipam::pool::Pool;
+use aws_cni_ipam::records::stored_facts;
+use aws_cni_ipam::recover::Start;
+
+use super::pods::Request;
+use super::replies::Client;
+use super::{Do, Happening, Node, PodState};
+use crate::script::{Lie, Span};
+
+impl Node {
+    /// The daemon starts: with what it remembers of this boot, else with what IMDS tells.
+    pub(super) fn start(&mut self) {
+        if self.pool.is_some() || !self.is_on() {
+            return;
+        }
+        let remembered = stored_facts(&self.disk.records).filter(|facts| facts.boot == self.facts.boot);
+        let asks_imds = remembered.is_none();
+        if asks_imds && self.weather.imds_lie(self.now) == Some(Lie::Fails) {
+            return self.later(2000, Happening::Start);
+        }
+        self.tell(|| "the daemon starts".to_owned());
+        let facts = remembered.unwrap_or_else(|| self.facts.clone());
+        self.policy.seed = self.dice.roll();
+        let start = Start {
+            policy: self.policy.clone(),
+            limits: self.limits,
+            facts,
+            records: self.disk.records.clone(),
+            kernel: self.kernel.facts(),
+        };
+        let (pool, effects) = Pool::recover(start, self.tick());
+        self.pool = Some(pool);
+        self.counts.starts += 1;
+        self.execute(effects);
+        self.judge();
+        let life = self.life;
+        if asks_imds {
+            self.later(0, Happening::ImdsAsked { life });
+        } else {
+            self.step(Event::Facts(Box::new(self.facts.clone())));
+        }
+        for request in std::mem::take(&mut self.socket) {
+            self.request(request);
+        }
+    }
+
+    /// The daemon is to be killed before so many more effects are executed.
+    pub fn kill_before(&mut self, effect: u32, down: Span) {
+        self.kill = Some((effect, down.0));
+        if effect == 0 {
+            self.is_killed_now();
+        }
+    }
+
+    /// Whether the time for that has come; then it is done.
+    pub(super) fn is_killed_now(&mut self) -> bool {
+        if self.pool.is_none() {
+            return true;
+        }
+        let Some((effects, down)) = &mut self.kill else {
+            return false;
+        };
+        if *effects > 0 {
+            *effects -= 1;
+            return false;
+        }
+        let down = *down;
+        self.kill = None;
+        self.die();
+        self.later(down, Happening::Start);
+        true
+    }
+
+    /// The daemon is gone, in the middle of whatever it did.
+    pub fn die(&mut self) {
+        self.tell(|| "the daemon is gone".to_owned());
+        self.life += 1;
+        self.counts.deaths += 1;
+        self.pool = None;
+        self.wake = None;
+        self.kill = None;
+        let mut dice = self.dice.clone();
+        self.dice.roll();
+        self.disk.crash(&mut dice);
+        for (_, client) in std::mem::take(&mut self.clients) {
+            self.orphaned(client);
+        }
+    }
+
+    /// A client whose daemon is gone: a plugin asks again, or gives up, or dies too; a DEL is asked for until it is done.
+    fn orphaned(&mut self, client: Client) {
+        match client {
+            Client::Add(add) => match self.dice.below(4) {
+                0 | 1 => self.socket.push(Request::Add {
+                    pod: add.pod,
+                    key: add.key,
+                    deadline: add.deadline,
+                    wired: add.wired,
+                }),
+                2 => {
+                    self.kernel.unwire(&add.key);
+                    self.failed(add.pod, &add.key);
+                }
+                _ => self.failed(add.pod, &add.key),
+            },
+            Client::Del { key, .. } => self.socket.push(Request::Del { key }),
+            Client::Gc { .. } => {}
+        }
+    }
+
+    /// Power is lost: nothing of the kernel is left, and all sandboxes are gone.
+    pub fn power_cut(&mut self, down: Span) {
+        self.tell(|| "power is lost".to_owned());
+        self.die();
+        self.boots += 1;
+        self.booted_at = self.now + down.0;
+        self.facts.boot = format!("b007{:04}-0000", self.boots).as_str().into();
+        self.kernel = crate::kernel::Kernel::default();
+        self.kernel.link_up(self.facts.primary_mac);
+        self.socket.clear();
+        self.outgoing
+            .retain(|(_, what)| !matches!(what, Happening::Wired(_) | Happening::Unwired(_)));
+        let booted_at = self.booted_at;
+        self.truth.everything_ended(booted_at);
+        let pods: Vec<u32> = self.pods.keys().copied().collect();
+        for n in pods {
+            let Some(pod) = self.pods.get_mut(&n) else {
+                continue;
+            };
+            if matches!(pod.state, PodState::Done | PodState::Away) {
+                continue;
+            }
+            let comes_back = !matches!(pod.state, PodState::Dying | PodState::Forgotten);
+            pod.state = PodState::Dying;
+            let key = pod.key();
+            self.later(down.0 + 8000, Happening::Runtime(n, Do::Clean(key)));
+            if comes_back {
+                self.later(down.0 + 9000, Happening::Runtime(n, Do::Retry));
+            }
+        }
+        self.later(down.0 + 6000, Happening::Start);
+    }
+}

@@ -1,0 +1,288 @@
+//! What the world judges that no node can: calls by who uses what they are about, and everything once all is well.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use aws_cni_ipam::cidr::Ipv4Cidr;
+use aws_cni_ipam::cloud::{CloudCall, CloudEni};
+use aws_cni_ipam::ids::{EniId, SandboxKey};
+use aws_cni_ipam::model::EniRole;
+use aws_cni_ipam::tags;
+
+use crate::script::{Quirk, Span};
+use crate::world::World;
+
+const MINUTE: u64 = 60_000;
+/// By then everything that failed has been tried again: the longest back-off is an hour and a quarter.
+const PATIENCE: u64 = 180 * MINUTE;
+/// EC2 calls of an idle hour: two lists, and whatever else is looked at once an hour.
+const IDLE_CALLS: usize = 8;
+
+impl World {
+    fn user(&self, address: Ipv4Addr) -> Option<&SandboxKey> {
+        let live = self.node.truth.holder(address);
+        live.or_else(|| self.node.kernel.routes.get(&address))
+    }
+
+    fn user_of_any(&self, cidrs: impl IntoIterator<Item = Ipv4Cidr>) -> Option<(Ipv4Addr, &SandboxKey)> {
+        let mut addresses = cidrs.into_iter().flat_map(Ipv4Cidr::addresses);
+        addresses.find_map(|address| Some((address, self.user(address)?)))
+    }
+
+    /// Nothing a pod uses is given back, nothing of others is touched.
+    pub(crate) fn judge_call(&mut self, call: &CloudCall) {
+        let (about, taken): (Option<EniId>, Vec<Ipv4Cidr>) = match call {
+            CloudCall::UnassignAddresses { eni, proofs } => (
+                Some(eni.clone()),
+                proofs
+                    .iter()
+                    .map(|proof| Ipv4Cidr::host(*proof.subject()))
+                    .collect(),
+            ),
+            CloudCall::UnassignPrefixes { eni, proofs } => (
+                Some(eni.clone()),
+                proofs.iter().map(|proof| *proof.subject()).collect(),
+            ),
+            CloudCall::DetachEni { proof, .. } => self.all_of(proof.subject()),
+            CloudCall::DeleteEni { proof } => self.all_of(proof.subject()),
+            CloudCall::AttachEni { eni, .. }
+            | CloudCall::Assign { eni, .. }
+            | CloudCall::SetGroups { eni, .. }
+            | CloudCall::TagEni { eni, .. }
+            | CloudCall::DeleteOnTermination { eni, .. } => (Some(eni.clone()), Vec::new()),
+            _ => return,
+        };
+        let found = self
+            .user_of_any(taken)
+            .map(|(address, key)| format!("{address} is to be given back while {key} uses it: {call:?}"));
+        if let Some(what) = found {
+            self.node.violated("freed-in-use", what);
+        }
+        let Some(id) = about else { return };
+        if self
+            .account
+            .interfaces
+            .get(&id)
+            .is_some_and(|interface| interface.foreign)
+        {
+            self.node
+                .violated("foreign-eni", format!("{id} is somebody else's: {call:?}"));
+        }
+        if matches!(call, CloudCall::DeleteEni { .. } | CloudCall::DetachEni { .. })
+            && id == self.node.facts.primary_eni
+        {
+            self.node
+                .violated("foreign-eni", format!("{id} is the primary ENI: {call:?}"));
+        }
+        if matches!(call, CloudCall::DeleteEni { .. }) {
+            self.judge_deletion(&id);
+        }
+    }
+
+    fn all_of(&self, id: &EniId) -> (Option<EniId>, Vec<Ipv4Cidr>) {
+        let cidrs = self.account.eni(id).map(|eni| eni.cidrs().collect());
+        (Some(id.clone()), cidrs.unwrap_or_default())
+    }
+
+    /// EC2 refuses to delete what is attached; asking for it long after it was attached is a mistake all the same.
+    fn judge_deletion(&mut self, id: &EniId) {
+        let now = self.now();
+        let attached = self.account.interfaces.get(id).is_some_and(|interface| {
+            let attachment = interface.is.as_ref().and_then(|eni| eni.attachment.as_ref());
+            attachment.is_some() && interface.moved_at + 2 * MINUTE < now
+        });
+        if attached {
+            let what = format!("{id} is to be deleted although it has been attached for minutes");
+            self.node.violated("delete-attached", what);
+        }
+    }
+
+    /// What is given out is on the ENI it is said to be on, where nobody meddled and nothing lies.
+    pub(crate) fn judge_grant(&mut self, address: Ipv4Addr, id: &EniId) {
+        let disturbed = self.node.weather.clears_at + 10 * MINUTE > self.now();
+        if disturbed || self.was_meddled(address, id) {
+            return;
+        }
+        let carries =
+            |eni: &CloudEni| eni.attachment.is_some() && eni.cidrs().any(|cidr| cidr.contains(address));
+        if !self.account.eni(id).is_some_and(carries) {
+            let what = format!("{address} was given out on {id}, which does not carry it");
+            self.node.violated("not-in-ec2", what);
+        }
+    }
+
+    /// The script is over: everything heals, everybody is answered, and the pool finds to its target and rests there.
+    pub(crate) fn converge(&mut self) {
+        self.heal();
+        let calm = self.now() + PATIENCE;
+        self.run_until(calm);
+        self.drift_seen();
+        if self.node.violation.is_some() {
+            return;
+        }
+        self.judge_everybody_answered();
+        self.judge_agreement();
+        self.judge_target();
+        self.judge_idle_calls();
+        self.everybody_leaves();
+    }
+
+    /// What was meddled with last is seen by the next look for drift.
+    fn drift_seen(&mut self) {
+        let end = self.now() + 70 * MINUTE;
+        self.run_until(end);
+    }
+
+    fn judge_everybody_answered(&mut self) {
+        let unanswered = self.node.unanswered();
+        if unanswered > 0 {
+            let what = format!("{unanswered} requests have no final answer");
+            self.node.violated("lost-waiter", what);
+        }
+    }
+
+    /// EC2, pool and store agree; nothing is left without an owner.
+    fn judge_agreement(&mut self) {
+        let Some(pool) = &self.node.pool else {
+            return self
+                .node
+                .violated("not-running", "the daemon does not run".to_owned());
+        };
+        let mut found = Vec::new();
+        if self.node.disk.is_quiet() && pool.records() != self.node.disk.records {
+            found.push(("store", "what is stored is not what is known".to_owned()));
+        }
+        if !pool.creations().is_empty() {
+            found.push((
+                "unfinished",
+                format!("{} creations are not finished", pool.creations().len()),
+            ));
+        }
+        let attached: BTreeSet<&EniId> = self
+            .account
+            .attached(&self.node.facts.instance)
+            .map(|eni| &eni.id)
+            .collect();
+        let known: BTreeSet<&EniId> = pool.enis().keys().collect();
+        if attached != known {
+            found.push((
+                "ec2-and-pool",
+                format!("attached are {attached:?}, known are {known:?}"),
+            ));
+        }
+        for eni in pool.enis().values().filter(|eni| eni.role != EniRole::Unmanaged) {
+            let there: BTreeSet<Ipv4Cidr> = self
+                .account
+                .eni(&eni.id)
+                .map(|eni| eni.cidrs().collect())
+                .unwrap_or_default();
+            let known: BTreeSet<Ipv4Cidr> = eni.cidrs.keys().copied().collect();
+            if there != known {
+                found.push((
+                    "ec2-and-pool",
+                    format!("{} carries {there:?}, known are {known:?}", eni.id),
+                ));
+            }
+        }
+        let ours = |eni: &&CloudEni| {
+            let owner = eni.tags.get(tags::INSTANCE).map(String::as_str);
+            eni.attachment.is_none() && owner == Some(self.node.facts.instance.as_str())
+        };
+        let current = self
+            .account
+            .interfaces
+            .values()
+            .filter_map(|interface| interface.is.as_ref());
+        if let Some(eni) = current.clone().find(ours) {
+            found.push(("leaked-eni", format!("{} is ours and attached nowhere", eni.id)));
+        }
+        for (oracle, what) in found {
+            self.node.violated(oracle, what);
+        }
+    }
+
+    /// As much is ready as the targets want, or the plan says why not.
+    fn judge_target(&mut self) {
+        let tick = self.node.tick();
+        let Some(pool) = &self.node.pool else { return };
+        let plan = aws_cni_ipam::plan::plan(pool, tick);
+        if !plan.acts.is_empty() {
+            self.node
+                .violated("unsettled", format!("there is still to do: {:?}", plan.acts));
+            return;
+        }
+        let report = &plan.report;
+        if report.short > 0 && report.hindrances.is_empty() {
+            self.node.violated(
+                "target",
+                format!("it is short of {} without a reason", report.short),
+            );
+        } else if report.waiting > 0 || report.coming > 0 {
+            self.node.violated(
+                "target",
+                format!("{} wait, {} are coming", report.waiting, report.coming),
+            );
+        }
+    }
+
+    fn judge_idle_calls(&mut self) {
+        // Pods still come to their ends, and a few may be tried again.
+        if self.node.truth.count() > 0 {
+            return;
+        }
+        let calls = self.calls_since(self.now().saturating_sub(60 * MINUTE));
+        if calls > IDLE_CALLS {
+            let what = format!("{calls} EC2 calls in an hour without pods");
+            self.node.violated("idle-calls", what);
+        }
+    }
+
+    /// The last pods go; nothing of them may be left, and a new one is served.
+    fn everybody_leaves(&mut self) {
+        let pods: Vec<u32> = self.node.pods.keys().copied().collect();
+        for n in pods {
+            self.node.end(n);
+        }
+        self.collect();
+        let soon = self.now() + MINUTE;
+        self.run_until(soon);
+        self.node.gc();
+        self.collect();
+        let later = self.now() + 200 * MINUTE;
+        self.run_until(later);
+        if self.node.violation.is_some() {
+            return;
+        }
+        let Some(pool) = &self.node.pool else { return };
+        let left: Vec<String> = pool.allocations().keys().map(ToString::to_string).collect();
+        if !left.is_empty() {
+            self.node
+                .violated("leaked-address", format!("{left:?} still hold addresses"));
+        }
+        self.judge_everybody_answered();
+        self.judge_agreement();
+        self.judge_doubts();
+        self.judge_idle_calls();
+        let granted = self.node.counts.granted;
+        self.node
+            .pod(u32::MAX, Span::secs(10), Span::secs(60), Quirk::None);
+        self.collect();
+        let end = self.now() + 3 * MINUTE;
+        self.run_until(end);
+        if self.node.counts.granted == granted && self.node.violation.is_none() {
+            let tick = self.node.tick();
+            let status = self.node.pool.as_ref().map(|pool| pool.status(tick));
+            let what = format!("a healthy, empty node serves no pod: {status:?}");
+            self.node.violated("liveness", what);
+        }
+    }
+
+    fn judge_doubts(&mut self) {
+        let Some(pool) = &self.node.pool else { return };
+        let doubtful = pool.addresses().iter().find(|(_, known)| known.doubt.is_some());
+        if let Some((address, known)) = doubtful {
+            let what = format!("{address} is still in doubt: {:?}", known.doubt);
+            self.node.violated("doubt", what);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What is true of pods and addresses, whatever the pool believes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aws_cni_ipam::ids::SandboxKey;
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which oracle found it.
+    pub oracle: &'static str,
+    /// What it found.
+    pub what: String,
+    /// When, in virtual milliseconds.
+    pub at: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} at {}: {}",
+            self.oracle,
+            crate::script::Span(self.at),
+            self.what
+        )
+    }
+}
+
+/// Who lives where, and since when an address has been free again.
+#[derive(Debug, Default)]
+pub struct Truth {
+    live: BTreeMap<SandboxKey, Ipv4Addr>,
+    holders: BTreeMap<Ipv4Addr, SandboxKey>,
+    ended: BTreeMap<Ipv4Addr, (u64, u64)>,
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Truth {
+    /// A sandbox was told its address.
+    pub fn lives(&mut self, key: SandboxKey, address: Ipv4Addr) {
+        self.holders.insert(address, key.clone());
+        self.live.insert(key, address);
+    }
+
+    /// A sandbox is gone; its address rests.
+    pub fn ended(&mut self, key: &SandboxKey, now: u64, cooldown: Duration) {
+        if let Some(address) = self.live.remove(key) {
+            self.holders.remove(&address);
+            self.ended.insert(address, (now, ms(cooldown)));
+        }
+    }
+
+    /// All sandboxes are gone.
+    pub fn everything_ended(&mut self, now: u64) {
+        for address in std::mem::take(&mut self.live).into_values() {
+            self.ended.insert(address, (now, u64::MAX));
+        }
+        self.holders.clear();
+    }
+
+    /// What was known of rests cannot be known any more.
+    pub fn forget_rests(&mut self) {
+        self.ended.clear();
+    }
+
+    /// Who lives on an address.
+    pub fn holder(&self, address: Ipv4Addr) -> Option<&SandboxKey> {
+        self.holders.get(&address)
+    }
+
+    /// Who lives on an address, if it is another.
+    pub fn holder_but(&self, address: Ipv4Addr, key: &SandboxKey) -> Option<&SandboxKey> {
+        self.holders.get(&address).filter(|holder| *holder != key)
+    }
+
+    /// Where a sandbox lives.
+    pub fn address_of(&self, key: &SandboxKey) -> Option<Ipv4Addr> {
+        self.live.get(key).copied()
+    }
+
+    /// How many live.
+    pub fn count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// How long an address rested, if that was too short.
+    pub fn rest_cut_short(&self, address: Ipv4Addr, now: u64, cooldown: Duration) -> Option<u64> {
+        let (since, then) = *self.ended.get(&address)?;
+        let rested = now.saturating_sub(since);
+        (rested < then.min(ms(cooldown))).then_some(rested)
+    }
+
+    /// Addresses that rest now and will have rested by then.
+    pub fn resting(&self, now: u64, by: u64) -> Vec<Ipv4Addr> {
+        let rests = |(address, (since, cooldown)): (&Ipv4Addr, &(u64, u64))| {
+            let until = since.saturating_add(*cooldown);
+            (until > now && until < by && !self.holders.contains_key(address)).then_some(*address)
+        };
+        self.ended.iter().filter_map(rests).collect()
+    }
+}

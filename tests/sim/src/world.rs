@@ -1,0 +1,503 @@
+//! Drives one node and its account through a script, in virtual time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aws_cni_ipam::cidr::Ipv4Cidr;
+use aws_cni_ipam::cloud::{CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
+use aws_cni_ipam::event::Event;
+use aws_cni_ipam::ids::{EniId, InstanceId};
+use aws_cni_ipam::limits::InstanceLimits;
+use aws_cni_ipam::node::NodeFacts;
+use aws_cni_ipam::policy::Policy;
+
+use crate::agenda::Agenda;
+use crate::cloud::subnet::Subnet;
+use crate::cloud::{Account, Consequence, kind_of, refusal};
+use crate::count::Counts;
+use crate::dice::Dice;
+use crate::imds;
+use crate::node::{Happening, Node};
+use crate::script::{Action, Hand, Lie, Script, Settings, Span, Trouble, Which};
+use crate::truth::Violation;
+use crate::weather::Fate;
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Numbers.
+    pub counts: Counts,
+    /// The first broken promise.
+    pub violation: Option<Violation>,
+    /// What happened, when that was asked for.
+    pub trace: Vec<String>,
+}
+
+/// What is driven.
+#[derive(Debug)]
+enum Next {
+    Node(Happening),
+    Script(Action),
+    /// Others give back a subnet's addresses.
+    Emptied(usize),
+    EveryHour,
+}
+
+/// One node, its account, and what comes.
+#[derive(Debug)]
+pub struct World {
+    queue: Agenda<Next>,
+    pub(crate) account: Account,
+    pub(crate) node: Node,
+    dice: Dice,
+    late: Dice,
+    /// When calls were made, for the last hour.
+    recent_calls: VecDeque<u64>,
+    /// ENIs and addresses somebody else has changed, and when.
+    meddled: BTreeMap<Ipv4Addr, u64>,
+    meddled_enis: BTreeMap<EniId, u64>,
+}
+
+/// EC2 calls a node may make in any hour, whatever happens to it. The core's own ceiling, where it has one, is lower.
+pub const CALLS_AN_HOUR: usize = 600;
+
+const HOUR: u64 = 3_600_000;
+
+/// A policy as the settings want it.
+pub fn policy(settings: &Settings) -> Policy {
+    let some = |n: u32| (n > 0).then_some(n);
+    let mut policy = Policy {
+        max_enis: some(settings.max_enis),
+        max_pods: some(settings.max_pods),
+        cooldown: Duration::from_millis(settings.cooldown.0),
+        ..Policy::default()
+    };
+    settings.warm.set(&mut policy);
+    policy
+}
+
+fn instance() -> InstanceId {
+    "i-0123456789abcdef0".into()
+}
+
+impl World {
+    /// A node switched on, with nothing else to come.
+    pub fn new(settings: &Settings, seed: u64) -> Self {
+        let subnets = (0..settings.subnets.max(1)).filter_map(|n| {
+            let base = Ipv4Addr::from_bits(0x0a00_0000 + (n << 16));
+            let cidr = Ipv4Cidr::new(base, settings.len.clamp(20, 28))?;
+            Some(Subnet::new(format!("subnet-{}", n + 1).into(), cidr))
+        });
+        let mut account = Account::new(seed, subnets.collect());
+        let limits = InstanceLimits {
+            enis: settings.enis,
+            ipv4_per_eni: settings.addresses,
+            prefixes: settings.nitro,
+        };
+        let subnet = "subnet-1".into();
+        let primary = account.launch(&instance(), limits, &subnet, settings.launched, 0);
+        let subnet_cidr = account.subnets.first().map(|subnet| subnet.cidr);
+        let nowhere = Ipv4Cidr::host(Ipv4Addr::UNSPECIFIED);
+        let facts = NodeFacts {
+            instance: instance(),
+            instance_type: "sim.large".into(),
+            zone: "eu-central-1a".to_owned(),
+            vpc: "vpc-1".into(),
+            vpc_cidrs: Ipv4Cidr::new(Ipv4Addr::new(10, 0, 0, 0), 8).into_iter().collect(),
+            subnet,
+            subnet_cidr: subnet_cidr.unwrap_or(nowhere),
+            primary_eni: primary
+                .as_ref()
+                .map_or_else(|| "eni-".into(), |eni| eni.id.clone()),
+            primary_mac: primary
+                .as_ref()
+                .map_or(aws_cni_ipam::ids::Mac([0; 6]), |eni| eni.mac),
+            primary_address: primary.map_or(Ipv4Addr::UNSPECIFIED, |eni| eni.primary),
+            security_groups: vec!["sg-1".into()],
+            boot: "b0070000-0000".into(),
+            booted_at: 1_795_248_000,
+        };
+        let known = Some(limits).filter(|_| settings.known);
+        let node = Node::new(facts, policy(settings), known, seed);
+        let mut world = Self {
+            queue: Agenda::default(),
+            account,
+            node,
+            dice: Dice::new(seed, "wire"),
+            late: Dice::new(seed, "describe"),
+            recent_calls: VecDeque::new(),
+            meddled: BTreeMap::new(),
+            meddled_enis: BTreeMap::new(),
+        };
+        world.queue.after(HOUR, Next::EveryHour);
+        world.collect();
+        world
+    }
+
+    /// Virtual milliseconds since the beginning.
+    pub fn now(&self) -> u64 {
+        self.queue.now
+    }
+
+    /// Arranges a script's items.
+    pub fn arrange(&mut self, script: &Script) {
+        for (at, action) in &script.items {
+            self.queue.at(at.0, Next::Script(action.clone()));
+        }
+    }
+
+    /// Lets time pass, as long as nothing is found to be wrong.
+    pub fn run_until(&mut self, end: u64) {
+        while self.node.violation.is_none() {
+            let Some(next) = self.queue.next_until(end) else {
+                self.node.now = self.queue.now;
+                return;
+            };
+            self.node.now = self.queue.now;
+            match next {
+                Next::Node(happening) => self.happen(happening),
+                Next::Script(action) => self.act(action),
+                Next::Emptied(subnet) => {
+                    if let Some(subnet) = self.account.subnets.get_mut(subnet) {
+                        subnet.clear_others();
+                    }
+                }
+                Next::EveryHour => self.every_hour(),
+            }
+            self.collect();
+        }
+    }
+
+    /// Takes over what the node and EC2 want to happen.
+    pub(crate) fn collect(&mut self) {
+        for (wait, what) in std::mem::take(&mut self.node.outgoing) {
+            self.queue.after(wait, Next::Node(what));
+        }
+        for consequence in std::mem::take(&mut self.account.consequences) {
+            self.follow(consequence);
+        }
+        for (address, eni) in std::mem::take(&mut self.node.granted) {
+            self.judge_grant(address, &eni);
+        }
+    }
+
+    fn follow(&mut self, consequence: Consequence) {
+        let now = self.queue.now;
+        match consequence {
+            Consequence::LinkComes(_, mac) => {
+                let late = self.node.weather.kernel_until(Trouble::LateLinks, now);
+                let never = self.node.weather.kernel_until(Trouble::NoLinks, now);
+                let usual = if late.is_some() { 30_000 } else { 1500 };
+                let wait = self.dice.wait(usual).min(150_000);
+                let at = never.unwrap_or(now) + wait;
+                self.queue.at(at, Next::Node(Happening::LinkComes(mac)));
+            }
+            Consequence::LinkGoes(_, mac) => {
+                self.queue.after(120, Next::Node(Happening::LinkGoes(mac)));
+            }
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::CallArrives { life, call, request } => {
+                let (result, wait) = self.call(life, request);
+                if let Some(result) = result {
+                    let answered = Happening::Answered { life, call, result };
+                    self.queue.after(wait, Next::Node(answered));
+                }
+            }
+            Happening::ImdsAsked { life } if life == self.node.life => {
+                let (now, lie) = (self.queue.now, self.node.weather.imds_lie(self.queue.now));
+                if let Some(snapshot) = imds::sweep(&self.account, &instance(), lie, now) {
+                    self.node.imds(snapshot);
+                }
+            }
+            // What was attached when the link was on its way may be attached no more, and the other way round.
+            Happening::LinkComes(mac) => {
+                let there = self.account.attached(&instance()).any(|eni| eni.mac == mac);
+                if there {
+                    self.node.handle(Happening::LinkComes(mac));
+                }
+            }
+            Happening::LinkGoes(mac) => {
+                let there = self.account.attached(&instance()).any(|eni| eni.mac == mac);
+                if !there {
+                    self.node.handle(Happening::LinkGoes(mac));
+                }
+            }
+            other => self.node.handle(other),
+        }
+    }
+
+    /// A call reaches EC2, or does not: what is answered, and after how long.
+    fn call(&mut self, life: u64, request: CloudCall) -> (Option<CloudResult>, u64) {
+        let which = kind_of(&request);
+        // A process that died may have sent it or not.
+        if life != self.node.life && self.dice.chance(500) {
+            return (None, 0);
+        }
+        self.budget(which);
+        self.judge_call(&request);
+        let now = self.queue.now;
+        let wait = self.dice.wait(if which == Which::Describe { 80 } else { 300 });
+        let lost = || {
+            Err(CloudFailure {
+                class: FailureClass::NoAnswer,
+                action: which.to_string(),
+                code: None,
+                message: "timed out".to_owned(),
+                request_id: None,
+                retry_after: None,
+            })
+        };
+        match self.node.weather.fate(which, now) {
+            Fate::Refused(class) => (Some(Err(refusal(which, class, &format!("{class:?}")))), wait),
+            Fate::LostBefore => (Some(lost()), 10_000),
+            Fate::LostAfter => {
+                drop(self.execute(&request));
+                (Some(lost()), 10_000)
+            }
+            Fate::Slow => (Some(self.execute(&request)), 25_000 + wait),
+            Fate::Fair => (Some(self.execute(&request)), wait),
+        }
+    }
+
+    fn execute(&mut self, request: &CloudCall) -> CloudResult {
+        let now = self.queue.now;
+        let (weather, late) = (&self.node.weather, &mut self.late);
+        let mut lateness = || weather.lateness(now, late);
+        let result = self.account.call(request, now, &mut lateness);
+        match (result, self.node.weather.describe_lie(now)) {
+            (Ok(CloudAnswer::Enis(mut enis)), Some(lie)) => {
+                let primary = &self.node.facts.primary_eni;
+                match lie {
+                    Lie::OmitsEni => {
+                        if let Some(place) = enis.iter().rposition(|eni| eni.id != *primary) {
+                            enis.remove(place);
+                        }
+                    }
+                    Lie::OmitsAddress => {
+                        if let Some(eni) = enis.iter_mut().rfind(|eni| !eni.secondary.is_empty()) {
+                            eni.secondary.remove(0);
+                        }
+                    }
+                    Lie::OmitsPrefix => {
+                        if let Some(eni) = enis.iter_mut().rfind(|eni| !eni.prefixes.is_empty()) {
+                            eni.prefixes.remove(0);
+                        }
+                    }
+                    Lie::OmitsAll => enis.clear(),
+                    Lie::Extra | Lie::Fails => {}
+                }
+                Ok(CloudAnswer::Enis(enis))
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Counts a call against what a node may make in an hour.
+    fn budget(&mut self, which: Which) {
+        let now = self.queue.now;
+        *self.node.counts.calls.entry(which).or_default() += 1;
+        self.recent_calls.push_back(now);
+        while self.recent_calls.front().is_some_and(|at| at + HOUR < now) {
+            self.recent_calls.pop_front();
+        }
+        if self.recent_calls.len() > CALLS_AN_HOUR {
+            let what = format!("{} EC2 calls in an hour", self.recent_calls.len());
+            self.node.violated("call-budget", what);
+        }
+    }
+
+    fn every_hour(&mut self) {
+        let now = self.queue.now;
+        self.account.forget_deleted(now);
+        self.queue.after(HOUR, Next::EveryHour);
+    }
+
+    fn act(&mut self, action: Action) {
+        let now = self.queue.now;
+        if !matches!(action, Action::Pod { .. } | Action::Gc {}) {
+            *self
+                .node
+                .counts
+                .faults
+                .entry(action.word().to_owned())
+                .or_default() += 1;
+        }
+        if self.node.trace.is_some() {
+            self.node.tell(|| format!("== {action}"));
+        }
+        match action {
+            Action::Pod {
+                n,
+                life,
+                patience,
+                quirk,
+            } => self.node.pod(n, life, patience, quirk),
+            Action::Del { n } => self.node.end(n),
+            Action::Gc {} => self.node.gc(),
+            Action::Call { which, how, times } => self.node.weather.next_calls(which, how, times),
+            Action::Outage { which, how, span } => self.node.weather.outage(which, how, now + span.0),
+            Action::Lag { by, span } => self.node.weather.late(by.0, now + span.0),
+            Action::Describe { lie, span } => self.node.weather.describe(lie, now + span.0),
+            Action::Imds { lie, span } => self.node.weather.imds(lie, now + span.0),
+            Action::Taken { subnet, left, span } => {
+                let dice = &mut self.dice;
+                if let Some(place) = self.account.subnets.get_mut(subnet) {
+                    place.crowd(left, dice);
+                }
+                self.give_back(subnet, span);
+            }
+            Action::Fragmented { subnet, span } => {
+                if let Some(place) = self.account.subnets.get_mut(subnet) {
+                    place.fragment();
+                }
+                self.give_back(subnet, span);
+            }
+            Action::Kernel { trouble, span } => self.node.weather.kernel(trouble, now + span.0),
+            Action::Rename { nth } => {
+                if let Some(link) = self.node.kernel.rename(nth) {
+                    self.node.step(Event::LinkSeen(link));
+                }
+            }
+            Action::Stray { nth } => self.stray(nth),
+            Action::Disk { trouble, span } => self.node.weather.disk(trouble, now + span.0),
+            Action::Kill { effect, down } => self.node.kill_before(effect, down),
+            Action::Power { down } => self.power(down),
+            Action::Damage { nth, lost } => self.damage(nth, lost),
+            Action::Outside { hand, nth } => self.outside(hand, nth),
+            Action::Config { warm, max_enis } => {
+                let mut policy = self.node.policy.clone();
+                warm.set(&mut policy);
+                policy.max_enis = (max_enis > 0).then_some(max_enis);
+                self.node.policy = policy.clone();
+                self.node.weather.trouble_until(now);
+                self.node.step(Event::Reconfigured(Box::new(policy)));
+            }
+            Action::Cidr {} => {
+                let more = Ipv4Cidr::new(Ipv4Addr::new(100, 64, 0, 0), 16);
+                self.node.facts.vpc_cidrs.extend(more);
+                let cidrs = self.node.facts.vpc_cidrs.clone();
+                self.node.step(Event::VpcCidrs(cidrs));
+            }
+        }
+    }
+
+    fn give_back(&mut self, subnet: usize, span: Span) {
+        let until = self.queue.now + span.0;
+        self.node.weather.trouble_until(until);
+        self.queue.at(until, Next::Emptied(subnet));
+    }
+
+    fn stray(&mut self, nth: u32) {
+        let Some(pool) = &self.node.pool else { return };
+        let routes = &self.node.kernel.routes;
+        let idle: Vec<Ipv4Addr> = pool
+            .addresses()
+            .iter()
+            .filter(|(address, known)| known.holder.is_none() && !routes.contains_key(*address))
+            .map(|(address, _)| *address)
+            .collect();
+        let index = usize::try_from(nth).unwrap_or(0).checked_rem(idle.len());
+        if let Some(address) = index.and_then(|index| idle.get(index)) {
+            self.node.kernel.bare_rules.insert(*address);
+        }
+    }
+
+    fn power(&mut self, down: Span) {
+        let now = self.queue.now;
+        self.node.power_cut(down);
+        self.node.weather.trouble_until(now + down.0);
+        let macs: Vec<_> = self
+            .account
+            .attached(&instance())
+            .filter(|eni| eni.id != self.node.facts.primary_eni)
+            .map(|eni| eni.mac)
+            .collect();
+        for mac in macs {
+            let at = now + down.0 + self.dice.below(12_000);
+            self.queue.at(at, Next::Node(Happening::LinkComes(mac)));
+        }
+    }
+
+    fn damage(&mut self, nth: u32, lost: bool) {
+        let now = self.queue.now;
+        if self.node.pool.is_some() {
+            self.node.die();
+        }
+        let damaged = self.node.disk.damage(nth, lost);
+        self.node.truth.forget_rests();
+        self.node.weather.trouble_until(now);
+        self.node.tell(|| format!("{damaged:?} is damaged"));
+        self.queue.after(500, Next::Node(Happening::Start));
+    }
+
+    fn outside(&mut self, hand: Hand, nth: u32) {
+        let now = self.queue.now;
+        let before: BTreeMap<EniId, Vec<Ipv4Addr>> = self.on_enis();
+        let truth = &self.node.truth;
+        let routes = &self.node.kernel.routes;
+        let is_used = |address: Ipv4Addr| truth.holder(address).is_some() || routes.contains_key(&address);
+        self.account.outside(&instance(), hand, nth, now, &is_used);
+        let after = self.on_enis();
+        for (eni, addresses) in &before {
+            if after.get(eni) != Some(addresses) {
+                self.meddled_enis.insert(eni.clone(), now);
+                self.meddled
+                    .extend(addresses.iter().map(|address| (*address, now)));
+            }
+        }
+        self.node.weather.trouble_until(now);
+    }
+
+    fn on_enis(&self) -> BTreeMap<EniId, Vec<Ipv4Addr>> {
+        let of = |eni: &aws_cni_ipam::cloud::CloudEni| {
+            let addresses = eni.cidrs().flat_map(Ipv4Cidr::addresses).collect();
+            (eni.id.clone(), addresses)
+        };
+        self.account.attached(&instance()).map(of).collect()
+    }
+
+    pub(crate) fn was_meddled(&self, address: Ipv4Addr, eni: &EniId) -> bool {
+        self.meddled.contains_key(&address) || self.meddled_enis.contains_key(eni)
+    }
+
+    /// Everything that goes wrong is over.
+    pub(crate) fn heal(&mut self) {
+        let now = self.queue.now;
+        self.node.weather.clear(now);
+        for subnet in &mut self.account.subnets {
+            subnet.clear_others();
+        }
+        self.node.tell(|| "everything is well again".to_owned());
+        self.collect();
+    }
+
+    /// EC2 calls of the last so many milliseconds.
+    pub(crate) fn calls_since(&self, since: u64) -> usize {
+        self.recent_calls.iter().filter(|at| **at >= since).count()
+    }
+}
+
+/// Runs a script from the beginning to the end, and then sees to it that everything is as it should be.
+pub fn run(script: &Script, seed: u64, trace: bool) -> Outcome {
+    let mut world = World::new(&script.settings, seed);
+    world.node.trace = trace.then(Vec::new);
+    world.arrange(script);
+    world.run_until(script.end());
+    world.converge();
+    let mut counts = std::mem::take(&mut world.node.counts);
+    counts.runs = 1;
+    counts.simulated = world.queue.now;
+    if let Some(violation) = &world.node.violation {
+        *counts.violations.entry(violation.oracle).or_default() += 1;
+    }
+    Outcome {
+        counts,
+        violation: world.node.violation.take(),
+        trace: world.node.trace.take().unwrap_or_default(),
+    }
+}
