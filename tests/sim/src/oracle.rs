@@ -1,12 +1,13 @@
 //! What the world judges that no node can: calls by who uses what they are about, and everything once all is well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::cloud::{CloudCall, CloudEni};
 use aws_cni_ipam::ids::{EniId, SandboxKey};
 use aws_cni_ipam::model::EniRole;
+use aws_cni_ipam::records::decode;
 use aws_cni_ipam::tags;
 
 use crate::script::{Quirk, Span};
@@ -17,6 +18,22 @@ const MINUTE: u64 = 60_000;
 const PATIENCE: u64 = 180 * MINUTE;
 /// EC2 calls of an idle hour: two lists, and whatever else is looked at once an hour.
 const IDLE_CALLS: usize = 8;
+
+type Records = BTreeMap<String, Vec<u8>>;
+
+/// What is stored otherwise than it is known. What cannot be read is left for a human.
+fn difference(known: &Records, stored: &Records) -> Option<String> {
+    let readable = |(key, value): &(&String, &Vec<u8>)| decode(key, value).is_ok();
+    let only_stored = stored
+        .iter()
+        .filter(readable)
+        .find(|(key, value)| known.get(*key) != Some(*value));
+    let only_known = known.iter().find(|(key, value)| stored.get(*key) != Some(*value));
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    only_stored
+        .map(|(key, value)| format!("{key} is stored as {}", text(value)))
+        .or_else(|| only_known.map(|(key, value)| format!("{key} should be stored as {}", text(value))))
+}
 
 impl World {
     fn user(&self, address: Ipv4Addr) -> Option<&SandboxKey> {
@@ -149,8 +166,8 @@ impl World {
                 .violated("not-running", "the daemon does not run".to_owned());
         };
         let mut found = Vec::new();
-        if self.node.disk.is_quiet() && pool.records() != self.node.disk.records {
-            found.push(("store", "what is stored is not what is known".to_owned()));
+        if self.node.disk.is_quiet() {
+            found.extend(difference(&pool.records(), &self.node.disk.records).map(|what| ("store", what)));
         }
         if !pool.creations().is_empty() {
             found.push((

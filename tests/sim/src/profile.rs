@@ -110,13 +110,15 @@ fn settings(dice: &mut Dice, size: Size) -> Settings {
     }
 }
 
-fn life(dice: &mut Dice) -> Span {
-    Span(match dice.below(100) {
+/// Pods live shorter where there is room for few.
+fn life(dice: &mut Dice, room: u64) -> Span {
+    let usual = match dice.below(100) {
         0..=39 => dice.between(500, 60_000),
         40..=79 => dice.between(60_000, 1_800_000),
         80..=97 => dice.between(1_800_000, 4 * 3_600_000),
         _ => dice.between(DAY / 2, 2 * DAY),
-    })
+    };
+    Span(usual.saturating_mul(room.min(30)) / 30)
 }
 
 fn quirk(dice: &mut Dice) -> Quirk {
@@ -127,7 +129,7 @@ fn quirk(dice: &mut Dice) -> Quirk {
     }
 }
 
-fn pod(dice: &mut Dice, next: &mut u32) -> Action {
+fn pod(dice: &mut Dice, room: u64, next: &mut u32) -> Action {
     *next += 1;
     // Now and then a number is used again, as a StatefulSet's pods are.
     let n = if dice.chance(100) {
@@ -137,25 +139,32 @@ fn pod(dice: &mut Dice, next: &mut u32) -> Action {
     };
     Action::Pod {
         n,
-        life: life(dice),
+        life: life(dice, room),
         patience: Span(dice.pick(&[5000, 20_000, 60_000, 110_000], 60_000)),
         quirk: quirk(dice),
     }
 }
 
 /// A day's pods: some come one by one, some in bursts.
-fn pods_of(day: u64, size: Size, dice: &mut Dice, next: &mut u32, items: &mut Vec<(Span, Action)>) {
+fn pods_of(
+    day: u64,
+    size: Size,
+    room: u64,
+    dice: &mut Dice,
+    next: &mut u32,
+    items: &mut Vec<(Span, Action)>,
+) {
     let mut left = size.pods;
     while left > 0 {
         let at = day * DAY + dice.below(DAY);
         let burst = if dice.chance(100) {
-            dice.between(5, 40).min(left)
+            dice.between(2, 40.min(room * 3 / 2)).min(left)
         } else {
             1
         };
         for _ in 0..burst {
             let spread = dice.below(if burst > 1 { 5000 } else { 1 });
-            items.push((Span(at + spread), pod(dice, next)));
+            items.push((Span(at + spread), pod(dice, room, next)));
         }
         left -= burst;
     }
@@ -315,8 +324,9 @@ pub fn script(profile: Profile, seed: u64, size: Size) -> Script {
     let settings = settings(&mut dice, size);
     let mut items = Vec::new();
     let mut next = 0;
+    let room = u64::from(settings.enis) * u64::from(settings.addresses - 1);
     for day in 0..size.days {
-        pods_of(day, size, &mut dice, &mut next, &mut items);
+        pods_of(day, size, room, &mut dice, &mut next, &mut items);
     }
     // Faults come near pods: alone in the night they would meet nothing.
     let moments: Vec<u64> = items.iter().map(|(at, _)| at.0).collect();

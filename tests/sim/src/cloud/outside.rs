@@ -85,7 +85,10 @@ impl Account {
                 }
             }
             Hand::Untag | Hand::NoManage => {
-                if let Some(eni) = nth(if hand == Hand::NoManage { &idle } else { &secondary }, choice) {
+                let mut among = if hand == Hand::NoManage { idle } else { secondary };
+                // Without its tag a foreign ENI would be ours to use.
+                among.retain(|eni| self.interfaces.get(&eni.id).is_some_and(|known| !known.foreign));
+                if let Some(eni) = nth(&among, choice) {
                     let id = eni.id.clone();
                     self.change(&id, now, |eni| {
                         let Some(eni) = eni else { return };

@@ -74,7 +74,7 @@ pub struct Pod {
 }
 
 /// How often a sandbox is made for a pod before the script's author loses interest.
-const ATTEMPTS: u32 = 12;
+const ATTEMPTS: u32 = 6;
 
 impl Pod {
     /// Its present sandbox.
@@ -151,7 +151,7 @@ impl Node {
             return;
         }
         pod.state = PodState::Away;
-        let backoff = u64::from(pod.attempt % ATTEMPTS).pow(2).saturating_mul(1000);
+        let backoff = u64::from(pod.attempt % ATTEMPTS).pow(2).saturating_mul(4000);
         self.later(1000, Happening::Runtime(n, Do::Clean(key.clone())));
         self.later(2000 + backoff, Happening::Runtime(n, Do::Retry));
     }
@@ -197,8 +197,12 @@ impl Node {
         match (pod.state, pod.quirk) {
             (PodState::Live, Quirk::Forgotten) => pod.state = PodState::Forgotten,
             (PodState::Live | PodState::Adding, quirk) => {
+                let was_adding = pod.state == PodState::Adding;
                 pod.state = PodState::Dying;
                 let key = pod.key();
+                if was_adding {
+                    return self.cancel(key);
+                }
                 if quirk == Quirk::Twice {
                     let wait = self.dice.below(3000);
                     self.later(wait, Happening::Runtime(n, Do::Clean(key.clone())));
@@ -211,6 +215,41 @@ impl Node {
                 self.request(Request::Del { key });
             }
             (PodState::Dying | PodState::Forgotten, _) => {}
+        }
+    }
+
+    /// An ADD is cancelled: the runtime kills its plugin and deletes the sandbox; the daemon hears of both, in any order.
+    fn cancel(&mut self, key: SandboxKey) {
+        let of_it = |(waiter, client): (&WaiterId, &Client)| {
+            matches!(client, Client::Add(add) if add.key == key).then_some(*waiter)
+        };
+        let waiting = self.clients.iter().find_map(of_it);
+        self.socket
+            .retain(|request| !matches!(request, Request::Add { key: other, .. } if *other == key));
+        let hangs_up_first = self.dice.chance(500);
+        if let Some(waiter) = waiting {
+            self.clients.remove(&waiter);
+            if hangs_up_first {
+                self.hang_up(waiter, &key);
+            }
+        }
+        self.request(Request::Del { key: key.clone() });
+        if let Some(waiter) = waiting.filter(|_| !hangs_up_first) {
+            self.hang_up(waiter, &key);
+        }
+    }
+
+    /// The daemon hears that a client's connection ends, and takes away what it alone was told of.
+    fn hang_up(&mut self, waiter: WaiterId, key: &SandboxKey) {
+        let told = |pool: &aws_cni_ipam::pool::Pool| {
+            let held = pool.allocations().get(key);
+            held.is_some_and(|held| held.told == Some(waiter))
+        };
+        let was_told = self.pool.as_ref().is_some_and(told);
+        self.step(Event::GiveUp { waiter });
+        let is_left = |pool: &aws_cni_ipam::pool::Pool| pool.allocations().contains_key(key);
+        if was_told && !self.pool.as_ref().is_some_and(is_left) {
+            self.later(2, Happening::Unwired(vec![key.clone()]));
         }
     }
 
@@ -313,7 +352,7 @@ impl Node {
         });
     }
 
-    /// A plugin is killed: the daemon hears that its connection ends, and takes away what it alone was told of.
+    /// A plugin is killed.
     fn kill_plugin(&mut self, n: u32, attempt: u32) {
         let of_it = |(waiter, client): (&WaiterId, &Client)| match client {
             Client::Add(add) if add.pod == n => Some((*waiter, add.key.clone())),
@@ -329,19 +368,7 @@ impl Node {
             return;
         };
         self.clients.remove(&waiter);
-        let told = |pool: &aws_cni_ipam::pool::Pool| {
-            let held = pool.allocations().get(&key);
-            held.is_some_and(|held| held.told == Some(waiter))
-        };
-        let was_told = self.pool.as_ref().is_some_and(told);
-        self.step(Event::GiveUp { waiter });
-        let is_left = self
-            .pool
-            .as_ref()
-            .is_some_and(|pool| pool.allocations().contains_key(&key));
-        if was_told && !is_left {
-            self.later(2, Happening::Unwired(vec![key.clone()]));
-        }
+        self.hang_up(waiter, &key);
         self.failed(n, &key);
     }
 
