@@ -344,6 +344,8 @@ impl Node {
         for key in &ended {
             self.truth.ended(key, now, cooldown);
         }
+        // With its network namespace a sandbox's veth pair goes, and the route over it.
+        self.later(1000, Happening::Unwired(ended));
         self.clients.insert(waiter, Client::Gc { valid: valid.clone() });
         self.step(Event::Gc {
             waiter,
