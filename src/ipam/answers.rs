@@ -339,8 +339,10 @@ fn describe_failed(pool: &mut Pool, scope: DescribeScope, failure: &CloudFailure
     obstruct(pool, Topic::Describe(scope), failure, now);
     pool.memory.describe.insert(scope);
     if scope == DescribeScope::Attached {
+        // What IMDS said before EC2 answered is older than that answer, and must not bring back what is gone.
+        let has_answered = pool.memory.ec2 != Ec2View::Asking;
         pool.memory.ec2 = Ec2View::Failed(failure.clone());
-        pool.memory.imds_pending = pool.memory.imds.is_some();
+        pool.memory.imds_pending |= !has_answered && pool.memory.imds.is_some();
     }
     if !failure.class.is_transient() {
         // EC2 will not tell: what was in doubt is tried again on its own pace, and its answer will.

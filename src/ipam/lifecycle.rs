@@ -365,9 +365,11 @@ fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         pool.memory.obstruct(Topic::Kernel, pace, None, now);
         read_kernel(pool, out);
     }
+    // Also when it is in doubt besides: what EC2 no longer lists is dropped once the kernel does not route it either.
     let rested = |address: &std::net::Ipv4Addr| {
         let known = pool.addresses().get(address);
-        known.is_some_and(|known| known.is_free(now))
+        let is_over = |known: &super::model::Address| known.rests_until.is_none_or(|until| until < now);
+        known.is_some_and(|known| known.holder.is_none() && is_over(known))
     };
     if pool.memory.unproven.iter().any(rested) {
         read_kernel(pool, out);

@@ -92,8 +92,15 @@ impl Pool {
         self.dirty.extend(keys);
     }
 
-    /// A new ENI, carrying nothing: that comes by [`Self::place`].
+    /// A new ENI, carrying nothing: that comes by [`Self::place`]. Its own address is on no other ENI any more.
     pub(super) fn insert_eni(&mut self, eni: Eni) {
+        let stale = self.placed(eni.primary).and_then(|(other, _)| {
+            let (cidr, _) = other.carries(eni.primary)?;
+            Some((other.id.clone(), cidr))
+        });
+        if let Some((other, cidr)) = stale {
+            self.displace(&other, cidr);
+        }
         self.dirty.insert(RecordKey::Eni(eni.id.clone()));
         self.enis.insert(eni.id.clone(), eni);
     }
@@ -123,27 +130,38 @@ impl Pool {
     /// A secondary address or prefix is on an ENI. Its addresses keep their past, and holders their claims, wherever they
     /// were before.
     pub(super) fn place(&mut self, id: &EniId, cidr: Ipv4Cidr, placed: Placed) {
-        let is_elsewhere = |known: &Address| known.eni != *id;
-        let elsewhere: BTreeSet<(EniId, Ipv4Cidr)> = cidr
-            .addresses()
-            .filter_map(|address| self.addresses.get(&address).filter(|known| is_elsewhere(known)))
-            .map(|known| (known.eni.clone(), cidr))
-            .collect();
+        let is_own = |address: Ipv4Addr| cidr.contains(address);
+        let ours = self.enis.get(id).filter(|eni| eni.role != EniRole::Unmanaged);
+        if ours.is_none() || is_own(self.facts.primary_address) {
+            return;
+        }
+        if ours.is_some_and(|eni| eni.cidrs.get(&cidr) == Some(&placed)) {
+            return;
+        }
+        // A late list may still have here what is another ENI's own address since.
+        if self.enis.values().any(|eni| is_own(eni.primary)) {
+            return;
+        }
+        let others = self.overlapping(id, cidr);
         let is_held = |address: Ipv4Addr| {
             let known = self.addresses.get(&address);
-            known.is_some_and(|known| is_elsewhere(known) && known.holder.is_some())
+            known.is_some_and(|known| known.holder.is_some())
         };
-        if cidr.addresses().any(is_held) {
+        let stays_here = |eni: &EniId, address: Ipv4Addr| eni == id && cidr.contains(address);
+        let cuts_off = |(eni, other): &(EniId, Ipv4Cidr)| {
+            let mut addresses = other.addresses();
+            addresses.any(|address| is_held(address) && !stays_here(eni, address))
+        };
+        let is_elsewhere = |address: &Ipv4Addr| {
+            let known = self.addresses.get(address);
+            known.is_some_and(|known| known.eni != *id)
+        };
+        if others.iter().any(cuts_off) || cidr.addresses().filter(is_elsewhere).any(is_held) {
             return;
         }
-        let own = self.facts.primary_address;
-        let ours = self.enis.get(id).filter(|eni| eni.role != EniRole::Unmanaged);
-        if ours.is_none_or(|eni| cidr.contains(eni.primary) || cidr.contains(own)) {
-            return;
-        }
-        for (old, cidr) in &elsewhere {
+        for (old, other) in &others {
             self.edit_eni(old, |eni| {
-                eni.cidrs.remove(cidr);
+                eni.cidrs.remove(other);
             });
         }
         self.edit_eni(id, |eni| {
@@ -157,6 +175,20 @@ impl Pool {
                 self.dirty.insert(RecordKey::Address(address));
             }
         }
+        for address in others.iter().flat_map(|(_, other)| other.addresses()) {
+            self.forget_unused(address);
+        }
+    }
+
+    /// Where else addresses of a CIDR are thought to be: on another ENI, or on this one as part of another CIDR. EC2 has
+    /// each of them in one place only.
+    fn overlapping(&self, id: &EniId, cidr: Ipv4Cidr) -> BTreeSet<(EniId, Ipv4Cidr)> {
+        let other = |address: Ipv4Addr| {
+            let eni = &self.addresses.get(&address)?.eni;
+            let (there, _) = self.enis.get(eni)?.carries(address)?;
+            (eni != id || there != cidr).then(|| (eni.clone(), there))
+        };
+        cidr.addresses().filter_map(other).collect()
     }
 
     /// What is on an ENI no longer; holders, rests and doubts of its addresses stay known.

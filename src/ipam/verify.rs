@@ -232,8 +232,8 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
         require!(violations, *id == eni.id, "{id} is filed under another name");
         require!(
             violations,
-            !pool.addresses().contains_key(&eni.primary) || eni.role == EniRole::Unmanaged,
-            "{id}'s own address {} is in the pool",
+            pool.placed(eni.primary).is_none() || eni.role == EniRole::Unmanaged,
+            "{id}'s own address {} is on an ENI for pods",
             eni.primary
         );
         for (address, _) in eni.addresses() {

@@ -13,6 +13,7 @@ mod model_check;
 mod oracle;
 mod shrink;
 mod subnets;
+mod simulated;
 mod survival;
 mod targets;
 mod treatment;

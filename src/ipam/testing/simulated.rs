@@ -1,0 +1,116 @@
+//! What the simulator found, as small as it can be told.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::cidr::Ipv4Cidr;
+use crate::cloud::FailureClass;
+use crate::event::Event;
+use crate::ids::EniId;
+use crate::model::EniRole;
+use crate::policy::{Policy, WarmTarget};
+
+fn world_with_two_enis() -> (World, EniId) {
+    let policy = Policy {
+        warm: WarmTarget::Enis(0),
+        ..Policy::default()
+    };
+    let mut world = World::new(3, 4, policy);
+    world.settle();
+    for n in 0..4 {
+        world.add(n, Duration::from_secs(30));
+    }
+    world.settle();
+    let second = world
+        .pool
+        .enis()
+        .values()
+        .find(|eni| eni.role == EniRole::Secondary);
+    let second = second.unwrap().id.clone();
+    (world, second)
+}
+
+/// A sweep of the start showed an ENI that was deleted since. When a Describe fails a day later, nothing but that sweep
+/// speaks for it.
+#[test]
+fn an_old_imds_sweep_brings_nothing_back_when_ec2_falls_silent() {
+    let (mut world, second) = world_with_two_enis();
+    let snapshot = world.imds_snapshot();
+    world.event(Event::Imds(snapshot));
+    world.settle();
+    for n in 0..4 {
+        world.del(n);
+    }
+    world.detach_from_outside(&second);
+    world.enis.remove(&second);
+    world.advance(Duration::from_secs(7200));
+    assert!(!world.pool.enis().contains_key(&second));
+    world.outage = Some(FailureClass::Throttled);
+    world.advance(Duration::from_secs(7200));
+    assert!(
+        !world.pool.enis().contains_key(&second),
+        "{:?}",
+        world.pool.enis()
+    );
+}
+
+/// Somebody unassigned a pod's address. When the pod is gone, the kernel is asked once more, and the address is
+/// forgotten; otherwise EC2 would be asked about it every ten minutes for ever.
+#[test]
+fn an_unassigned_address_is_forgotten_when_its_pod_is_gone() {
+    let (mut world, _) = world_with_two_enis();
+    let address = world.live[&super::world::key(0)];
+    for eni in world.enis.values_mut() {
+        eni.secondary.retain(|other| *other != address);
+    }
+    world.advance(Duration::from_secs(4000));
+    world.del(0);
+    world.advance(Duration::from_secs(1800));
+    assert!(world.pool.placed(address).is_none());
+    world.log.clear();
+    world.advance(Duration::from_secs(7200));
+    assert!(world.calls("Describe") <= 4, "{:?}", world.log);
+}
+
+/// An address was unassigned by somebody and is the own address of the next ENI EC2 creates: no pod may get it.
+#[test]
+fn a_new_enis_own_address_leaves_the_pool() {
+    let (mut world, _) = world_with_two_enis();
+    let primary = world.facts.primary_eni.clone();
+    let idle: Vec<_> = world.pool.usable_addresses(world.now).into_iter().collect();
+    let stolen = idle[0];
+    for eni in world.enis.values_mut() {
+        eni.secondary.retain(|other| *other != stolen);
+    }
+    let mut eni = world.pool.enis().get(&primary).unwrap().clone();
+    eni.id = "eni-new".into();
+    eni.mac = "02:00:00:00:77:77".parse().unwrap();
+    eni.role = EniRole::Secondary;
+    eni.device = None;
+    eni.cidrs.clear();
+    eni.primary = stolen;
+    world.pool.insert_eni(eni);
+    assert!(!world.pool.usable_addresses(world.now).contains(&stolen));
+    assert_eq!(crate::verify::pool(&world.pool, world.now), []);
+}
+
+/// A secondary address was unassigned by somebody, and EC2 gave the /28 around it: it is carried once, by what EC2 said
+/// last.
+#[test]
+fn a_prefix_takes_the_place_of_a_stale_address_in_it() {
+    let (mut world, second) = world_with_two_enis();
+    let idle: Vec<_> = world.pool.usable_addresses(world.now).into_iter().collect();
+    let block = Ipv4Cidr::prefix_around(idle[0]);
+    let is_held = |address| {
+        let known = world.pool.addresses().get(&address);
+        known.is_some_and(|known| known.holder.is_some())
+    };
+    let held = block.addresses().any(is_held);
+    let placed = crate::model::Placed {
+        verified: true,
+        published: true,
+    };
+    world.pool.place(&second, block, placed);
+    assert_eq!(crate::verify::pool(&world.pool, world.now), []);
+    assert_eq!(world.pool.enis()[&second].cidrs.contains_key(&block), !held);
+}
