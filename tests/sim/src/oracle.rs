@@ -12,6 +12,7 @@ use aws_cni_ipam::pool::Pool;
 use aws_cni_ipam::records::decode;
 use aws_cni_ipam::tags;
 
+use crate::cloud::NO_MANAGE;
 use crate::script::{Quirk, Span};
 use crate::world::World;
 
@@ -226,7 +227,8 @@ impl World {
         let ours = |eni: &&CloudEni| {
             let owner = eni.tags.get(tags::INSTANCE).map(String::as_str);
             let left = eni.attachment.is_none() && owner == Some(self.node.facts.instance.as_str());
-            left && !held(&eni.id)
+            let is_left_alone = eni.tags.contains_key(NO_MANAGE);
+            left && !held(&eni.id) && !is_left_alone
         };
         let current = self
             .account

@@ -26,6 +26,9 @@ use subnet::Subnet;
 /// How long Describe may go on showing what was: history is kept that long.
 const MEMORY: u64 = 600_000;
 
+/// `true` keeps us away from an ENI.
+pub const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
+
 /// What an ENI is and was.
 #[derive(Debug, Default)]
 pub struct Interface {

@@ -6,11 +6,8 @@ use aws_cni_ipam::cloud::{Amount, CloudAttachment, CloudEni};
 use aws_cni_ipam::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, InstanceId};
 use aws_cni_ipam::tags;
 
-use super::{Account, Consequence};
+use super::{Account, Consequence, NO_MANAGE};
 use crate::script::Hand;
-
-/// `node.k8s.amazonaws.com/no_manage`.
-const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 
 fn nth<T>(of: &[T], nth: u32) -> Option<&T> {
     let index = usize::try_from(nth).unwrap_or(0).checked_rem(of.len())?;
