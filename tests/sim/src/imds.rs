@@ -1,5 +1,7 @@
 //! What IMDS lists of a node: late, and not always all.
 
+use std::net::Ipv4Addr;
+
 use aws_cni_ipam::cloud::CloudEni;
 use aws_cni_ipam::ids::InstanceId;
 use aws_cni_ipam::witness::{ImdsEni, ImdsSnapshot};
@@ -55,6 +57,10 @@ pub fn sweep(account: &Account, instance: &InstanceId, lie: Option<Lie>, now: u6
             }
         }
         Some(Lie::Extra) => {
+            // What never was is listed, too.
+            if let Some(primary) = enis.iter_mut().find(|eni| eni.device.0 == 0) {
+                primary.addresses.push(NOWHERE);
+            }
             // What was there a while ago is still listed.
             let old: Vec<ImdsEni> = account
                 .seen(now.saturating_sub(IMDS_LAG + 240_000))
@@ -82,5 +88,7 @@ pub fn sweep(account: &Account, instance: &InstanceId, lie: Option<Lie>, now: u6
     Some(ImdsSnapshot { enis })
 }
 
+/// In none of the subnets.
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 9);
 /// How far IMDS is usually behind EC2.
 const IMDS_LAG: u64 = 4000;

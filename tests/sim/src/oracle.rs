@@ -13,6 +13,7 @@ use aws_cni_ipam::records::decode;
 use aws_cni_ipam::tags;
 
 use crate::cloud::NO_MANAGE;
+use crate::node::PodState;
 use crate::script::{Quirk, Span};
 use crate::world::World;
 
@@ -121,7 +122,7 @@ impl World {
 
     /// What is given out is on the ENI it is said to be on, where nobody meddled and nothing lies.
     pub(crate) fn judge_grant(&mut self, address: Ipv4Addr, id: &EniId) {
-        let disturbed = self.node.weather.clears_at + 10 * MINUTE > self.now();
+        let disturbed = self.node.weather.ec2_doubtful_until + 75 * MINUTE > self.now();
         if disturbed || self.was_meddled(address, id) {
             return;
         }
@@ -237,6 +238,14 @@ impl World {
             .filter_map(|interface| interface.is.as_ref());
         if let Some(eni) = current.clone().find(ours) {
             found.push(("leaked-eni", format!("{} is ours and attached nowhere", eni.id)));
+        }
+        let has_pod = |key: &SandboxKey| {
+            let over = [PodState::Done, PodState::Away];
+            let mut pods = self.node.pods.values();
+            pods.any(|pod| !over.contains(&pod.state) && pod.key() == *key)
+        };
+        if let Some(key) = pool.allocations().keys().find(|key| !has_pod(key)) {
+            found.push(("leaked-address", format!("{key} holds an address, and its pod is gone")));
         }
         for (oracle, what) in found {
             self.node.violated(oracle, what);

@@ -54,6 +54,8 @@ pub struct Weather {
     disk: BTreeMap<DiskTrouble, u64>,
     /// When the last of it will be over.
     pub clears_at: u64,
+    /// Until when EC2's own word may be wrong or not be had.
+    pub ec2_doubtful_until: u64,
 }
 
 impl Weather {
@@ -63,24 +65,28 @@ impl Weather {
     }
 
     /// The next calls of a kind.
-    pub fn next_calls(&mut self, which: Which, how: How, times: u32) {
+    pub fn next_calls(&mut self, which: Which, how: How, times: u32, now: u64) {
+        self.ec2_doubtful_until = self.ec2_doubtful_until.max(now + 300_000 * u64::from(times));
         self.next.push((which, how, times));
     }
 
     /// All calls of a kind.
     pub fn outage(&mut self, which: Which, how: How, until: u64) {
         let until = self.until(until);
+        self.ec2_doubtful_until = self.ec2_doubtful_until.max(until);
         self.outages.push((which, how, until));
     }
 
     /// Describe is late.
     pub fn late(&mut self, by: u64, until: u64) {
+        self.ec2_doubtful_until = self.ec2_doubtful_until.max(until);
         self.lag = (by, self.until(until));
     }
 
     /// Describe lies.
     pub fn describe(&mut self, lie: Lie, until: u64) {
         let until = self.until(until);
+        self.ec2_doubtful_until = self.ec2_doubtful_until.max(until);
         self.describe.push((lie, until));
     }
 
@@ -166,6 +172,7 @@ impl Weather {
     pub fn clear(&mut self, now: u64) {
         *self = Self {
             clears_at: self.clears_at.min(now),
+            ec2_doubtful_until: self.ec2_doubtful_until.min(now),
             ..Self::default()
         };
     }

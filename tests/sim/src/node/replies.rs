@@ -100,6 +100,11 @@ impl Node {
         if grant.repeated || was_wired {
             return;
         }
+        let mac = self.pool.as_ref().and_then(|pool| Some(pool.enis().get(&grant.eni)?.mac));
+        if !mac.is_some_and(|mac| self.kernel.has_link(mac)) {
+            let what = format!("{address} was given to {key} on {}, which has no link", grant.eni);
+            self.violated("unreachable", what);
+        }
         if let Some(rested) = self.truth.rest_cut_short(address, self.now, self.policy.cooldown) {
             let what = format!("{address} was given to {key} after a rest of {rested} ms");
             self.violated("cooldown", what);
