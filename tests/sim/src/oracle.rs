@@ -245,7 +245,10 @@ impl World {
             pods.any(|pod| !over.contains(&pod.state) && pod.key() == *key)
         };
         if let Some(key) = pool.allocations().keys().find(|key| !has_pod(key)) {
-            found.push(("leaked-address", format!("{key} holds an address, and its pod is gone")));
+            found.push((
+                "leaked-address",
+                format!("{key} holds an address, and its pod is gone"),
+            ));
         }
         for (oracle, what) in found {
             self.node.violated(oracle, what);

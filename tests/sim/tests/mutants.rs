@@ -86,7 +86,11 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a repeated ADD taken for a new one",
         profile: "calm",
-        edits: &[("serve.rs", "pool.allocations().contains_key(&request.key)", "false")],
+        edits: &[(
+            "serve.rs",
+            "pool.allocations().contains_key(&request.key)",
+            "false",
+        )],
     },
     Mutant {
         name: "an allocation not written",
@@ -124,7 +128,11 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "one device index for two ENIs",
         profile: "calm",
-        edits: &[("pool.rs", "!taken.contains(device)", "{ let _ = &taken; device.0 > 0 }")],
+        edits: &[(
+            "pool.rs",
+            "!taken.contains(device)",
+            "{ let _ = &taken; device.0 > 0 }",
+        )],
     },
 ];
 
@@ -160,7 +168,11 @@ fn planted(file: &str, mut text: String) -> String {
     for (number, mutant) in MUTANTS.iter().enumerate() {
         for (_, snippet, replacement) in mutant.edits.iter().filter(|(name, ..)| *name == file) {
             let found = text.matches(snippet).count();
-            assert_eq!(found, 1, "the mutant {:?} is stale: {file} has {snippet:?} {found} times", mutant.name);
+            assert_eq!(
+                found, 1,
+                "the mutant {:?} is stale: {file} has {snippet:?} {found} times",
+                mutant.name
+            );
             let both = format!("(if crate::mutant::on({number}) {{ {replacement} }} else {{ {snippet} }})");
             text = text.replacen(snippet, &both, 1);
         }
@@ -178,7 +190,11 @@ pub(crate) fn on(number: usize) -> bool {
 /// The copy's core: every file once, with its bugs; the same bytes as last time when nothing changed.
 fn plant_core(to: &Path) {
     let from = root().join("src/ipam");
-    let planted_files: Vec<&str> = MUTANTS.iter().flat_map(|mutant| mutant.edits).map(|edit| edit.0).collect();
+    let planted_files: Vec<&str> = MUTANTS
+        .iter()
+        .flat_map(|mutant| mutant.edits)
+        .map(|edit| edit.0)
+        .collect();
     fn walk(from: &Path, to: &Path, inner: &Path, planted_files: &[&str]) {
         fs::create_dir_all(to.join(inner)).unwrap();
         for entry in fs::read_dir(from.join(inner)).unwrap() {
@@ -208,7 +224,10 @@ fn workspace() -> PathBuf {
     plant_core(&to.join("src/ipam"));
     copy(&root().join("data"), &to.join("data"));
     copy(&root().join("tests/sim/src"), &to.join("tests/sim/src"));
-    write(&to.join("tests/sim/Cargo.toml"), &fs::read(root().join("tests/sim/Cargo.toml")).unwrap());
+    write(
+        &to.join("tests/sim/Cargo.toml"),
+        &fs::read(root().join("tests/sim/Cargo.toml")).unwrap(),
+    );
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let package = manifest.split("[workspace.package]").nth(1).unwrap();
     let package = package.split("\n[").next().unwrap();
@@ -233,21 +252,41 @@ fn build(workspace: &Path) -> PathBuf {
         .args(["build", "--offline", "--quiet", "--package", "aws-cni-sim"])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     target.join("debug/aws-cni-sim")
 }
 
 /// Which oracle found it, and after how many seeds.
-fn hunt(program: &Path, number: Option<usize>, profile: &str, seeds: u32) -> Result<(String, String), String> {
+fn hunt(
+    program: &Path,
+    number: Option<usize>,
+    profile: &str,
+    seeds: u32,
+) -> Result<(String, String), String> {
     let mut command = Command::new(program);
-    command.args(["seeds", "--days", "2", "--profile", profile, "--count", &seeds.to_string()]);
+    command.args([
+        "seeds",
+        "--days",
+        "2",
+        "--profile",
+        profile,
+        "--count",
+        &seeds.to_string(),
+    ]);
     if let Some(number) = number {
         command.env("SIM_MUTANT", number.to_string());
     }
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let crashed = String::from_utf8_lossy(&output.stderr).into_owned();
-    let after = |word: &str| said.lines().find_map(|line| Some(line.trim().strip_prefix(word)?.trim().to_owned()));
+    let after = |word: &str| {
+        said.lines()
+            .find_map(|line| Some(line.trim().strip_prefix(word)?.trim().to_owned()))
+    };
     let ran = after("seeds").unwrap_or_default();
     match after("VIOLATION ") {
         Some(violation) => {

@@ -100,7 +100,10 @@ impl Node {
         if grant.repeated || was_wired {
             return;
         }
-        let mac = self.pool.as_ref().and_then(|pool| Some(pool.enis().get(&grant.eni)?.mac));
+        let mac = self
+            .pool
+            .as_ref()
+            .and_then(|pool| Some(pool.enis().get(&grant.eni)?.mac));
         if !mac.is_some_and(|mac| self.kernel.has_link(mac)) {
             let what = format!("{address} was given to {key} on {}, which has no link", grant.eni);
             self.violated("unreachable", what);
