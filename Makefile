@@ -8,7 +8,7 @@ MUSL_X86 := x86_64-unknown-linux-musl
 MUSL_ARM := aarch64-unknown-linux-musl
 ARGS ?=
 
-.PHONY: help setup build demo test lint deny fuzz bench static static-arm64 packages
+.PHONY: help setup build demo test sim sim-long lint deny fuzz bench static static-arm64 packages
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,12 @@ demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with 
 
 test: setup ## Unit, property and integration tests against the lab
 	scripts/run-tests.sh $(ARGS)
+
+sim: ## A thousand simulated nodes for ten days each, with every fault; prints what was run (ARGS to the simulator)
+	$(CARGO) run --quiet -p aws-cni-sim -- seeds --keep-going $(ARGS)
+
+sim-long: ## A million simulated node-days; goes on where it was stopped
+	$(CARGO) run --quiet -p aws-cni-sim -- long --progress $(TARGET_DIR)/sim-long $(ARGS)
 
 lint: setup ## rustfmt, clippy without warnings, licences
 	$(CARGO) fmt --all --check

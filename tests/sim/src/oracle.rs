@@ -23,7 +23,7 @@ const PATIENCE: u64 = 180 * MINUTE;
 /// EC2 calls of an idle hour: two lists, and whatever else is looked at once an hour.
 const IDLE_CALLS: usize = 8;
 /// EC2 calls of an hour in which a full subnet is asked for more, again and again.
-const SHORT_CALLS: usize = 200;
+const SHORT_CALLS: usize = 400;
 
 type Records = BTreeMap<String, Vec<u8>>;
 

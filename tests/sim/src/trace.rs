@@ -15,7 +15,12 @@ pub fn line(now: u64, what: &str) -> String {
 }
 
 fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+    let end = match what.chars().last() {
+        _ if n == 1 => "",
+        Some('s' | 'x') => "es",
+        _ => "s",
+    };
+    format!("{n} {what}{end}")
 }
 
 fn list(enis: &[CloudEni]) -> String {
