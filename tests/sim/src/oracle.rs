@@ -66,8 +66,9 @@ impl World {
                 Some(eni.clone()),
                 proofs.iter().map(|proof| *proof.subject()).collect(),
             ),
-            CloudCall::DetachEni { proof, .. } => self.all_of(proof.subject()),
-            CloudCall::DeleteEni { proof } => self.all_of(proof.subject()),
+            CloudCall::DetachEni { proof, .. } | CloudCall::DeleteEni { proof } => {
+                self.all_of(proof.subject())
+            }
             CloudCall::AttachEni { eni, .. }
             | CloudCall::Assign { eni, .. }
             | CloudCall::SetGroups { eni, .. }

@@ -36,6 +36,7 @@ pub struct Outcome {
 
 /// What is driven.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "most of them are of the largest kind")]
 enum Next {
     Node(Happening),
     Script(Action),
@@ -159,7 +160,7 @@ impl World {
             self.node.now = self.queue.now;
             match next {
                 Next::Node(happening) => self.happen(happening),
-                Next::Script(action) => self.act(action),
+                Next::Script(action) => self.act(&action),
                 Next::Emptied(subnet) => {
                     if let Some(subnet) = self.account.subnets.get_mut(subnet) {
                         subnet.clear_others();
@@ -177,16 +178,16 @@ impl World {
             self.queue.after(wait, Next::Node(what));
         }
         for consequence in std::mem::take(&mut self.account.consequences) {
-            self.follow(consequence);
+            self.follow(&consequence);
         }
         for (address, eni) in std::mem::take(&mut self.node.granted) {
             self.judge_grant(address, &eni);
         }
     }
 
-    fn follow(&mut self, consequence: Consequence) {
+    fn follow(&mut self, consequence: &Consequence) {
         let now = self.queue.now;
-        match consequence {
+        match *consequence {
             Consequence::LinkComes(_, mac) => {
                 let late = self.node.weather.kernel_until(Trouble::LateLinks, now);
                 let never = self.node.weather.kernel_until(Trouble::NoLinks, now);
@@ -204,7 +205,7 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::CallArrives { life, call, request } => {
-                let (result, wait) = self.call(life, request);
+                let (result, wait) = self.call(life, &request);
                 if let Some(result) = result {
                     let answered = Happening::Answered { life, call, result };
                     self.queue.after(wait, Next::Node(answered));
@@ -234,14 +235,14 @@ impl World {
     }
 
     /// A call reaches EC2, or does not: what is answered, and after how long.
-    fn call(&mut self, life: u64, request: CloudCall) -> (Option<CloudResult>, u64) {
-        let which = kind_of(&request);
+    fn call(&mut self, life: u64, request: &CloudCall) -> (Option<CloudResult>, u64) {
+        let which = kind_of(request);
         // A process that died may have sent it or not.
         if life != self.node.life && self.dice.chance(500) {
             return (None, 0);
         }
         self.budget(which);
-        self.judge_call(&request);
+        self.judge_call(request);
         let now = self.queue.now;
         let wait = self.dice.wait(if which == Which::Describe { 80 } else { 300 });
         let lost = || {
@@ -258,11 +259,11 @@ impl World {
             Fate::Refused(class) => (Some(Err(refusal(which, class, &format!("{class:?}")))), wait),
             Fate::LostBefore => (Some(lost()), 10_000),
             Fate::LostAfter => {
-                drop(self.execute(&request));
+                drop(self.execute(request));
                 (Some(lost()), 10_000)
             }
-            Fate::Slow => (Some(self.execute(&request)), 25_000 + wait),
-            Fate::Fair => (Some(self.execute(&request)), wait),
+            Fate::Slow => (Some(self.execute(request)), 25_000 + wait),
+            Fate::Fair => (Some(self.execute(request)), wait),
         }
     }
 
@@ -326,7 +327,7 @@ impl World {
         self.queue.after(HOUR, Next::EveryHour);
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: &Action) {
         let now = self.queue.now;
         if !matches!(action, Action::Pod { .. } | Action::Gc {}) {
             *self
@@ -339,7 +340,7 @@ impl World {
         if self.node.trace.is_some() {
             self.node.tell(|| format!("== {action}"));
         }
-        match action {
+        match *action {
             Action::Pod {
                 n,
                 life,

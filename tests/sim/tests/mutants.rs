@@ -2,6 +2,14 @@
 //!
 //! Every bug is an expression put in the place of another one, chosen when the program runs: so all of them are built
 //! once. `cargo test -p aws-cni-sim --test mutants -- --nocapture` prints the table.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -187,6 +195,27 @@ pub(crate) fn on(number: usize) -> bool {
 }
 "#;
 
+fn walk(from: &Path, to: &Path, inner: &Path, planted_files: &[&str]) {
+    fs::create_dir_all(to.join(inner)).unwrap();
+    for entry in fs::read_dir(from.join(inner)).unwrap() {
+        let entry = entry.unwrap();
+        let name = inner.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            walk(from, to, &name, planted_files);
+            continue;
+        }
+        let mut content = fs::read(entry.path()).unwrap();
+        let file = name.to_str().unwrap();
+        if planted_files.contains(&file) {
+            content = planted(file, String::from_utf8(content).unwrap()).into_bytes();
+        }
+        if file == "lib.rs" {
+            content.extend(b"\nmod mutant;\n");
+        }
+        write(&to.join(&name), &content);
+    }
+}
+
 /// The copy's core: every file once, with its bugs; the same bytes as last time when nothing changed.
 fn plant_core(to: &Path) {
     let from = root().join("src/ipam");
@@ -195,26 +224,6 @@ fn plant_core(to: &Path) {
         .flat_map(|mutant| mutant.edits)
         .map(|edit| edit.0)
         .collect();
-    fn walk(from: &Path, to: &Path, inner: &Path, planted_files: &[&str]) {
-        fs::create_dir_all(to.join(inner)).unwrap();
-        for entry in fs::read_dir(from.join(inner)).unwrap() {
-            let entry = entry.unwrap();
-            let name = inner.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                walk(from, to, &name, planted_files);
-                continue;
-            }
-            let mut content = fs::read(entry.path()).unwrap();
-            let file = name.to_str().unwrap();
-            if planted_files.contains(&file) {
-                content = planted(file, String::from_utf8(content).unwrap()).into_bytes();
-            }
-            if file == "lib.rs" {
-                content.extend(b"\nmod mutant;\n");
-            }
-            write(&to.join(&name), &content);
-        }
-    }
     walk(&from, to, Path::new(""), &planted_files);
     write(&to.join("mutant.rs"), SWITCH.as_bytes());
 }

@@ -1,6 +1,14 @@
 //! The failure scenarios that concern address management, each with a transcript to read what changed.
 //!
 //! `SIM_GOLDEN=write cargo test -p aws-cni-sim --test scenarios` writes the transcripts anew.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,14 @@
 //! A fixed budget of seeds, all profiles in turn.
 //!
 //! `SIM_SEEDS` sets how many; `make sim` runs the same and prints the table.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 use aws_cni_sim::profile::{Profile, Size};
 use aws_cni_sim::seeds::{Plan, run, table};

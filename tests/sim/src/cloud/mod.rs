@@ -510,8 +510,12 @@ impl Account {
             }
         });
         if let Some(subnet) = self.subnets.iter_mut().find(|known| known.id == subnet) {
-            addresses.iter().for_each(|address| subnet.give(*address));
-            prefixes.iter().for_each(|prefix| subnet.give_block(*prefix));
+            for address in addresses {
+                subnet.give(*address);
+            }
+            for prefix in prefixes {
+                subnet.give_block(*prefix);
+            }
         }
         Ok(CloudAnswer::Done)
     }

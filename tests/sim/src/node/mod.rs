@@ -244,16 +244,12 @@ impl Node {
             Happening::Answered { life, call, result } if life == self.life => {
                 self.step(Event::CallEnded { call, result });
             }
-            Happening::LinkComes(mac) if self.is_on() => {
-                if !self.kernel.has_link(mac) {
-                    let link = self.kernel.link_up(mac);
-                    self.step(Event::LinkSeen(link));
-                }
+            Happening::LinkComes(mac) if self.is_on() && !self.kernel.has_link(mac) => {
+                let link = self.kernel.link_up(mac);
+                self.step(Event::LinkSeen(link));
             }
-            Happening::LinkGoes(mac) => {
-                if self.kernel.link_down(mac) {
-                    self.step(Event::LinkGone { mac });
-                }
+            Happening::LinkGoes(mac) if self.kernel.link_down(mac) => {
+                self.step(Event::LinkGone { mac });
             }
             Happening::Configured { life, eni, mac } if life == self.life => {
                 let trouble = self.weather.kernel_until(Trouble::Configure, self.now);

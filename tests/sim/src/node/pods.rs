@@ -201,7 +201,7 @@ impl Node {
                 pod.state = PodState::Dying;
                 let key = pod.key();
                 if was_adding {
-                    return self.cancel(key);
+                    return self.cancel(&key);
                 }
                 if quirk == Quirk::Twice {
                     let wait = self.dice.below(3000);
@@ -219,23 +219,23 @@ impl Node {
     }
 
     /// An ADD is cancelled: the runtime kills its plugin and deletes the sandbox; the daemon hears of both, in any order.
-    fn cancel(&mut self, key: SandboxKey) {
+    fn cancel(&mut self, key: &SandboxKey) {
         let of_it = |(waiter, client): (&WaiterId, &Client)| {
-            matches!(client, Client::Add(add) if add.key == key).then_some(*waiter)
+            matches!(client, Client::Add(add) if add.key == *key).then_some(*waiter)
         };
         let waiting = self.clients.iter().find_map(of_it);
         self.socket
-            .retain(|request| !matches!(request, Request::Add { key: other, .. } if *other == key));
+            .retain(|request| !matches!(request, Request::Add { key: other, .. } if other == key));
         let hangs_up_first = self.dice.chance(500);
         if let Some(waiter) = waiting {
             self.clients.remove(&waiter);
             if hangs_up_first {
-                self.hang_up(waiter, &key);
+                self.hang_up(waiter, key);
             }
         }
         self.request(Request::Del { key: key.clone() });
         if let Some(waiter) = waiting.filter(|_| !hangs_up_first) {
-            self.hang_up(waiter, &key);
+            self.hang_up(waiter, key);
         }
     }
 

@@ -169,15 +169,11 @@ impl Node {
             .get(&n)
             .filter(|pod| pod.key() == key)
             .map(|pod| pod.state);
-        match current {
-            Some(PodState::Adding) => {
-                self.counts.granted += 1;
-                self.truth.lives(key, address);
-                self.lives(n);
-            }
-            Some(PodState::Live) => {}
-            // Its DEL came in between; the runtime has no use for the result.
-            _ => {}
+        // If its DEL came in between, the runtime has no use for the result.
+        if current == Some(PodState::Adding) {
+            self.counts.granted += 1;
+            self.truth.lives(key, address);
+            self.lives(n);
         }
     }
 
