@@ -4,6 +4,8 @@
 //! can be made smaller ([`shrink`]) and read ([`script`], [`trace`]). [`node`] knows nothing of EC2, [`cloud`] nothing of
 //! nodes; [`world`] drives both.
 
+mod acting;
+pub mod action;
 pub mod agenda;
 pub mod cloud;
 pub mod count;
@@ -20,4 +22,5 @@ pub mod shrink;
 pub mod trace;
 pub mod truth;
 pub mod weather;
+pub mod words;
 pub mod world;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::cloud::{CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
-use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::{EniId, InstanceId};
 use aws_cni_ipam::limits::InstanceLimits;
 use aws_cni_ipam::node::NodeFacts;
@@ -19,7 +18,7 @@ use crate::count::Counts;
 use crate::dice::Dice;
 use crate::imds;
 use crate::node::{Happening, Node};
-use crate::script::{Action, Hand, Lie, Script, Settings, Span, Trouble, Which};
+use crate::script::{Action, Lie, Script, Settings, Trouble, Which};
 use crate::truth::Violation;
 use crate::weather::Fate;
 
@@ -37,7 +36,7 @@ pub struct Outcome {
 /// What is driven.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "most of them are of the largest kind")]
-enum Next {
+pub(crate) enum Next {
     Node(Happening),
     Script(Action),
     /// Others give back a subnet's addresses.
@@ -48,16 +47,16 @@ enum Next {
 /// One node, its account, and what comes.
 #[derive(Debug)]
 pub struct World {
-    queue: Agenda<Next>,
+    pub(crate) queue: Agenda<Next>,
     pub(crate) account: Account,
     pub(crate) node: Node,
-    dice: Dice,
+    pub(crate) dice: Dice,
     late: Dice,
     /// When calls were made, for the last hour.
     recent_calls: [VecDeque<u64>; 2],
     /// ENIs and addresses somebody else has changed, and when.
-    meddled: BTreeMap<Ipv4Addr, u64>,
-    meddled_enis: BTreeMap<EniId, u64>,
+    pub(crate) meddled: BTreeMap<Ipv4Addr, u64>,
+    pub(crate) meddled_enis: BTreeMap<EniId, u64>,
 }
 
 /// EC2 calls a node may make in any hour, whatever happens to it: those that change something and those that look, as
@@ -80,7 +79,7 @@ pub fn policy(settings: &Settings) -> Policy {
     policy
 }
 
-fn instance() -> InstanceId {
+pub(crate) fn instance() -> InstanceId {
     "i-0123456789abcdef0".into()
 }
 
@@ -325,150 +324,6 @@ impl World {
         let now = self.queue.now;
         self.account.forget_deleted(now);
         self.queue.after(HOUR, Next::EveryHour);
-    }
-
-    fn act(&mut self, action: &Action) {
-        let now = self.queue.now;
-        if !matches!(action, Action::Pod { .. } | Action::Gc {}) {
-            *self
-                .node
-                .counts
-                .faults
-                .entry(action.word().to_owned())
-                .or_default() += 1;
-        }
-        if self.node.trace.is_some() {
-            self.node.tell(|| format!("== {action}"));
-        }
-        match *action {
-            Action::Pod {
-                n,
-                life,
-                patience,
-                quirk,
-            } => self.node.pod(n, life, patience, quirk),
-            Action::Del { n } => self.node.end(n),
-            Action::Gc {} => self.node.gc(),
-            Action::Call { which, how, times } => self.node.weather.next_calls(which, how, times, now),
-            Action::Outage { which, how, span } => self.node.weather.outage(which, how, now + span.0),
-            Action::Lag { by, span } => self.node.weather.late(by.0, now + span.0),
-            Action::Describe { lie, span } => self.node.weather.describe(lie, now + span.0),
-            Action::Imds { lie, span } => self.node.weather.imds(lie, now + span.0),
-            Action::Taken { subnet, left, span } => {
-                let dice = &mut self.dice;
-                if let Some(place) = self.account.subnets.get_mut(subnet) {
-                    place.crowd(left, dice);
-                }
-                self.give_back(subnet, span);
-            }
-            Action::Fragmented { subnet, span } => {
-                if let Some(place) = self.account.subnets.get_mut(subnet) {
-                    place.fragment();
-                }
-                self.give_back(subnet, span);
-            }
-            Action::Kernel { trouble, span } => self.node.weather.kernel(trouble, now + span.0),
-            Action::Rename { nth } => {
-                if let Some(link) = self.node.kernel.rename(nth) {
-                    self.node.step(Event::LinkSeen(link));
-                }
-            }
-            Action::Stray { nth } => self.stray(nth),
-            Action::Disk { trouble, span } => self.node.weather.disk(trouble, now + span.0),
-            Action::Kill { effect, down } => self.node.kill_before(effect, down),
-            Action::Power { down } => self.power(down),
-            Action::Damage { nth, lost } => self.damage(nth, lost),
-            Action::Outside { hand, nth } => self.outside(hand, nth),
-            Action::Config { warm, max_enis } => {
-                let mut policy = self.node.policy.clone();
-                warm.set(&mut policy);
-                policy.max_enis = (max_enis > 0).then_some(max_enis);
-                self.node.policy = policy.clone();
-                self.node.weather.trouble_until(now);
-                self.node.step(Event::Reconfigured(Box::new(policy)));
-            }
-            Action::Cidr {} => {
-                let more = Ipv4Cidr::new(Ipv4Addr::new(100, 64, 0, 0), 16);
-                self.node.facts.vpc_cidrs.extend(more);
-                let cidrs = self.node.facts.vpc_cidrs.clone();
-                self.node.step(Event::VpcCidrs(cidrs));
-            }
-        }
-    }
-
-    fn give_back(&mut self, subnet: usize, span: Span) {
-        let until = self.queue.now + span.0;
-        self.node.weather.trouble_until(until);
-        self.queue.at(until, Next::Emptied(subnet));
-    }
-
-    fn stray(&mut self, nth: u32) {
-        let Some(pool) = &self.node.pool else { return };
-        let routes = &self.node.kernel.routes;
-        let idle: Vec<Ipv4Addr> = pool
-            .addresses()
-            .iter()
-            .filter(|(address, known)| known.holder.is_none() && !routes.contains_key(*address))
-            .map(|(address, _)| *address)
-            .collect();
-        let index = usize::try_from(nth).unwrap_or(0).checked_rem(idle.len());
-        if let Some(address) = index.and_then(|index| idle.get(index)) {
-            self.node.kernel.bare_rules.insert(*address);
-        }
-    }
-
-    fn power(&mut self, down: Span) {
-        let now = self.queue.now;
-        self.node.power_cut(down);
-        self.node.weather.trouble_until(now + down.0);
-        let macs: Vec<_> = self
-            .account
-            .attached(&instance())
-            .filter(|eni| eni.id != self.node.facts.primary_eni)
-            .map(|eni| eni.mac)
-            .collect();
-        for mac in macs {
-            let at = now + down.0 + self.dice.below(12_000);
-            self.queue.at(at, Next::Node(Happening::LinkComes(mac)));
-        }
-    }
-
-    fn damage(&mut self, nth: u32, lost: bool) {
-        let now = self.queue.now;
-        if self.node.pool.is_some() {
-            self.node.die();
-        }
-        let damaged = self.node.disk.damage(nth, lost);
-        self.node.truth.forget_rests();
-        self.node.weather.trouble_until(now);
-        self.node.tell(|| format!("{damaged:?} is damaged"));
-        self.queue.after(500, Next::Node(Happening::Start));
-    }
-
-    fn outside(&mut self, hand: Hand, nth: u32) {
-        let now = self.queue.now;
-        let before: BTreeMap<EniId, Vec<Ipv4Addr>> = self.on_enis();
-        let truth = &self.node.truth;
-        let routes = &self.node.kernel.routes;
-        let is_used = |address: Ipv4Addr| truth.holder(address).is_some() || routes.contains_key(&address);
-        self.account.outside(&instance(), hand, nth, now, &is_used);
-        let after = self.on_enis();
-        for (eni, addresses) in &before {
-            if after.get(eni) != Some(addresses) {
-                self.meddled_enis.insert(eni.clone(), now);
-                self.meddled
-                    .extend(addresses.iter().map(|address| (*address, now)));
-            }
-        }
-        self.node.weather.trouble_until(now);
-    }
-
-    fn on_enis(&self) -> BTreeMap<EniId, Vec<Ipv4Addr>> {
-        let of = |eni: &aws_cni_ipam::cloud::CloudEni| {
-            let addresses = eni.cidrs().flat_map(Ipv4Cidr::addresses).collect();
-            (eni.id.clone(), addresses)
-        };
-        self.account.attached(&instance()).map(of).collect()
     }
 
     pub(crate) fn was_meddled(&self, address: Ipv4Addr, eni: &EniId) -> bool {
