@@ -66,9 +66,8 @@ impl World {
                 Some(eni.clone()),
                 proofs.iter().map(|proof| *proof.subject()).collect(),
             ),
-            CloudCall::DetachEni { proof, .. } | CloudCall::DeleteEni { proof } => {
-                self.all_of(proof.subject())
-            }
+            CloudCall::DetachEni { eni, .. } => self.all_of(eni),
+            CloudCall::DeleteEni { proof } => self.all_of(proof.subject()),
             CloudCall::AttachEni { eni, .. }
             | CloudCall::Assign { eni, .. }
             | CloudCall::SetGroups { eni, .. }

@@ -133,7 +133,7 @@ fn call(call: &CloudCall) -> String {
         CloudCall::UnassignPrefixes { eni, proofs } => {
             format!("unassign {} from {eni}", count(proofs.len(), "prefix"))
         }
-        CloudCall::DetachEni { attachment, .. } => format!("detach {attachment}"),
+        CloudCall::DetachEni { eni, .. } => format!("detach {eni}"),
         CloudCall::DeleteEni { proof } => format!("delete {}", proof.subject()),
         CloudCall::DescribeEnis { scope, .. } => format!("describe ENIs, {scope:?}"),
         CloudCall::DescribeLeftEnis { .. } => "describe left ENIs".to_owned(),

@@ -290,8 +290,12 @@ impl Account {
                 let prefixes: Vec<Ipv4Cidr> = proofs.iter().map(|proof| *proof.subject()).collect();
                 self.unassign(eni, &[], &prefixes, now)
             }
-            CloudCall::DetachEni { attachment, .. } => {
-                let here = |eni: &&CloudEni| eni.attachment.as_ref().is_some_and(|is| is.id == *attachment);
+            CloudCall::DetachEni { proof, .. } => {
+                let here = |eni: &&CloudEni| {
+                    eni.attachment
+                        .as_ref()
+                        .is_some_and(|is| is.id == *proof.subject())
+                };
                 let current = self
                     .interfaces
                     .values()

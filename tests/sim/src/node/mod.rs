@@ -396,7 +396,7 @@ impl Node {
                 let wait = self.dice.wait(3);
                 self.later(wait, Happening::Published { life, eni, addresses });
             }
-            Effect::Unpublish { .. } => {}
+            Effect::Unpublish { .. } | Effect::UnconfigureEni { .. } => {}
             Effect::RemoveRules(addresses) => {
                 for address in addresses {
                     if self.kernel.routes.contains_key(&address) {
