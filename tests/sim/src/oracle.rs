@@ -20,8 +20,8 @@ use crate::world::World;
 const MINUTE: u64 = 60_000;
 /// By then everything that failed has been tried again: the longest back-off is an hour and a quarter.
 const PATIENCE: u64 = 180 * MINUTE;
-/// EC2 calls of an idle hour: two lists, and whatever else is looked at once an hour.
-const IDLE_CALLS: usize = 8;
+/// EC2 calls of an idle hour: lists of ENIs, of what others left and of subnets.
+const IDLE_CALLS: usize = 12;
 /// EC2 calls of an hour in which a full subnet is asked for more, again and again.
 const SHORT_CALLS: usize = 400;
 

@@ -291,8 +291,11 @@ impl Account {
                 self.unassign(eni, &[], &prefixes, now)
             }
             CloudCall::DetachEni { proof, .. } => {
-                let attachment = proof.subject();
-                let here = |eni: &&CloudEni| eni.attachment.as_ref().is_some_and(|is| is.id == *attachment);
+                let here = |eni: &&CloudEni| {
+                    eni.attachment
+                        .as_ref()
+                        .is_some_and(|is| is.id == *proof.subject())
+                };
                 let current = self
                     .interfaces
                     .values()
