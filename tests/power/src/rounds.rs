@@ -46,15 +46,15 @@ pub(crate) fn run(kit: &Kit, rounds: u32, seed: u64) {
             }
             thread::sleep(Duration::from_millis(dice.below(3000)));
         }
-        let (heard, seen) = machine.cut();
+        let (heard, disk) = machine.cut();
         known.hear(&heard, round);
         println!(
             "round {round} of {rounds}: {cut:?}, {} commits acknowledged so far and none missing, {} flushes, {} of {} \
              unflushed sectors lost, {} rebuilt, {} s",
             known.commits,
-            seen.flushes,
-            seen.lost_sectors,
-            seen.lost_sectors + seen.kept_sectors,
+            disk.flushes,
+            disk.lost_sectors,
+            disk.lost_sectors + disk.kept_sectors,
             known.rebuilt,
             begun.elapsed().as_secs()
         );
