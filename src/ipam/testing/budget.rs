@@ -236,7 +236,7 @@ fn throttling_of_the_account_quiets_the_node_and_pods_only_in_part() {
     }
     let later = now.after(Duration::from_secs(30));
     assert!(budget.check(Kind::Describing, Priority::Upkeep, 0, later).is_ok());
-    // The next one waits longer; once it is over and EC2 has answered, it starts anew.
+    // What is answered meanwhile takes back a step; without, the next one waits longer; once it is over and EC2 has answered, it starts anew.
     budget.throttled(None, u64::MAX, later);
     let long = budget
         .check(Kind::Changing, Priority::Warm, 0, later)
