@@ -287,9 +287,12 @@ impl Budget {
         });
     }
 
-    /// EC2 has done something for us: once the pause is over, the next one is a first one again.
+    /// EC2 has done something for us: the next pause is shorter by a step, and once this one is over, a first one again.
     pub(super) fn answered(&mut self, now: Tick) {
         self.quiet = self.quiet.filter(|quiet| quiet.until > now);
+        if let Some(quiet) = &mut self.quiet {
+            quiet.attempt = quiet.attempt.saturating_sub(1);
+        }
     }
 
     /// A step begins: what was put off is asked anew. Who no longer asks is no longer hungry.

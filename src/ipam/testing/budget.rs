@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::growth::{PATIENCE, policy, sizes, started};
 use super::world::{Fault, Work, World};
 use crate::budget::{Kind, Limit, Priority, Tally};
-use crate::cloud::FailureClass;
-use crate::effect::RefusalKind;
+use crate::cloud::{CloudCall, DescribeScope, FailureClass};
+use crate::effect::{Effect, RefusalKind};
+use crate::event::Event;
 use crate::ids::Tick;
 use crate::memory::Purpose;
+use crate::obstacle::Topic;
 use crate::plan::Hindrance;
 use crate::policy::Policy;
 
@@ -115,7 +117,7 @@ fn warm_up_waits_while_pods_are_served() {
     let mut world = started(3, 4, policy(0));
     spend(&mut world, Kind::Changing, Priority::Warm);
     world.policy = policy(2);
-    world.event(crate::event::Event::Reconfigured(Box::new(world.policy.clone())));
+    world.event(Event::Reconfigured(Box::new(world.policy.clone())));
     world.settle();
     let before = world.log.len();
     let status = world.pool.status(world.now);
@@ -234,7 +236,7 @@ fn throttling_of_the_account_quiets_the_node_and_pods_only_in_part() {
     }
     let later = now.after(Duration::from_secs(30));
     assert!(budget.check(Kind::Describing, Priority::Upkeep, 0, later).is_ok());
-    // The next one waits longer; once it is over and EC2 has answered, it starts anew.
+    // What is answered meanwhile takes back a step; without, the next one waits longer; once it is over and EC2 has answered, it starts anew.
     budget.throttled(None, u64::MAX, later);
     let long = budget
         .check(Kind::Changing, Priority::Warm, 0, later)
@@ -255,7 +257,7 @@ fn throttling_on_one_action_holds_warm_up_back_everywhere() {
     world.eager = false;
     world.policy = policy(2);
     world.faults.push_back(Fault::Refuse(FailureClass::Throttled));
-    world.event(crate::event::Event::Reconfigured(Box::new(world.policy.clone())));
+    world.event(Event::Reconfigured(Box::new(world.policy.clone())));
     while world.flush() {}
     let asked = world
         .work
@@ -359,4 +361,30 @@ fn calls_are_counted_by_whom_they_are_for() {
         made.contains_key(&Priority::Upkeep) && made.contains_key(&Priority::Warm),
         "{made:?}"
     );
+}
+
+/// Who calls without having asked whether it may is refused all the same, and tries again when it may.
+#[test]
+fn a_call_that_nobody_asked_for_is_put_off_too() {
+    let mut world = started(3, 4, policy(0));
+    spend(&mut world, Kind::Describing, Priority::Blocked);
+    let mut out = crate::outbox::Outbox::default();
+    let scope = DescribeScope::Attached;
+    let instance = world.facts.instance.clone();
+    let request = CloudCall::DescribeEnis { instance, scope };
+    out.call(&mut world.pool, Purpose::Describe(scope), request, world.now);
+    let effects = out.seal(&mut world.pool, world.now);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Call { .. })));
+    world.take(effects);
+    world.settle();
+    assert!(!world.pool.memory.is_asking(&Purpose::Describe(scope)));
+    let obstacle = &world.pool.memory.obstacles[&Topic::Describe(scope)];
+    let failure = obstacle.failure.as_ref().unwrap();
+    assert!(failure.message.starts_with("the call budget"), "{failure}");
+    assert!(obstacle.until > world.now);
+    assert_eq!(world.pool.call_counters().throttled, 0, "EC2 has said nothing");
+    let before = world.calls("Describe Attached");
+    world.event(Event::Timer);
+    world.advance(Duration::from_secs(600));
+    assert!(world.calls("Describe Attached") > before);
 }
