@@ -159,7 +159,7 @@ fn pods_that_return_while_an_eni_drains_have_its_addresses() {
         let enis = dump["enis"].as_array().unwrap();
         enis.iter().any(|eni| eni["state"]["is"] == "draining")
     });
-    let again = scene.pods("again", 18);
+    let again = scene.pods("again", 17);
     scene.add(&again, 6);
     scene.faults().withdraw(rule);
     assert!(again.iter().all(|pod| scene.reaches_out(pod)));
