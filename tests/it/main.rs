@@ -32,6 +32,7 @@ mod links;
 mod networks;
 mod pair;
 mod plugin;
+mod reconcile_doc;
 mod scene;
 mod shrink;
 mod subnets;

@@ -6,6 +6,7 @@
 
 mod budget;
 mod conformance;
+mod drift;
 mod ec2;
 mod explain;
 mod growth;
@@ -20,4 +21,5 @@ mod survival;
 mod targets;
 mod treatment;
 mod upkeep;
+mod verdicts;
 mod world;
