@@ -574,6 +574,7 @@ fn speak_of_eni(world: &mut World, eni: &CloudEni, words: EniWords) {
     } else {
         scope
     };
+    while world.flush() {}
     world.work.clear();
     world.pool.memory.calls.clear();
     describe(world, attached);
