@@ -108,7 +108,17 @@ pub(super) fn judge_standing(pool: &mut Pool, address: Ipv4Addr, now: Tick, out:
     (words.kernel, words.store) = evidence::of_address(pool, address, now);
     let verdict = verdict::address(words);
     judge_doubt(pool, address, words, verdict, now, out);
+    if cidr == host {
+        return note_drift(pool, &id, host, words, now, out);
+    }
+    // EC2 and IMDS speak of the prefix as a whole, the kernel of each address.
+    words.imds = ImdsWord::Silent;
+    words.ec2 = Ec2Word::Lists;
     note_drift(pool, &id, host, words, now, out);
+    if address == cidr.base() {
+        let whole = evidence::of_cidr(pool, &id, cidr, ec2, now);
+        note_drift(pool, &id, cidr, whole, now, out);
+    }
 }
 
 /// Sets or lifts the doubt about one address. EC2's and IMDS's words are those on the prefix it is part of.
@@ -352,7 +362,10 @@ fn note_drift(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, 
         Drift::ImdsExtraAddress if !cidr.is_host() => Drift::ImdsExtraPrefix,
         other => other,
     };
-    let found = verdict::address_drifts(words).map(of_prefix);
+    let of_its_addresses = |kind: &Drift| matches!(kind, Drift::KernelExtraRoute | Drift::KernelOmitsRoute);
+    let found = verdict::address_drifts(words)
+        .filter(|kind| cidr.is_host() || !of_its_addresses(kind))
+        .map(of_prefix);
     let subject = Subject::Cidr(cidr);
     let new = pool.memory.drifts.note(&subject, found, now);
     // The quarantine of what EC2 lacks, or the kernel has, has an alarm of its own.

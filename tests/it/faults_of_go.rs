@@ -66,7 +66,7 @@ fn eni_in_use(scene: &Scene, pods: &[Pod]) -> Eni {
 fn use_up(scene: &Scene, pods: &mut Vec<Pod>, left: usize) {
     let more = scene.pods("more", left);
     scene.add(&more, left);
-    pods.extend(more.into_iter());
+    pods.extend(more);
     assert_eq!(addresses(pods).len(), pods.len(), "no address has two pods");
     scene.check(pods);
 }
@@ -146,6 +146,32 @@ fn fault_03_an_address_that_imds_lacks_at_a_restart_keeps_its_pod() {
     assert_eq!(rash_calls(&scene, mark), Vec::<String>::new());
     scene.restart();
     scene.check(&pods);
+}
+
+/// There: with a /28 it was three pods.
+#[test]
+fn fault_03_a_prefix_that_imds_lacks_at_a_restart_keeps_its_pods() {
+    let environment = [("ENABLE_PREFIX_DELEGATION", "true"), ("MAX_ENI", "1")];
+    let mut scene = Scene::with_env("m5.large", &environment);
+    let mut pods = scene.pods("web", 20);
+    scene.add(&pods, 20);
+    scene.settle();
+    let before = allocations(&scene);
+    let prefixes: Vec<_> = scene.attached_enis()[0].prefixes.iter().copied().collect();
+    assert!(prefixes.len() >= 2, "{prefixes:?}");
+    scene.kill();
+    scene.faults().lies(scene.node.instance(), |lies| {
+        lies.imds_hides_prefixes.extend(prefixes);
+    });
+    scene.start();
+    wait_for_drift(&scene, "imds-omits-prefix");
+    assert_eq!(allocations(&scene), before);
+    let more = scene.pods("more", 20);
+    scene.add(&more, 10);
+    pods.extend(more);
+    assert_eq!(addresses(&pods).len(), 40, "no address has two pods");
+    scene.restart();
+    assert_eq!(scene.count("assigned"), 40);
 }
 
 /// There: the link stays down without its table, pods get it anyway, and it is still broken 70 s later.

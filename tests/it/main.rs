@@ -15,6 +15,7 @@ mod cli;
 mod cloud;
 mod cloud_faults;
 mod conformance;
+mod conformance_doc;
 mod crash;
 mod database;
 mod dataplane;

@@ -50,7 +50,7 @@ fn attach(scene: &Scene, device: u32, pairs: &[(&str, &str)], kind: &str) -> Eni
     scene.lab.cloud().model(|model| {
         let mut request = CreateEni::plain(vpc.subnets[0].clone(), vec![vpc.group.clone()]);
         request.tags = tags(pairs);
-        request.interface_type = kind.to_owned();
+        kind.clone_into(&mut request.interface_type);
         request.wanted = Wanted {
             addresses: Want::Count(2),
             ..Wanted::default()

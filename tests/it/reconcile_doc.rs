@@ -123,7 +123,8 @@ fn page() -> String {
     text += &every!(EniWords, verdict::eni, Ec2EniWord, LinkWord, EniWord);
     text += TAIL;
     let kinds: Vec<String> = Drift::ALL.iter().map(|kind| format!("`{kind}`")).collect();
-    text += &format!("{}.\n", kinds.join(", "));
+    text += &kinds.join(", ");
+    text += ".\n";
     text
 }
 

@@ -6,6 +6,7 @@
 
 mod budget;
 mod conformance;
+mod conformance_modes;
 mod drift;
 mod ec2;
 mod explain;
