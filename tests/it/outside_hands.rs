@@ -184,6 +184,35 @@ fn ipamd_19_an_eni_marked_no_manage_keeps_its_pods_and_gets_no_others() {
 
 /// Without the instance's tag an ENI is an untagged one: managed unless `MANAGE_UNTAGGED_ENI` says otherwise.
 #[test]
+fn ipamd_19_an_eni_whose_tag_is_removed_keeps_its_pods_and_is_managed_as_the_setting_says() {
+    for (setting, expected) in [("true", "secondary"), ("false", "unmanaged")] {
+        let mut scene = Scene::with_env("m5.large", &[("MANAGE_UNTAGGED_ENI", setting)]);
+        let pods = scene.pods("web", 12);
+        scene.add(&pods, 12);
+        scene.settle_at(27);
+        let (eni, on_it) = in_use(&scene, &pods);
+        scene
+            .lab
+            .cloud()
+            .model(|model| model.delete_eni_tags(&eni.id, &[INSTANCE], Instant::now()))
+            .unwrap();
+        let mark = scene.mark();
+        scene.restart();
+        scene.wait_until("EC2 to have been asked", || {
+            (!scene.calls_since(mark, "DescribeNetworkInterfaces").is_empty()).then_some(())
+        });
+        scene.wait_until(expected, || (role(&scene, &eni.id)? == expected).then_some(()));
+        for pod in &on_it {
+            assert!(scene.reaches_out(pod), "{setting}: {}", scene.log());
+        }
+        assert_eq!(scene.count("assigned"), 12, "{setting}");
+        scene.del(&pods, 8);
+        assert_eq!(scene.count("assigned"), 0, "{setting}");
+    }
+}
+
+/// An ENI of another instance is never ours, whatever it was before.
+#[test]
 fn ipamd_19_an_eni_whose_tag_is_given_to_another_instance_keeps_its_pods_and_gets_no_others() {
     let (mut scene, pods) = busy();
     let (eni, on_it) = in_use(&scene, &pods);
