@@ -45,6 +45,28 @@ pub(super) fn of_cidr(pool: &Pool, id: &EniId, cidr: Ipv4Cidr, ec2: Ec2Word, now
     }
 }
 
+/// Everything that is said of one address of an address or prefix on an ENI: EC2 and IMDS speak of the whole.
+pub(super) fn of_member(
+    pool: &Pool,
+    id: &EniId,
+    cidr: Ipv4Cidr,
+    address: Ipv4Addr,
+    ec2: Ec2Word,
+    now: Tick,
+) -> AddressWords {
+    let is_carried = pool
+        .enis()
+        .get(id)
+        .is_some_and(|eni| eni.cidrs.contains_key(&cidr));
+    let (kernel, store) = of_address(pool, address, now);
+    AddressWords {
+        ec2,
+        imds: imds_of_cidr(pool, id, cidr, is_carried, now),
+        kernel,
+        store,
+    }
+}
+
 /// The kernel's and the store's word on one address.
 pub(super) fn of_address(pool: &Pool, address: Ipv4Addr, now: Tick) -> (KernelWord, StoreWord) {
     let known = pool.addresses().get(&address);

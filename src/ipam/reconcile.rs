@@ -104,8 +104,7 @@ pub(super) fn judge_standing(pool: &mut Pool, address: Ipv4Addr, now: Tick, out:
     let host = Ipv4Cidr::host(address);
     let cidr = pool.placed(address).and_then(|(eni, _)| eni.carries(address));
     let cidr = cidr.map_or(host, |(cidr, _)| cidr);
-    let mut words = evidence::of_cidr(pool, &id, cidr, ec2, now);
-    (words.kernel, words.store) = evidence::of_address(pool, address, now);
+    let mut words = evidence::of_member(pool, &id, cidr, address, ec2, now);
     let verdict = verdict::address(words);
     judge_doubt(pool, address, words, verdict, now, out);
     if cidr == host {

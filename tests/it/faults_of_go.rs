@@ -157,7 +157,7 @@ fn fault_03_a_prefix_that_imds_lacks_at_a_restart_keeps_its_pods() {
     scene.add(&pods, 20);
     scene.settle();
     let before = allocations(&scene);
-    let prefixes = scene.attached_enis()[0].prefixes.to_vec();
+    let prefixes = scene.attached_enis()[0].prefixes.clone();
     assert!(prefixes.len() >= 2, "{prefixes:?}");
     scene.kill();
     scene.faults().lies(scene.node.instance(), |lies| {
