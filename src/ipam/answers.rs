@@ -15,6 +15,7 @@ use super::observe;
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
+use super::reconcile;
 use super::release;
 use super::shortage::{self, Take};
 use super::treatment::Scope;
@@ -58,7 +59,7 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             }
             let take = Take::assign(amount);
             let cidrs = addresses.into_iter().map(Ipv4Cidr::host).chain(prefixes);
-            assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now);
+            assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now, out);
         }
         (Purpose::Delete(id), Ok(CloudAnswer::Done)) => pool.forget_eni(&id),
         (Purpose::Unassign { eni, cidrs }, Ok(CloudAnswer::Done)) => {
@@ -168,16 +169,16 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     progress.doubt = None;
 }
 
-fn assigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], take: Take, now: Tick) {
-    pool.edit_eni(id, |eni| eni.assigning = None);
+fn assigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], take: Take, now: Tick, out: &mut Outbox) {
     if let Some(subnet) = pool.enis().get(id).map(|eni| eni.subnet.clone()) {
         shortage::gave(pool, &subnet, take, now);
     }
     let before = pool.enis().get(id).map(super::model::Eni::slots_taken);
     for cidr in cidrs {
         release::regained(pool, *cidr, now);
-        observe::name(pool, id, *cidr, now);
+        reconcile::listed(pool, id, *cidr, now, out);
     }
+    pool.edit_eni(id, |eni| eni.assigning = None);
     if pool.enis().get(id).map(super::model::Eni::slots_taken) == before {
         // An answer that changes nothing must not be asked for again at once.
         pool.memory.obstruct(

@@ -48,7 +48,8 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     for id in ids {
         let Some(eni) = pool.enis().get(&id) else { continue };
         match (eni.role, eni.state.clone()) {
-            (EniRole::Unmanaged, _) => {}
+            // A lost one is kept until EC2 insists, and as long as sandboxes are on it.
+            (EniRole::Unmanaged, _) | (EniRole::Secondary, EniState::Lost) => {}
             (EniRole::Primary, _) => {
                 upkeep::keep(pool, &id, now, out);
                 release::unassign(pool, &id, now, out);
@@ -65,7 +66,6 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             (_, EniState::Draining) => release::drain(pool, &id, now, out),
             (_, EniState::Detaching) => release::detach(pool, &id, now, out),
             (_, EniState::Discarding { .. }) => discard(pool, &id, now, out),
-            (_, EniState::Lost) => bury(pool, &id),
         }
     }
     recheck(pool, now, out);
@@ -299,7 +299,8 @@ pub(super) fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) 
     }
     let Some(eni) = pool.enis().get(id) else { return };
     let evidence = LocalEvidence {
-        link: pool.memory.links.contains_key(&eni.mac),
+        // What has not been read confirms nothing.
+        link: pool.memory.links.contains_key(&eni.mac) || pool.memory.heard.kernel.is_none(),
         pod_routes: eni
             .addresses()
             .filter(|(address, _)| pool.memory.pod_routes.contains_key(address))
@@ -324,18 +325,6 @@ pub(super) fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) 
                 .obstruct(Topic::Delete(id.clone()), RECHECK, None, now);
             out.alarm("not-deleted", format!("{id} is to be deleted, but {why}"));
         }
-    }
-}
-
-/// A lost ENI is forgotten with the last sandbox on it; if it still exists, detached, it is taken up as left over.
-fn bury(pool: &mut Pool, id: &EniId) {
-    if !pool
-        .allocations()
-        .values()
-        .any(|allocation| allocation.eni == *id)
-    {
-        pool.forget_eni(id);
-        pool.memory.describe.insert(DescribeScope::OursUnattached);
     }
 }
 
@@ -365,13 +354,14 @@ fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         pool.memory.obstruct(Topic::Kernel, pace, None, now);
         read_kernel(pool, out);
     }
+    let wanted = std::mem::take(&mut pool.memory.kernel_wanted);
     // Also when it is in doubt besides: what EC2 no longer lists is dropped once the kernel does not route it either.
     let rested = |address: &std::net::Ipv4Addr| {
         let known = pool.addresses().get(address);
         let is_over = |known: &super::model::Address| known.rests_until.is_none_or(|until| until < now);
         known.is_some_and(|known| known.holder.is_none() && is_over(known))
     };
-    if pool.memory.unproven.iter().any(rested) {
+    if wanted || pool.memory.unproven.iter().any(rested) {
         read_kernel(pool, out);
     }
 }
@@ -383,6 +373,8 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let drift_check = now.after(pool.policy().drift_check);
     if *pool.memory.next_look.get_or_insert(drift_check) <= now {
         pool.memory.next_look = Some(drift_check);
+        // Its word is compared with EC2's, and takes nothing away.
+        out.now(Effect::ReadImds);
         pool.memory
             .describe
             .extend([DescribeScope::Attached, DescribeScope::OursUnattached]);
@@ -396,14 +388,17 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .iter()
         .any(|(address, known)| known.doubt == Some(Doubt::NotInEc2) && pool.placed(*address).is_some())
         || pool.enis().values().any(|eni| {
-            eni.role != EniRole::Unmanaged
-                && matches!(eni.state, EniState::Attached | EniState::Ready)
-                && (pool
-                    .memory
-                    .enis
-                    .get(&eni.id)
-                    .is_some_and(|p| p.unlisted_since.is_some())
-                    || (eni.role == EniRole::Secondary && (eni.attachment.is_none() || eni.device.is_none())))
+            let is_idle = || !pool.allocations().values().any(|held| held.eni == eni.id);
+            (eni.state == EniState::Lost && is_idle())
+                || eni.role != EniRole::Unmanaged
+                    && matches!(eni.state, EniState::Attached | EniState::Ready)
+                    && (pool
+                        .memory
+                        .enis
+                        .get(&eni.id)
+                        .is_some_and(|p| p.unlisted_since.is_some())
+                        || (eni.role == EniRole::Secondary
+                            && (eni.attachment.is_none() || eni.device.is_none())))
         });
     if !doubtful {
         pool.memory.clear(&Topic::Doubts);
@@ -411,6 +406,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         // The first look is due after a pause, too: EC2 has only just been asked.
         if pool.memory.obstacles.contains_key(&Topic::Doubts) {
             pool.memory.describe.insert(DescribeScope::Attached);
+            out.now(Effect::ReadImds);
         }
         pool.memory.obstruct(Topic::Doubts, DOUBTS, None, now);
     }

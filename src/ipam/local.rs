@@ -5,18 +5,20 @@ use std::net::Ipv4Addr;
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
-use super::ids::{CardIndex, DeviceIndex, Mac, Tick};
+use super::ids::{CardIndex, DeviceIndex, EniId, Mac, Tick};
 use super::memory::Ec2View;
 use super::model::{Eni, EniKind, EniRole, EniState};
 use super::node::NodeFacts;
-use super::observe::{place, suspect_route};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::release;
+use super::verdict::{self, Act, Ec2EniWord, Ec2Word, EniWords, ImdsWord};
 use super::witness::{Doubt, ImdsEni, ImdsSnapshot, KernelFacts};
+use super::{evidence, reconcile};
 
 /// Everything the kernel has.
-pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
+pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut Outbox) {
+    pool.memory.heard.kernel = Some(now);
     let before = std::mem::take(&mut pool.memory.links);
     for link in facts.links {
         pool.memory.links.insert(link.mac, link);
@@ -51,26 +53,17 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick) {
     pool.memory.orphaned_rules = facts.bare_rules.into_iter().filter(is_orphan).collect();
     let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
     for address in addresses {
-        let was_routed = pool
-            .addresses()
-            .get(&address)
-            .is_some_and(|known| matches!(known.doubt, Some(Doubt::PodRoute { .. })));
         // A checkpoint's word that nobody confirms ends with the last that the kernel shows of it.
         let was_imported = pool.addresses().get(&address).is_some_and(|known| {
             known.holder.is_none() && matches!(known.doubt, Some(Doubt::Imported { .. }))
         });
-        if let Some(device) = pool.memory.pod_routes.get(&address).cloned() {
-            if was_routed {
-                // A route that went while a rule stayed: what was a pod's is now a rule's alone.
-                pool.doubt(address, Some(Doubt::PodRoute { device }));
-            } else {
-                suspect_route(pool, address);
-            }
-        } else if was_routed || was_imported {
+        if was_imported && !pool.memory.pod_routes.contains_key(&address) {
             pool.doubt(address, None);
             pool.rest(address, now);
         }
+        reconcile::judge_standing(pool, address, now, out);
     }
+    reconcile::stray_routes(pool, now, out);
 }
 
 /// A link has come or gone; a reading of the kernel that is under way need not know.
@@ -128,52 +121,109 @@ pub(super) fn facts(pool: &mut Pool, seen: NodeFacts, out: &mut Outbox) {
 }
 
 /// Everything IMDS lists, kept until EC2 has spoken or cannot.
-pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot) {
-    let changed = pool.memory.imds.as_ref() != Some(&snapshot);
+pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot, now: Tick, out: &mut Outbox) {
     for seen in &snapshot.enis {
         pool.edit_eni(&seen.id, |eni| {
             eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr);
         });
     }
-    let news = snapshot.enis.iter().any(|seen| {
-        let Some(eni) = pool.enis().get(&seen.id) else {
-            return true;
-        };
-        let is_gone = |cidr: Ipv4Cidr| {
-            cidr.addresses()
-                .any(|address| pool.memory.given_back.contains_key(&address))
-        };
-        let is_known = |cidr: Ipv4Cidr| eni.cidrs.contains_key(&cidr) || is_gone(cidr);
-        eni.role != EniRole::Unmanaged && !seen.cidrs().all(is_known)
-    });
-    if news && changed && pool.memory.ec2 == Ec2View::Answered {
-        pool.memory.describe.insert(DescribeScope::Attached);
-    }
+    let seen_now = snapshot.enis.clone();
+    let before = pool.memory.imds.replace(snapshot);
+    pool.memory.heard.imds = Some(now);
     pool.memory.imds_pending = pool.memory.ec2 != Ec2View::Answered;
-    pool.memory.imds = Some(snapshot);
+    if pool.memory.ec2 == Ec2View::Answered {
+        for seen in &seen_now {
+            compare(pool, seen, before.as_ref(), now, out);
+        }
+    }
+    let secondary = |eni: &&Eni| eni.role != EniRole::Primary;
+    let ids: Vec<EniId> = pool
+        .enis()
+        .values()
+        .filter(secondary)
+        .map(|eni| eni.id.clone())
+        .collect();
+    for id in &ids {
+        let ec2 = evidence::standing_of_eni(pool, id);
+        reconcile::judge_eni(pool, id, ec2, now, out);
+    }
+    let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
+    for address in addresses {
+        reconcile::judge_standing(pool, address, now, out);
+    }
 }
 
-/// Takes up what IMDS lists: the primary ENI's addresses at once, other ENIs when EC2 could not be asked.
-pub(super) fn absorb_imds(pool: &mut Pool, now: Tick) {
-    if !pool.memory.imds_pending {
+/// EC2 has been asked since the last sweep: what IMDS lists and EC2 does not is a contradiction now.
+pub(super) fn compare_again(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    let last = evidence::sweep(pool, now).map(|(snapshot, _)| snapshot.clone());
+    for seen in last.iter().flat_map(|snapshot| &snapshot.enis) {
+        let before = last.as_ref();
+        compare(pool, seen, before, now, out);
+    }
+}
+
+/// What IMDS lists and nobody knows: EC2 is asked about it once, when it is new.
+fn compare(pool: &mut Pool, seen: &ImdsEni, before: Option<&ImdsSnapshot>, now: Tick, out: &mut Outbox) {
+    let last = before
+        .into_iter()
+        .flat_map(|before| &before.enis)
+        .find(|eni| eni.id == seen.id);
+    let Some(eni) = pool.enis().get(&seen.id) else {
+        let word = if last.is_none() {
+            Ec2EniWord::Unasked
+        } else {
+            Ec2EniWord::Omits
+        };
+        let (_, verdict) = reconcile::judge_eni(pool, &seen.id, word, now, out);
+        if verdict.act == Act::AskEc2 {
+            reconcile::ask_ec2(pool);
+        }
+        return;
+    };
+    if eni.role == EniRole::Unmanaged {
         return;
     }
-    let trusted = pool.trusts_imds(now);
+    // What is known, on another ENI or on none any more, is compared by what is known of it.
+    let is_known = |address: Ipv4Addr| pool.addresses().contains_key(&address);
+    let is_gone = |address: Ipv4Addr| pool.memory.given_back.contains_key(&address);
+    let is_news = |cidr: &Ipv4Cidr| {
+        let mut addresses = cidr.addresses();
+        !eni.cidrs.contains_key(cidr) && !addresses.any(|address| is_known(address) || is_gone(address))
+    };
+    let unknown: Vec<Ipv4Cidr> = seen.cidrs().filter(is_news).collect();
+    for cidr in unknown {
+        let is_new = !last.is_some_and(|last| last.cidrs().any(|listed| listed == cidr));
+        let word = if is_new { Ec2Word::Unasked } else { Ec2Word::Omits };
+        reconcile::judge(pool, &seen.id, cidr, word, now, out);
+    }
+}
+
+/// Takes up what IMDS lists, when EC2 could not be asked.
+pub(super) fn absorb_imds(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if !pool.memory.imds_pending || !pool.trusts_imds(now) {
+        return;
+    }
     let Some(snapshot) = pool.memory.imds.clone() else {
         return;
     };
     for seen in &snapshot.enis {
-        if !pool.enis().contains_key(&seen.id) && trusted && seen.card == CardIndex(0) {
-            insert_unverified(pool, seen);
+        if !pool.enis().contains_key(&seen.id) && seen.card == CardIndex(0) {
+            let words = EniWords {
+                imds: ImdsWord::Lists,
+                ..evidence::of_eni(pool, &seen.id, Ec2EniWord::Unreachable, now)
+            };
+            if verdict::eni(words).act == Act::AdoptUnverified {
+                insert_unverified(pool, seen);
+            }
         }
         let managed = |eni: &Eni| eni.role != EniRole::Unmanaged;
         if pool.enis().get(&seen.id).is_some_and(managed) {
             for cidr in seen.cidrs() {
-                place(pool, &seen.id, cidr, false, now);
+                reconcile::overheard(pool, &seen.id, cidr, now, out);
             }
         }
     }
-    pool.memory.imds_pending = !trusted;
+    pool.memory.imds_pending = false;
 }
 
 fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {

@@ -7,6 +7,7 @@ use super::adaptive::Churn;
 use super::budget::Budget;
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudFailure, ConnectionTracking, DescribeScope, Unit};
+use super::drift::Drifts;
 use super::effect::Reply;
 use super::event::AddRequest;
 use super::ids::{
@@ -180,6 +181,14 @@ impl Default for EniProgress {
     }
 }
 
+/// When each witness was last heard: EC2's list of what is attached, a sweep of IMDS, a reading of the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) ec2: Option<Tick>,
+    pub(super) imds: Option<Tick>,
+    pub(super) kernel: Option<Tick>,
+}
+
 /// Everything that does not survive a restart, and need not.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
@@ -241,6 +250,12 @@ pub(super) struct Memory {
     pub(super) imds_groups: Option<Vec<SecurityGroupId>>,
     /// Subnets that refused, and are being asked for less.
     pub(super) shortages: BTreeMap<(SubnetId, Unit), Shortage>,
+    /// When each witness was last heard in full.
+    pub(super) heard: Heard,
+    /// Where they contradict each other.
+    pub(super) drifts: Drifts,
+    /// A verdict waits for the kernel's word.
+    pub(super) kernel_wanted: bool,
     pub(super) store_trouble: Option<String>,
     pub(super) wake: Option<Tick>,
     pub(super) report: Report,
@@ -291,6 +306,9 @@ impl Memory {
             tracking: ConnectionTracking::default(),
             imds_groups: None,
             shortages: BTreeMap::new(),
+            heard: Heard::default(),
+            drifts: Drifts::default(),
+            kernel_wanted: false,
             store_trouble: None,
             wake: None,
             report: Report::default(),

@@ -1,82 +1,19 @@
 //! What EC2's lists say, merged into what we know. An omission is a doubt first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
-use super::effect::Effect;
 use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
 use super::memory::{Ec2View, Seen};
-use super::model::{Eni, EniKind, EniRole, EniState, Placed};
-use super::obstacle::Topic;
+use super::model::{Eni, EniKind, EniRole, EniState};
 use super::outbox::Outbox;
 use super::plan::{eni_limit, places_taken};
 use super::pool::Pool;
 use super::roles::role_of;
-use super::witness::{Doubt, Ec2Says};
-use super::{release, subnets, tags};
-
-/// EC2 itself names a secondary address or a prefix of an ENI of ours.
-pub(super) fn name(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
-    for address in cidr.addresses() {
-        pool.confirm_imported(id, address);
-    }
-    place(pool, id, cidr, true, now);
-    pool.memory.unlisted.remove(&cidr);
-    let gone = |doubt: &Option<Doubt>| matches!(doubt, Some(Doubt::NotInEc2 | Doubt::EniLost));
-    for address in cidr.addresses() {
-        let on_it = pool
-            .addresses()
-            .get(&address)
-            .is_some_and(|known| known.eni == *id && gone(&known.doubt));
-        if on_it {
-            pool.doubt(address, None);
-            suspect_route(pool, address);
-        }
-    }
-}
-
-pub(super) fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool, now: Tick) {
-    let is_new = |eni: &Eni| !eni.cidrs.contains_key(&cidr);
-    if pool.enis().get(id).is_some_and(is_new) && release::is_given_back(pool, cidr, now) {
-        return;
-    }
-    let Some(eni) = pool.enis().get(id) else { return };
-    let known = eni.cidrs.get(&cidr).copied();
-    let is_elsewhere = |address: Ipv4Addr| {
-        let known = pool.addresses().get(&address);
-        known.is_some_and(|known| known.eni != *id)
-    };
-    // IMDS adds knowledge; it does not move what is known elsewhere.
-    if !verified && cidr.addresses().any(is_elsewhere) {
-        return;
-    }
-    let placed = Placed {
-        verified: verified || known.is_some_and(|known| known.verified),
-        published: eni.role == EniRole::Primary || known.is_some_and(|known| known.published),
-        releasing: known.is_some_and(|known| known.releasing),
-    };
-    pool.place(id, cidr, placed);
-    if known.is_none() {
-        pool.memory.fresh.insert(cidr, now);
-        for address in cidr.addresses() {
-            suspect_route(pool, address);
-        }
-    }
-}
-
-/// The kernel routes an address nobody holds: somebody may be using it.
-pub(super) fn suspect_route(pool: &mut Pool, address: Ipv4Addr) {
-    let idle = |known: &super::model::Address| known.holder.is_none() && known.doubt.is_none();
-    if let Some(device) = pool.memory.pod_routes.get(&address).cloned()
-        && pool.addresses().get(&address).is_some_and(idle)
-    {
-        pool.doubt(address, Some(Doubt::PodRoute { device }));
-        // Looked at again soon, however long another address has been routed.
-        pool.memory.clear(&Topic::Kernel);
-    }
-}
+use super::verdict::{Act, Ec2EniWord, EniWord};
+use super::witness::Ec2Says;
+use super::{local, reconcile, release, subnets, tags};
 
 fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni {
     Eni {
@@ -120,7 +57,7 @@ pub(super) fn adopt_created(
     let wanted = token.is_some_and(|token| pool.forget_creation(token).is_some());
     if pool.enis().contains_key(&cloud.id) {
         for cidr in cloud.cidrs() {
-            name(pool, &cloud.id, cidr, now);
+            reconcile::listed(pool, &cloud.id, cidr, now, out);
         }
         return;
     }
@@ -132,7 +69,7 @@ pub(super) fn adopt_created(
     pool.memory.progress(&cloud.id).can_go = release::can_go(pool, cloud);
     for cidr in cloud.cidrs() {
         release::regained(pool, cidr, now);
-        name(pool, &cloud.id, cidr, now);
+        reconcile::listed(pool, &cloud.id, cidr, now, out);
     }
     if !has_room {
         out.alarm(
@@ -167,7 +104,8 @@ pub(super) fn attached(
     let enis: Vec<&CloudEni> = enis.iter().filter(here).collect();
     let listed: BTreeSet<EniId> = enis.iter().map(|eni| eni.id.clone()).collect();
     let credible = listed.contains(&pool.facts().primary_eni);
-    for cloud in enis {
+    pool.memory.heard.ec2 = Some(now);
+    for cloud in &enis {
         if cloud.id == pool.facts().primary_eni {
             pool.set_groups(cloud.groups.clone());
             pool.memory.tracking = cloud.tracking;
@@ -176,14 +114,17 @@ pub(super) fn attached(
             if is_detached_since(pool, &cloud.id, asked) {
                 continue;
             }
-            take_attached(pool, cloud, attachment, now);
+            take_attached(pool, cloud, attachment, now, out);
             release::listed(pool, cloud, &attachment.id, call, asked);
-            if credible {
-                doubt_unlisted(pool, cloud, asked, now, out);
-            }
         }
     }
+    // What has only moved is not missing: everything that is listed has been heard by now.
     if credible {
+        for cloud in &enis {
+            if !is_detached_since(pool, &cloud.id, asked) {
+                omitted_cidrs(pool, cloud, asked, now, out);
+            }
+        }
         let others: Vec<EniId> = pool
             .enis()
             .keys()
@@ -191,8 +132,10 @@ pub(super) fn attached(
             .cloned()
             .collect();
         for id in others {
-            doubt_eni(pool, &id, asked, now, out);
+            reconcile::omitted_eni(pool, &id, asked, now, out);
         }
+        reconcile::stray_routes(pool, now, out);
+        local::compare_again(pool, now, out);
     } else {
         out.alarm(
             "incredible-describe",
@@ -240,8 +183,33 @@ fn is_detached_since(pool: &Pool, id: &EniId, asked: Tick) -> bool {
     detached_at.is_some_and(|since| since.after(lag) > asked)
 }
 
-fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment, now: Tick) {
+/// What EC2 does not list on an ENI that it does list.
+fn omitted_cidrs(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out: &mut Outbox) {
+    let listed: BTreeSet<Ipv4Cidr> = cloud.cidrs().collect();
+    let missing = |eni: &Eni| -> Vec<Ipv4Cidr> {
+        let carried = eni.cidrs.keys().copied();
+        carried.filter(|cidr| !listed.contains(cidr)).collect()
+    };
+    for cidr in pool.enis().get(&cloud.id).map(missing).unwrap_or_default() {
+        reconcile::omitted(pool, &cloud.id, cidr, asked, now, out);
+    }
+}
+
+fn take_attached(
+    pool: &mut Pool,
+    cloud: &CloudEni,
+    attachment: &CloudAttachment,
+    now: Tick,
+    out: &mut Outbox,
+) {
     let role = role_of(pool, cloud, attachment.card);
+    if role != EniRole::Primary {
+        pool.memory.progress(&cloud.id).unlisted_since = None;
+        let (_, verdict) = reconcile::judge_eni(pool, &cloud.id, Ec2EniWord::Attached, now, out);
+        if !matches!(verdict.act, Act::Adopt | Act::Keep) {
+            return;
+        }
+    }
     let ready = role == EniRole::Primary;
     if !pool.enis().contains_key(&cloud.id) {
         let state = if ready {
@@ -268,7 +236,6 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
             eni.state = EniState::Attached;
         }
     });
-    pool.memory.progress(&cloud.id).unlisted_since = None;
     see(pool, cloud);
     yield_device(pool, cloud, attachment);
     if role == EniRole::Unmanaged {
@@ -284,7 +251,7 @@ fn take_attached(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment
         return;
     }
     for cidr in cloud.cidrs() {
-        name(pool, &cloud.id, cidr, now);
+        reconcile::listed(pool, &cloud.id, cidr, now, out);
     }
 }
 
@@ -305,166 +272,14 @@ fn yield_device(pool: &mut Pool, cloud: &CloudEni, attachment: &CloudAttachment)
     }
 }
 
-/// What EC2 does not list on an ENI that it does list.
-fn doubt_unlisted(pool: &mut Pool, cloud: &CloudEni, asked: Tick, now: Tick, out: &mut Outbox) {
-    let Some(eni) = pool.enis().get(&cloud.id) else {
-        return;
-    };
-    let listed: BTreeSet<Ipv4Cidr> = cloud.cidrs().collect();
-    let missing: Vec<(Ipv4Cidr, bool)> = eni
-        .cidrs
-        .iter()
-        .filter(|(cidr, _)| !listed.contains(*cidr))
-        .map(|(cidr, placed)| (*cidr, placed.verified))
-        .collect();
-    for (cidr, verified) in missing {
-        if is_releasing(pool, &cloud.id, cidr) {
-            release::gone(pool, &cloud.id, cidr, now);
-            continue;
-        }
-        let lag = pool.policy().describe_lag;
-        let fresh = pool.memory.fresh.get(&cidr);
-        if verified && fresh.is_some_and(|since| since.after(lag) > asked) {
-            continue;
-        }
-        for address in cidr.addresses() {
-            suspect(pool, address, Doubt::NotInEc2, out);
-        }
-        let since = *pool.memory.unlisted.entry(cidr).or_insert(now);
-        let is_routed = |address: Ipv4Addr| pool.memory.pod_routes.contains_key(&address);
-        // Not only lag: EC2 has been without it for long, and no pod is wired to it.
-        if now.since(since) >= lag && !cidr.addresses().any(is_routed) {
-            pool.displace(&cloud.id, cidr);
-            pool.memory.unlisted.remove(&cidr);
-            out.now(Effect::Unpublish {
-                eni: cloud.id.clone(),
-                addresses: cidr.addresses().collect(),
-            });
-        }
-    }
-}
-
-fn is_releasing(pool: &Pool, id: &EniId, cidr: Ipv4Cidr) -> bool {
-    let placed = pool.enis().get(id).and_then(|eni| eni.cidrs.get(&cidr));
-    placed.is_some_and(|placed| placed.releasing)
-}
-
-/// Sets a doubt where there is none yet, and raises the alarm when a sandbox is concerned.
-fn suspect(pool: &mut Pool, address: Ipv4Addr, why: Doubt, out: &mut Outbox) {
-    let Some(known) = pool.addresses().get(&address) else {
-        return;
-    };
-    if known.doubt.is_some() {
-        return;
-    }
-    let holder = known
-        .holder
-        .as_ref()
-        .map(|key| format!(", held by sandbox {key}"))
-        .unwrap_or_default();
-    out.alarm(
-        "quarantined",
-        format!("{address} on {}{holder}: {why}", known.eni),
-    );
-    pool.doubt(address, Some(why));
-}
-
-/// An ENI EC2 does not list as attached to us.
-fn doubt_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outbox) {
-    let state = pool.enis().get(id).map(|eni| eni.state.clone());
-    match state {
-        Some(EniState::Detaching) => return release::unlisted(pool, id, now),
-        Some(EniState::Draining) => release::keep(pool, id),
-        _ => {}
-    }
-    let Some(eni) = pool.enis().get(id) else { return };
-    match (eni.role, &eni.state) {
-        (EniRole::Unmanaged, _) => return pool.forget_eni(id),
-        (EniRole::Secondary, EniState::Attached | EniState::Ready) => {}
-        _ => return,
-    }
-    let lag = pool.policy().describe_lag;
-    let has_link = pool.memory.links.contains_key(&eni.mac);
-    let (primary, device) = (eni.primary, eni.device);
-    let addresses: Vec<Ipv4Addr> = eni.addresses().map(|(address, _)| address).collect();
-    let progress = pool.memory.progress(id);
-    if progress.attached_at.is_some_and(|since| since.after(lag) > asked) {
-        return;
-    }
-    let first = progress.unlisted_since.is_none();
-    progress.unlisted_since.get_or_insert(now);
-    if has_link {
-        if first {
-            out.alarm(
-                "eni-unlisted",
-                format!("EC2 does not list {id} as attached, but its link is there"),
-            );
-        }
-        for address in addresses {
-            suspect(pool, address, Doubt::NotInEc2, out);
-        }
-        return;
-    }
-    progress.configured = false;
-    progress.publishing.clear();
-    out.alarm("eni-lost", format!("{id} is gone, by EC2 and by the kernel"));
-    for address in &addresses {
-        pool.doubt(*address, Some(Doubt::EniLost));
-    }
-    pool.edit_eni(id, |eni| {
-        eni.state = EniState::Lost;
-        for placed in eni.cidrs.values_mut() {
-            placed.published = false;
-        }
-    });
-    out.now(Effect::Unpublish {
-        eni: id.clone(),
-        addresses,
-    });
-    out.now(Effect::UnconfigureEni {
-        eni: id.clone(),
-        primary,
-        device,
-    });
-}
-
 /// EC2's list of what carries our tag and is attached nowhere.
 pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: Tick, out: &mut Outbox) {
     let mut listed = BTreeSet::new();
     for cloud in enis.iter().filter(|eni| eni.attachment.is_none()) {
         listed.insert(cloud.id.clone());
-        match pool.enis().get(&cloud.id).map(|eni| eni.state.clone()) {
-            Some(EniState::Discarding { .. }) => {
-                let progress = pool.memory.progress(&cloud.id);
-                if progress.doomed.is_none_or(|since| since <= call) {
-                    progress.ec2 = Ec2Says::Unattached;
-                    progress.unlisted_since = None;
-                }
-            }
-            Some(EniState::Detaching) => release::unattached(pool, &cloud.id),
-            Some(EniState::Attached | EniState::Ready | EniState::Draining) => {
-                pool.memory.describe.insert(DescribeScope::Attached);
-            }
-            Some(EniState::Created | EniState::Attaching | EniState::Lost) => {}
-            None => {
-                let token = cloud
-                    .tags
-                    .get(tags::TOKEN)
-                    .map(|token| ClientToken(token.clone()));
-                let known = token
-                    .as_ref()
-                    .is_some_and(|token| pool.creations().contains_key(token));
-                let ours = cloud.description.starts_with(tags::DESCRIPTION_PREFIX)
-                    && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
-                if known || ours {
-                    let soon = now.after(pool.policy().describe_lag);
-                    pool.memory.look_by(soon);
-                    adopt_created(pool, token.as_ref(), cloud, now, out);
-                }
-            }
-        }
+        unattached_eni(pool, cloud, call, now, out);
     }
-    forget_deleted(pool, &listed, call, now);
+    forget_deleted(pool, &listed, call, now, out);
     if pool
         .memory
         .creations_in_doubt
@@ -477,8 +292,52 @@ pub(super) fn unattached(pool: &mut Pool, enis: &[CloudEni], call: CallId, now: 
     resolve(pool, DescribeScope::OursUnattached, call);
 }
 
+/// An ENI that is attached nowhere.
+fn unattached_eni(pool: &mut Pool, cloud: &CloudEni, call: CallId, now: Tick, out: &mut Outbox) {
+    let id = &cloud.id;
+    let token = cloud.tags.get(tags::TOKEN);
+    let token = token.map(|token| ClientToken(token.clone()));
+    if !pool.enis().contains_key(id) {
+        let known = token
+            .as_ref()
+            .is_some_and(|token| pool.creations().contains_key(token));
+        let ours = cloud.description.starts_with(tags::DESCRIPTION_PREFIX)
+            && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
+        if !known && !ours {
+            return;
+        }
+    }
+    if pool
+        .enis()
+        .get(id)
+        .is_some_and(|eni| eni.state == EniState::Detaching)
+    {
+        return release::unattached(pool, id);
+    }
+    let (words, verdict) = reconcile::judge_eni(pool, id, Ec2EniWord::Unattached, now, out);
+    match verdict.act {
+        Act::AskEc2 if pool.enis().get(id).is_some_and(|eni| eni.state != EniState::Lost) => {
+            pool.memory.describe.insert(DescribeScope::Attached);
+        }
+        Act::Adopt => {
+            let soon = now.after(pool.policy().describe_lag);
+            pool.memory.look_by(soon);
+            adopt_created(pool, token.as_ref(), cloud, now, out);
+        }
+        // What is released is asked for with a proof, for which EC2's word counts only if it is young enough.
+        _ if words.store == EniWord::GivenUp => {
+            let progress = pool.memory.progress(id);
+            if progress.doomed.is_none_or(|since| since <= call) {
+                progress.ec2 = Ec2Says::Unattached;
+                progress.unlisted_since = None;
+            }
+        }
+        _ => {}
+    }
+}
+
 /// An ENI to be discarded that EC2 does not list: a Delete whose answer was lost did its work.
-fn forget_deleted(pool: &mut Pool, listed: &BTreeSet<EniId>, call: CallId, now: Tick) {
+fn forget_deleted(pool: &mut Pool, listed: &BTreeSet<EniId>, call: CallId, now: Tick, out: &mut Outbox) {
     let doomed: Vec<EniId> = pool
         .enis()
         .values()
@@ -493,7 +352,13 @@ fn forget_deleted(pool: &mut Pool, listed: &BTreeSet<EniId>, call: CallId, now: 
         }
         progress.ec2 = Ec2Says::Missing;
         let since = *progress.unlisted_since.get_or_insert(now);
-        if progress.delete_sent || now.since(since) >= patience {
+        let word = if progress.delete_sent || now.since(since) >= patience {
+            Ec2EniWord::Insists
+        } else {
+            Ec2EniWord::Omits
+        };
+        let (_, verdict) = reconcile::judge_eni(pool, &id, word, now, out);
+        if verdict.act == Act::Forget {
             pool.forget_eni(&id);
         }
     }

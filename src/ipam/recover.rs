@@ -122,7 +122,7 @@ impl Pool {
         }
         ensure_primary(&mut pool);
         separate_devices(&mut pool);
-        local::kernel(&mut pool, kernel, now);
+        local::kernel(&mut pool, kernel, now, &mut out);
         release::resume(&mut pool, now, &mut out);
         resume(&mut pool, &mut out);
         mark_differences(&mut pool, &records);

@@ -1,5 +1,7 @@
 //! What the pool says of itself.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -31,6 +33,8 @@ pub struct Status {
     pub waiting: u32,
     /// ENIs that take or will take a place.
     pub enis: u32,
+    /// Contradictions between witnesses, by kind, counted since the start.
+    pub drift: BTreeMap<&'static str, u64>,
 }
 
 impl std::fmt::Display for Hindrance {
@@ -133,6 +137,7 @@ impl Pool {
             coming: report.coming,
             waiting: report.waiting,
             enis: report.enis,
+            drift: self.memory.drifts.counted(),
         }
     }
 
@@ -184,7 +189,7 @@ impl Pool {
             "enis": self.enis().values().collect::<Vec<_>>(),
             "creations": self.creations().values().collect::<Vec<_>>(),
             "allocations": self.allocations().values().collect::<Vec<_>>(),
-            "addresses": addresses, "obstacles": obstacles, "calls": calls,
+            "drift": self.memory.drifts.dump(now), "addresses": addresses, "obstacles": obstacles, "calls": calls,
             "budget": self.budget_figures(now), "call_counters": self.call_counters(),
         })
     }

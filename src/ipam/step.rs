@@ -63,8 +63,8 @@ pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
             addresses,
             result,
         } => published(pool, &eni, &addresses, result, now, out),
-        Event::Kernel(facts) => local::kernel(pool, facts, now),
-        Event::Imds(snapshot) => local::imds(pool, snapshot),
+        Event::Kernel(facts) => local::kernel(pool, facts, now, out),
+        Event::Imds(snapshot) => local::imds(pool, snapshot, now, out),
         Event::Facts(facts) => local::facts(pool, *facts, out),
         Event::Groups(told) => groups::told_by_imds(pool, told),
         Event::VpcCidrs(cidrs) => pool.set_vpc_cidrs(cidrs),
@@ -137,7 +137,7 @@ fn published(
 pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     pool.memory.budget.begin();
     adaptive::refresh(pool, now);
-    local::absorb_imds(pool, now);
+    local::absorb_imds(pool, now, out);
     subnets::judge(pool, out);
     let can_write = pool.memory.store_trouble.is_none();
     release::reconsider(pool, now);

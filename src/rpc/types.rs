@@ -1,5 +1,6 @@
 //! What the plugins and the daemon say to each other.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -231,6 +232,8 @@ pub struct Status {
     pub waiting: u64,
     /// Attached ENIs.
     pub enis: u64,
+    /// Contradictions between EC2, IMDS, the kernel and the store, by kind, counted since the daemon's start.
+    pub drift: BTreeMap<String, u64>,
     /// The daemon's version.
     pub version: String,
 }

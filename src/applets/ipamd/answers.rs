@@ -123,6 +123,11 @@ pub(super) fn status(status: PoolStatus) -> Status {
         coming: status.coming.into(),
         waiting: status.waiting.into(),
         enis: status.enis.into(),
+        drift: status
+            .drift
+            .into_iter()
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> Clou
     }
 }
 
-const NOT_OURS: (&str, &str) = ("node.k8s.amazonaws.com/no_manage", "true");
+pub(super) const NOT_OURS: (&str, &str) = ("node.k8s.amazonaws.com/no_manage", "true");
 
 /// Works everything off, EC2 refusing the calls it is told to.
 fn settle_refusing(world: &mut World, class: FailureClass, refused: impl Fn(&CloudCall) -> bool) {

@@ -6,6 +6,8 @@
 
 mod budget;
 mod conformance;
+mod conformance_modes;
+mod drift;
 mod ec2;
 mod explain;
 mod growth;
@@ -20,4 +22,5 @@ mod survival;
 mod targets;
 mod treatment;
 mod upkeep;
+mod verdicts;
 mod world;

@@ -295,6 +295,14 @@ impl Model {
         Ok(())
     }
 
+    /// `DeleteTags` of one ENI.
+    pub fn delete_eni_tags(&mut self, id: &EniId, keys: &[&str], at: Instant) -> ApiResult<()> {
+        let mut eni = Eni::clone(self.eni(id)?);
+        eni.tags.retain(|key, _| !keys.contains(&key.as_str()));
+        self.put(eni, at);
+        Ok(())
+    }
+
     fn tags_of(&self, resource: &str) -> ApiResult<Tags> {
         let tags = if resource.starts_with(EniId::PREFIX) {
             &self.eni(&EniId::from(resource))?.tags

@@ -1,0 +1,93 @@
+//! Witnesses that contradict each other: which do now and since when, and how often each kind has come up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::cidr::Ipv4Cidr;
+use super::ids::{EniId, Tick};
+use super::verdict::Drift;
+
+/// What witnesses contradict each other over.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Subject {
+    Eni(EniId),
+    Cidr(Ipv4Cidr),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Eni(id) => write!(f, "{id}"),
+            Self::Cidr(cidr) if cidr.is_host() => write!(f, "{}", cidr.base()),
+            Self::Cidr(cidr) => write!(f, "{cidr}"),
+        }
+    }
+}
+
+/// Counted once when it comes up, not each time it is looked at. As many entries at most as there are ENIs, addresses
+/// and what IMDS and the kernel list besides.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Drifts {
+    open: BTreeMap<(Subject, Drift), Tick>,
+    counted: BTreeMap<Drift, u64>,
+}
+
+impl Drifts {
+    /// Everything that is contradictory about a subject now; returns what is new.
+    pub(super) fn note(
+        &mut self,
+        subject: &Subject,
+        found: impl Iterator<Item = Drift>,
+        now: Tick,
+    ) -> Vec<Drift> {
+        let found: BTreeSet<Drift> = found.collect();
+        for kind in Drift::ALL {
+            if !found.contains(kind) {
+                self.open.remove(&(subject.clone(), *kind));
+            }
+        }
+        let is_new = |kind: &Drift| {
+            let known = self.open.insert((subject.clone(), *kind), now);
+            if let Some(since) = known {
+                self.open.insert((subject.clone(), *kind), since);
+            }
+            known.is_none()
+        };
+        let new: Vec<Drift> = found.into_iter().filter(is_new).collect();
+        for kind in &new {
+            let count = self.counted.entry(*kind).or_default();
+            *count = count.saturating_add(1);
+        }
+        new
+    }
+
+    /// How often each kind has come up since the start.
+    pub(super) fn counted(&self) -> BTreeMap<&'static str, u64> {
+        let named = |(kind, count): (&Drift, &u64)| (kind.text(), *count);
+        self.counted.iter().map(named).collect()
+    }
+
+    /// For people.
+    pub(super) fn dump(&self, now: Tick) -> Value {
+        let entry = |((subject, kind), since): (&(Subject, Drift), &Tick)| json!({"of": subject.to_string(), "kind": kind.text(), "for_s": now.since(*since).as_secs()});
+        json!({"counted": self.counted(), "now": self.open.iter().map(entry).collect::<Vec<_>>()})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contradiction_is_counted_when_it_comes_up_and_again_when_it_comes_back() {
+        let mut drifts = Drifts::default();
+        let subject = Subject::Eni("eni-1".into());
+        let mut note = |found: &[Drift]| drifts.note(&subject, found.iter().copied(), Tick(1));
+        assert_eq!(note(&[Drift::ImdsOmitsEni]), [Drift::ImdsOmitsEni]);
+        assert_eq!(note(&[Drift::ImdsOmitsEni]), []);
+        assert_eq!(note(&[]), []);
+        assert_eq!(note(&[Drift::ImdsOmitsEni]), [Drift::ImdsOmitsEni]);
+        assert_eq!(drifts.counted()["imds-omits-eni"], 2);
+    }
+}

@@ -1,0 +1,400 @@
+//! Carries out what [`super::verdict`] says of addresses, prefixes and ENIs, and tells where witnesses disagree. Nothing
+//! is decided here.
+
+use std::net::Ipv4Addr;
+
+use super::cidr::Ipv4Cidr;
+use super::cloud::DescribeScope;
+use super::drift::Subject;
+use super::effect::Effect;
+use super::evidence;
+use super::ids::{EniId, Tick};
+use super::memory::Ec2View;
+use super::model::{EniRole, EniState, Placed};
+use super::obstacle::Topic;
+use super::outbox::Outbox;
+use super::pool::Pool;
+use super::release;
+use super::verdict::{self, Act, AddressWords, Drift, Ec2EniWord, Ec2Word, EniWords, ImdsWord, Verdict, Why};
+use super::witness::Doubt;
+
+/// EC2 lists a secondary address or a prefix on an ENI of ours.
+pub(super) fn listed(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, out: &mut Outbox) {
+    for address in cidr.addresses() {
+        pool.confirm_imported(id, address);
+    }
+    let is_elsewhere = |address| {
+        let known = pool.addresses().get(&address);
+        known.is_some_and(|known| known.eni != *id)
+    };
+    let word = if cidr.addresses().any(is_elsewhere) {
+        Ec2Word::Elsewhere
+    } else {
+        Ec2Word::Lists
+    };
+    pool.memory.unlisted.remove(&cidr);
+    if is_old_news(pool, id, cidr, now) {
+        return;
+    }
+    let may_be_ours = |eni: &super::model::Eni| {
+        let own = pool.facts().primary_address;
+        eni.role != EniRole::Unmanaged && !cidr.contains(eni.primary) && !cidr.contains(own)
+    };
+    if pool.enis().get(id).is_some_and(may_be_ours) {
+        judge(pool, id, cidr, word, now, out);
+    }
+}
+
+/// It has been given back so lately that a list with it is old.
+fn is_old_news(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) -> bool {
+    let is_new = |eni: &super::model::Eni| !eni.cidrs.contains_key(&cidr);
+    pool.enis().get(id).is_some_and(is_new) && release::is_given_back(pool, cidr, now)
+}
+
+/// A witness has spoken of a secondary address or prefix: what becomes of it.
+pub(super) fn judge(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, ec2: Ec2Word, now: Tick, out: &mut Outbox) {
+    let words = evidence::of_cidr(pool, id, cidr, ec2, now);
+    carry_out(pool, id, cidr, words, now, out);
+}
+
+fn carry_out(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, now: Tick, out: &mut Outbox) {
+    let verdict = verdict::address(words);
+    match verdict.act {
+        Act::Publish | Act::Adopt | Act::Release => place(pool, id, cidr, true, now),
+        Act::AdoptUnverified => place(pool, id, cidr, false, now),
+        Act::AskEc2 => ask_ec2(pool),
+        Act::AskKernel => pool.memory.kernel_wanted = true,
+        Act::Keep | Act::Vacate | Act::Forget => {}
+    }
+    for address in cidr.addresses() {
+        judge_doubt(pool, address, words, verdict, now, out);
+    }
+    if matches!(verdict.act, Act::Vacate | Act::Forget) {
+        pool.displace(id, cidr);
+        pool.memory.unlisted.remove(&cidr);
+        out.now(Effect::Unpublish {
+            eni: id.clone(),
+            addresses: cidr.addresses().collect(),
+        });
+    }
+    note_drift(pool, id, cidr, words, now, out);
+}
+
+/// IMDS lists it, and EC2 cannot be asked.
+pub(super) fn overheard(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, out: &mut Outbox) {
+    let is_known = pool
+        .enis()
+        .get(id)
+        .is_some_and(|eni| eni.cidrs.contains_key(&cidr));
+    let words = AddressWords {
+        imds: ImdsWord::Lists,
+        ..evidence::of_cidr(pool, id, cidr, Ec2Word::Unreachable, now)
+    };
+    if !is_known {
+        carry_out(pool, id, cidr, words, now, out);
+    }
+}
+
+/// IMDS has been heard, or the kernel: it may contradict the others, or stop doing so.
+pub(super) fn judge_standing(pool: &mut Pool, address: Ipv4Addr, now: Tick, out: &mut Outbox) {
+    let Some(id) = pool.addresses().get(&address).map(|known| known.eni.clone()) else {
+        return;
+    };
+    let ec2 = evidence::standing(pool, address, now);
+    let host = Ipv4Cidr::host(address);
+    let cidr = pool.placed(address).and_then(|(eni, _)| eni.carries(address));
+    let cidr = cidr.map_or(host, |(cidr, _)| cidr);
+    let mut words = evidence::of_member(pool, &id, cidr, address, ec2, now);
+    let verdict = verdict::address(words);
+    judge_doubt(pool, address, words, verdict, now, out);
+    if cidr == host {
+        return note_drift(pool, &id, host, words, now, out);
+    }
+    // EC2 and IMDS speak of the prefix as a whole, the kernel of each address.
+    words.imds = ImdsWord::Silent;
+    words.ec2 = Ec2Word::Lists;
+    note_drift(pool, &id, host, words, now, out);
+    if address == cidr.base() {
+        let whole = evidence::of_cidr(pool, &id, cidr, ec2, now);
+        note_drift(pool, &id, cidr, whole, now, out);
+    }
+}
+
+/// Sets or lifts the doubt about one address. EC2's and IMDS's words are those on the prefix it is part of.
+fn judge_doubt(
+    pool: &mut Pool,
+    address: Ipv4Addr,
+    whole: AddressWords,
+    verdict: Verdict,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    let Some(known) = pool.addresses().get(&address) else {
+        return;
+    };
+    let (kernel, store) = evidence::of_address(pool, address, now);
+    let words = AddressWords {
+        kernel,
+        store,
+        ..whole
+    };
+    let of_whole = verdict.doubt.filter(|why| *why == Why::NotInEc2);
+    let wanted = verdict::address(words).doubt.or(of_whole);
+    let holder = known
+        .holder
+        .as_ref()
+        .map(|key| format!(", held by sandbox {key}"));
+    let (on, holder) = (known.eni.clone(), holder.unwrap_or_default());
+    let was_routed = matches!(known.doubt, Some(Doubt::PodRoute { .. }));
+    let doubt = match (&known.doubt, wanted) {
+        // Only a reboot settles who of two has it; and that the ENI is lost says more than that EC2 lacks it.
+        (Some(Doubt::AllocatedTwice | Doubt::Imported { .. }), _)
+        | (Some(Doubt::EniLost), Some(Why::NotInEc2 | Why::EniLost)) => {
+            return;
+        }
+        (_, None) => None,
+        (_, Some(Why::PodRoute)) => Some(Doubt::PodRoute {
+            device: pool.memory.pod_routes.get(&address).cloned().unwrap_or_default(),
+        }),
+        (_, Some(Why::NotInEc2)) => Some(Doubt::NotInEc2),
+        (_, Some(Why::EniLost)) => Some(Doubt::EniLost),
+    };
+    let is_routed = matches!(doubt, Some(Doubt::PodRoute { .. }));
+    let is_news = known.doubt.is_none() && verdict::address_drifts(words).any(Drift::is_alarming);
+    if let Some(why) = doubt.as_ref().filter(|_| is_news) {
+        let said = evidence::tell_cidr(pool, words, now);
+        out.alarm("quarantined", format!("{address} on {on}{holder}: {why}; {said}"));
+    }
+    if is_routed && !was_routed {
+        // Looked at again soon, however long another address has been routed.
+        pool.memory.clear(&Topic::Kernel);
+    }
+    pool.doubt(address, doubt);
+    if was_routed && !is_routed {
+        pool.rest(address, now);
+    }
+}
+
+/// Puts on its ENI what a witness has named.
+fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool, now: Tick) {
+    if is_old_news(pool, id, cidr, now) {
+        return;
+    }
+    let Some(eni) = pool.enis().get(id) else { return };
+    let known = eni.cidrs.get(&cidr).copied();
+    let is_elsewhere = |address: Ipv4Addr| {
+        let known = pool.addresses().get(&address);
+        known.is_some_and(|known| known.eni != *id)
+    };
+    // IMDS adds knowledge; it does not move what is known elsewhere.
+    if !verified && cidr.addresses().any(is_elsewhere) {
+        return;
+    }
+    let placed = Placed {
+        verified: verified || known.is_some_and(|known| known.verified),
+        published: eni.role == EniRole::Primary || known.is_some_and(|known| known.published),
+        releasing: known.is_some_and(|known| known.releasing),
+    };
+    pool.place(id, cidr, placed);
+    if known.is_none() {
+        pool.memory.fresh.insert(cidr, now);
+    }
+}
+
+/// EC2 is asked again, unless its first answer is still to come.
+pub(super) fn ask_ec2(pool: &mut Pool) {
+    if pool.memory.ec2 == Ec2View::Answered {
+        pool.memory.describe.insert(DescribeScope::Attached);
+    }
+}
+
+/// What EC2 does not list on an ENI that it does list.
+pub(super) fn omitted(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, asked: Tick, now: Tick, out: &mut Outbox) {
+    let placed = pool.enis().get(id).and_then(|eni| eni.cidrs.get(&cidr).copied());
+    let lag = pool.policy().describe_lag;
+    let named = pool.memory.fresh.get(&cidr);
+    // EC2 itself named it since, or only just before, it was asked.
+    let is_releasing = placed.is_some_and(|placed| placed.releasing);
+    if !is_releasing
+        && placed.is_some_and(|placed| placed.verified)
+        && named.is_some_and(|since| since.after(lag) > asked)
+    {
+        return;
+    }
+    if is_releasing {
+        let words = evidence::of_cidr(pool, id, cidr, Ec2Word::Omits, now);
+        if verdict::address(words).act == Act::Forget {
+            return release::gone(pool, id, cidr, now);
+        }
+    }
+    let since = *pool.memory.unlisted.entry(cidr).or_insert(now);
+    let word = if now.since(since) >= lag {
+        Ec2Word::Insists
+    } else {
+        Ec2Word::Omits
+    };
+    judge(pool, id, cidr, word, now, out);
+}
+
+/// An ENI of which EC2 has been heard: the words, and what is to become of it. Contradictions are told.
+pub(super) fn judge_eni(
+    pool: &mut Pool,
+    id: &EniId,
+    ec2: Ec2EniWord,
+    now: Tick,
+    out: &mut Outbox,
+) -> (EniWords, Verdict) {
+    let words = evidence::of_eni(pool, id, ec2, now);
+    let subject = Subject::Eni(id.clone());
+    let new = pool.memory.drifts.note(&subject, verdict::eni_drifts(words), now);
+    for kind in new.into_iter().filter(|kind| kind.is_alarming()) {
+        let said = evidence::tell_eni(pool, words, now);
+        out.alarm("drift", format!("{id}: {kind}; {said}"));
+    }
+    (words, verdict::eni(words))
+}
+
+/// An ENI EC2 does not list as attached to us.
+pub(super) fn omitted_eni(pool: &mut Pool, id: &EniId, asked: Tick, now: Tick, out: &mut Outbox) {
+    match pool.enis().get(id).map(|eni| eni.state.clone()) {
+        Some(EniState::Detaching) => return release::unlisted(pool, id, now),
+        Some(EniState::Draining) => release::keep(pool, id),
+        _ => {}
+    }
+    let lag = pool.policy().describe_lag;
+    let progress = pool.memory.progress(id);
+    if progress.attached_at.is_some_and(|since| since.after(lag) > asked) {
+        return;
+    }
+    let known = pool.enis().get(id).map(|eni| (eni.role, eni.state.clone()));
+    let is_expected = match known {
+        None | Some((EniRole::Primary, _)) => return,
+        Some((EniRole::Unmanaged, _)) => true,
+        Some((_, state)) => matches!(state, EniState::Attached | EniState::Ready | EniState::Lost),
+    };
+    if !is_expected {
+        return;
+    }
+    let progress = pool.memory.progress(id);
+    let since = *progress.unlisted_since.get_or_insert(now);
+    let word = if now.since(since) >= lag {
+        Ec2EniWord::Insists
+    } else {
+        Ec2EniWord::Omits
+    };
+    let (words, verdict) = judge_eni(pool, id, word, now, out);
+    let is_new = since == now;
+    match (verdict.act, verdict.doubt) {
+        (Act::Forget, _) => {
+            let was_ours = pool
+                .enis()
+                .get(id)
+                .is_some_and(|eni| eni.role == EniRole::Secondary);
+            lose(pool, id, words, now, out);
+            pool.forget_eni(id);
+            if was_ours {
+                // If it still exists, attached nowhere, it is taken up as left over.
+                pool.memory.describe.insert(DescribeScope::OursUnattached);
+            }
+        }
+        (_, Some(Why::EniLost)) => lose(pool, id, words, now, out),
+        (_, Some(_)) => contradict(pool, id, words, is_new, now, out),
+        (_, None) => {}
+    }
+}
+
+/// EC2 does not list an ENI whose link is there: its pods are left alone, and nobody new gets an address of it.
+fn contradict(pool: &mut Pool, id: &EniId, words: EniWords, is_new: bool, now: Tick, out: &mut Outbox) {
+    if is_new {
+        let said = evidence::tell_eni(pool, words, now);
+        out.alarm(
+            "eni-unlisted",
+            format!("EC2 does not list {id} as attached, but its link is there; {said}"),
+        );
+    }
+    let carried = |eni: &super::model::Eni| eni.cidrs.keys().copied().collect::<Vec<_>>();
+    for cidr in pool.enis().get(id).map(carried).unwrap_or_default() {
+        judge(pool, id, cidr, Ec2Word::Omits, now, out);
+    }
+}
+
+/// An ENI is gone by EC2 and by the kernel: nobody can be reached there.
+fn lose(pool: &mut Pool, id: &EniId, words: EniWords, now: Tick, out: &mut Outbox) {
+    let Some(eni) = pool.enis().get(id) else { return };
+    if eni.role != EniRole::Secondary || eni.state == EniState::Lost {
+        return;
+    }
+    let (primary, device) = (eni.primary, eni.device);
+    let addresses: Vec<Ipv4Addr> = eni.addresses().map(|(address, _)| address).collect();
+    let progress = pool.memory.progress(id);
+    progress.configured = false;
+    progress.publishing.clear();
+    let said = evidence::tell_eni(pool, words, now);
+    out.alarm(
+        "eni-lost",
+        format!("{id} is gone, by EC2 and by the kernel; {said}"),
+    );
+    for address in &addresses {
+        pool.doubt(*address, Some(Doubt::EniLost));
+    }
+    pool.edit_eni(id, |eni| {
+        eni.state = EniState::Lost;
+        for placed in eni.cidrs.values_mut() {
+            placed.published = false;
+        }
+    });
+    out.now(Effect::Unpublish {
+        eni: id.clone(),
+        addresses,
+    });
+    out.now(Effect::UnconfigureEni {
+        eni: id.clone(),
+        primary,
+        device,
+    });
+}
+
+/// Counts what is contradictory about an address or prefix, and tells what nobody has told yet.
+fn note_drift(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, now: Tick, out: &mut Outbox) {
+    let of_prefix = |kind| match kind {
+        Drift::ImdsOmitsAddress if !cidr.is_host() => Drift::ImdsOmitsPrefix,
+        Drift::ImdsExtraAddress if !cidr.is_host() => Drift::ImdsExtraPrefix,
+        other => other,
+    };
+    let of_its_addresses = |kind: &Drift| matches!(kind, Drift::KernelExtraRoute | Drift::KernelOmitsRoute);
+    let found = verdict::address_drifts(words)
+        .filter(|kind| cidr.is_host() || !of_its_addresses(kind))
+        .map(of_prefix);
+    let subject = Subject::Cidr(cidr);
+    let new = pool.memory.drifts.note(&subject, found, now);
+    // The quarantine of what EC2 lacks, or the kernel has, has an alarm of its own.
+    let is_told = |kind: &Drift| {
+        let quarantined = matches!(
+            kind,
+            Drift::Ec2OmitsAddress | Drift::Ec2MovedAddress | Drift::KernelExtraRoute
+        );
+        quarantined && pool.addresses().contains_key(&cidr.base())
+    };
+    let untold: Vec<Drift> = new
+        .into_iter()
+        .filter(|kind| kind.is_alarming() && !is_told(kind))
+        .collect();
+    for kind in untold {
+        let said = evidence::tell_cidr(pool, words, now);
+        out.alarm("drift", format!("{subject} on {id}: {kind}; {said}"));
+    }
+}
+
+/// The kernel routes addresses that are on no ENI of ours, as far as EC2 has told.
+pub(super) fn stray_routes(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    if pool.memory.ec2 != Ec2View::Answered {
+        return;
+    }
+    let unknown = |address: &&Ipv4Addr| !pool.addresses().contains_key(*address);
+    let stray: Vec<Ipv4Addr> = pool.memory.pod_routes.keys().filter(unknown).copied().collect();
+    let primary = pool.facts().primary_eni.clone();
+    for address in stray {
+        let words = evidence::of_cidr(pool, &primary, Ipv4Cidr::host(address), Ec2Word::Omits, now);
+        note_drift(pool, &primary, Ipv4Cidr::host(address), words, now, out);
+    }
+}
