@@ -319,7 +319,7 @@ fn converges(world: &mut World) {
     world.log.clear();
     world.advance(Duration::from_secs(36_000));
     assert!(
-        world.log.len() <= 33 && world.calls("Describe") == world.log.len(),
+        world.log.len() <= 44 && world.calls("Describe") == world.log.len(),
         "idle, it looks for drift and no more: {:?}",
         world.log
     );

@@ -69,7 +69,7 @@ fn an_unassigned_address_is_forgotten_when_its_pod_is_gone() {
     assert!(world.pool.placed(address).is_none());
     world.log.clear();
     world.advance(Duration::from_secs(7200));
-    assert!(world.calls("Describe") <= 4, "{:?}", world.log);
+    assert!(world.calls("Describe") <= 8, "idle: {:?}", world.log);
 }
 
 /// An address was unassigned by somebody and is the own address of the next ENI EC2 creates: no pod may get it.

@@ -481,7 +481,7 @@ fn a_policy_that_forbids_provisioning_asks_for_nothing() {
 }
 
 #[test]
-fn idle_costs_one_drift_check_and_one_look_for_leaks_an_hour() {
+fn idle_costs_four_describes_an_hour() {
     let mut world = started(3, 10, policy(1));
     world.add(1, PATIENCE);
     world.advance(Duration::from_secs(300));
@@ -489,7 +489,7 @@ fn idle_costs_one_drift_check_and_one_look_for_leaks_an_hour() {
     world.advance(Duration::from_secs(86_400));
     assert_eq!(
         (world.log.len(), world.calls("Describe")),
-        (72, 72),
+        (96, 96),
         "{:?}",
         world.log
     );
