@@ -321,7 +321,7 @@ pub(super) fn custom(warm: u32, subnets: &[&str], groups: &[&str]) -> Policy {
     }
 }
 
-fn custom_world(policy: Policy) -> World {
+pub(super) fn custom_world(policy: Policy) -> World {
     let world = World::new(3, 10, policy);
     let mut world = with_subnets(world, [subnet("a", 1, 500, &[]), subnet("b", 2, 900, &[])]);
     world.settle();
