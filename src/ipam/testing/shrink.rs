@@ -90,7 +90,11 @@ fn attach(world: &mut World, device: u32, addresses: u8, interface_type: &str, i
         groups: vec![],
         interface_type: interface_type.to_owned(),
         attachment: Some(attachment(&id, &world.facts.instance, DeviceIndex(device))),
-        description: String::new(),
+        description: if is_tagged {
+            format!("aws-K8S-{}", world.facts.instance)
+        } else {
+            String::new()
+        },
         tags: Some(instance).filter(|_| is_tagged).into_iter().collect(),
     };
     world.links.insert(eni.mac);
@@ -672,9 +676,14 @@ fn ipamd_q42_a_lost_eni_leaves_no_rules() {
     let ids: Vec<EniId> = world.configured.iter().cloned().collect();
     for id in &ids {
         world.detach_from_outside(id);
+        world.enis.remove(id);
     }
     world.advance(AGES);
-    assert!(!ids.is_empty() && ids.iter().all(|id| !world.configured.contains(id)));
+    assert!(
+        !ids.is_empty() && ids.iter().all(|id| !world.configured.contains(id)),
+        "{ids:?}: {:?}",
+        world.log
+    );
 }
 
 /// A kill before and after every single piece of work of a return; with the call happening or not; and a reboot.
