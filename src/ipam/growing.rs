@@ -232,7 +232,7 @@ impl Growing<'_> {
         }
         let candidates = match subnets::candidates(self.pool) {
             Ok(candidates) => candidates,
-            Err(hindrance) => return self.hinder(hindrance),
+            Err(hindrance) => return self.hinder(*hindrance),
         };
         if !self.knows_subnets() || self.waits_for_blocks(&candidates, unit) {
             return;

@@ -108,6 +108,7 @@ pub struct Eni {
 
 impl EniKind {
     /// Whether nothing need be said of it.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(super) fn is_usual(&self) -> bool {
         *self == Self::Interface
     }

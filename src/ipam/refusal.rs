@@ -80,6 +80,20 @@ fn over_budget(brake: &Brake, now: Tick) -> Refusal {
     }
 }
 
+/// There is no subnet for another ENI.
+fn nowhere(none: &Hindrance) -> Refusal {
+    let next_step = if matches!(none, Hindrance::NoSubnet { .. }) {
+        "tag a subnet of the zone with kubernetes.io/role/cni=1 and, where clusters share it, with the cluster's name"
+    } else {
+        "write that ENIConfig, or have the node's label name another one"
+    };
+    refusal(
+        RefusalKind::Exhausted,
+        format!("no address is free and {none}"),
+        next_step,
+    )
+}
+
 /// Why no address can come, in words and numbers.
 pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
     match report.cause() {
@@ -162,16 +176,7 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
-        Some(none @ Hindrance::NoSubnet { .. }) => refusal(
-            RefusalKind::Exhausted,
-            format!("no address is free and {none}"),
-            "tag a subnet of the zone with kubernetes.io/role/cni=1 and, where clusters share it, with the cluster's name",
-        ),
-        Some(none @ Hindrance::NoEniConfig { .. }) => refusal(
-            RefusalKind::Exhausted,
-            format!("no address is free and {none}"),
-            "write that ENIConfig, or have the node's label name another one",
-        ),
+        Some(none @ (Hindrance::NoSubnet { .. } | Hindrance::NoEniConfig { .. })) => nowhere(none),
         Some(
             Hindrance::Starting
             | Hindrance::LimitsUnknown

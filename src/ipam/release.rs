@@ -525,11 +525,13 @@ pub(super) fn link_gone(pool: &mut Pool, id: &EniId) {
 
 // ---- witnesses ----
 
-/// Whether it is a plain interface with our tag: another could not be found again once it is detached.
+/// Whether it is a plain interface that either daemon has made, with our tag: another could not be found again once it is
+/// detached. The tag alone does not tell, since every managed ENI gets it.
 pub(super) fn can_go(pool: &Pool, cloud: &CloudEni) -> bool {
     let is_plain = matches!(cloud.interface_type.as_str(), "" | "interface");
     let instance = cloud.tags.get(tags::INSTANCE).map(String::as_str);
-    is_plain && instance == Some(pool.facts().instance.as_str())
+    let is_made_by_us = cloud.description.starts_with(tags::DESCRIPTION_PREFIX);
+    is_plain && is_made_by_us && instance == Some(pool.facts().instance.as_str())
 }
 
 /// EC2 lists an ENI as attached here, by a Describe that was asked at that time.

@@ -98,13 +98,13 @@ impl Candidate {
 }
 
 /// Where new ENIs may go, best first; never empty.
-pub(super) fn candidates(pool: &Pool) -> Result<Vec<Candidate>, Hindrance> {
+pub(super) fn candidates(pool: &Pool) -> Result<Vec<Candidate>, Box<Hindrance>> {
     let policy = pool.policy();
     let listed = listed(pool);
     let mut candidates = if policy.custom_networking {
         let choice = policy.eni_config.as_ref();
         let why = policy.eni_config_missing.clone();
-        of_eni_config(choice, listed).ok_or(Hindrance::NoEniConfig { why })?
+        of_eni_config(choice, listed).ok_or_else(|| Box::new(Hindrance::NoEniConfig { why }))?
     } else {
         of_tags(pool, listed)?
     };
@@ -112,7 +112,7 @@ pub(super) fn candidates(pool: &Pool) -> Result<Vec<Candidate>, Hindrance> {
     Ok(candidates)
 }
 
-fn of_tags(pool: &Pool, listed: Option<&[CloudSubnet]>) -> Result<Vec<Candidate>, Hindrance> {
+fn of_tags(pool: &Pool, listed: Option<&[CloudSubnet]>) -> Result<Vec<Candidate>, Box<Hindrance>> {
     let Some(listed) = listed else {
         return Ok(vec![Candidate::unknown(&pool.facts().subnet)]);
     };
@@ -120,7 +120,7 @@ fn of_tags(pool: &Pool, listed: Option<&[CloudSubnet]>) -> Result<Vec<Candidate>
     let usable: Vec<Candidate> = listed.iter().filter(usable).map(Candidate::listed).collect();
     if usable.is_empty() {
         let zone = pool.facts().zone.clone();
-        return Err(Hindrance::NoSubnet { zone });
+        return Err(Box::new(Hindrance::NoSubnet { zone }));
     }
     Ok(usable)
 }

@@ -66,6 +66,7 @@ pub(super) fn surplus(pool: &Pool, report: &Report, now: Tick) -> Surplus {
         surplus: Surplus::default(),
         settled: BTreeSet::new(),
     };
+    sparing.excluded();
     if is_covered {
         sparing.spare_whole_prefixes();
         sparing.whole_enis();
@@ -159,30 +160,71 @@ impl<'a> Sparing<'a> {
             }
             self.addresses = self.addresses.saturating_sub(addresses);
             self.prefixes = self.prefixes.saturating_sub(prefixes);
-            self.settled.insert(eni.id.clone());
-            // What EC2 or a witness keeps is not taken from another ENI instead.
-            self.surplus.is_held_up |= self.is_hindered(eni) || self.of_age(eni).is_some();
-            if self.is_hindered(eni) {
-                continue;
+            self.give_eni(eni);
+        }
+    }
+
+    fn give_eni(&mut self, eni: &Eni) {
+        self.settled.insert(eni.id.clone());
+        // What EC2 or a witness keeps is not taken from another ENI instead.
+        self.surplus.is_held_up |= self.is_hindered(eni) || self.of_age(eni).is_some();
+        if self.is_hindered(eni) {
+            return;
+        }
+        match self.of_age(eni) {
+            Some(later) => {
+                let next = self.surplus.next.map_or(later, |next| next.min(later));
+                self.surplus.next = Some(next);
             }
-            match self.of_age(eni) {
-                Some(later) => {
-                    let next = self.surplus.next.map_or(later, |next| next.min(later));
-                    self.surplus.next = Some(next);
-                }
-                None => self.surplus.returns.push(Return::Eni(eni.id.clone())),
-            }
+            None => self.surplus.returns.push(Return::Eni(eni.id.clone())),
         }
     }
 
     fn could_go(&self, eni: &Eni) -> bool {
+        self.is_removable(eni) && eni.cidrs.keys().all(|cidr| self.is_idle(eni, *cidr))
+    }
+
+    /// Whether it is one that we may detach, and no pod is on it.
+    fn is_removable(&self, eni: &Eni) -> bool {
         let progress = self.pool.memory.enis.get(&eni.id);
         eni.role == EniRole::Secondary
             && eni.state == EniState::Ready
             && eni.attachment.is_some()
             && progress.is_some_and(|progress| progress.configured && progress.can_go)
             && self.pods_on(eni) == 0
-            && eni.cidrs.keys().all(|cidr| self.is_idle(eni, *cidr))
+    }
+
+    /// Whatever is free on ENIs that get no new pods, whether the targets are met or not: nobody will have it here.
+    fn excluded(&mut self) {
+        let pool = self.pool;
+        let excluded = |eni: &&Eni| eni.excluded && is_standing(eni);
+        for eni in pool.enis().values().filter(excluded) {
+            let free: Vec<Ipv4Cidr> = eni
+                .cidrs
+                .keys()
+                .copied()
+                .filter(|cidr| self.is_rested(eni, *cidr))
+                .collect();
+            if free.len() == eni.cidrs.len() && self.is_removable(eni) {
+                self.give_eni(eni);
+                continue;
+            }
+            for cidr in free {
+                self.give(eni, cidr);
+            }
+        }
+    }
+
+    /// Whether nobody has any address of it and all have rested, on an ENI where nobody gets one.
+    fn is_rested(&self, eni: &Eni, cidr: Ipv4Cidr) -> bool {
+        let memory = &self.pool.memory;
+        let is_free = |address| {
+            let known = self.pool.addresses().get(&address);
+            known.is_some_and(|known| known.is_free(self.now))
+                && !memory.pod_routes.contains_key(&address)
+                && !memory.unwritten.contains_key(&address)
+        };
+        !is_releasing(eni, cidr) && cidr.addresses().all(is_free)
     }
 
     /// When it will be old enough, if it is not. Of those attached before the daemon started that is not known.

@@ -28,7 +28,7 @@ impl World {
             CloudCall::UnassignAddresses { eni, proofs } => format!("Unassign {eni} {}", proofs.len()),
             CloudCall::UnassignPrefixes { eni, proofs } => format!("UnassignPrefixes {eni} {}", proofs.len()),
             CloudCall::DetachEni { eni, .. } => format!("Detach {eni}"),
-            other => format!("{other:?}"),
+            CloudCall::DescribeInstanceType { .. } => "DescribeInstanceType".to_owned(),
         };
         let is_concerned = line.starts_with(self.outage_of);
         self.log.push(line);

@@ -117,6 +117,38 @@ fn noise(world: &mut World, n: u64) {
     });
 }
 
+fn tag(world: &mut World, nth: usize, role: Option<&str>) {
+    let tags = match nth.checked_sub(1) {
+        None => Some(&mut world.subnet_tags),
+        Some(nth) => world.subnets.values_mut().nth(nth).map(|subnet| &mut subnet.tags),
+    };
+    let role = role.map(|role| ("kubernetes.io/role/cni".to_owned(), role.to_owned()));
+    if let Some(tags) = tags {
+        *tags = role.into_iter().collect();
+    }
+}
+
+fn fill(world: &mut World, nth: usize, free: u32) {
+    match nth.checked_sub(1) {
+        None => world.subnet_free = free,
+        Some(nth) => {
+            if let Some(subnet) = world.subnets.values_mut().nth(nth) {
+                subnet.free = free;
+            }
+        }
+    }
+}
+
+fn change_groups(world: &mut World, n: u8) {
+    let groups: Vec<SecurityGroupId> = vec![format!("sg-{n}").as_str().into()];
+    let primary = world.facts.primary_eni.clone();
+    if let Some(primary) = world.enis.get_mut(&primary) {
+        primary.groups.clone_from(&groups);
+    }
+    world.facts.security_groups.clone_from(&groups);
+    world.event(Event::Groups(groups));
+}
+
 fn perform(world: &mut World, action: Action, boots: &mut u32) {
     match action {
         Action::Add(n, patience) => {
@@ -182,33 +214,9 @@ fn perform(world: &mut World, action: Action, boots: &mut u32) {
                 world.detach_from_outside(id);
             }
         }
-        Action::Tag(nth, role) => {
-            let tags = match nth.checked_sub(1) {
-                None => Some(&mut world.subnet_tags),
-                Some(nth) => world.subnets.values_mut().nth(nth).map(|subnet| &mut subnet.tags),
-            };
-            let role = role.map(|role| ("kubernetes.io/role/cni".to_owned(), role.to_owned()));
-            if let Some(tags) = tags {
-                *tags = role.into_iter().collect();
-            }
-        }
-        Action::Fill(nth, free) => match nth.checked_sub(1) {
-            None => world.subnet_free = free,
-            Some(nth) => {
-                if let Some(subnet) = world.subnets.values_mut().nth(nth) {
-                    subnet.free = free;
-                }
-            }
-        },
-        Action::Groups(n) => {
-            let groups: Vec<SecurityGroupId> = vec![format!("sg-{n}").as_str().into()];
-            let primary = world.facts.primary_eni.clone();
-            if let Some(primary) = world.enis.get_mut(&primary) {
-                primary.groups.clone_from(&groups);
-            }
-            world.facts.security_groups.clone_from(&groups);
-            world.event(Event::Groups(groups));
-        }
+        Action::Tag(nth, role) => tag(world, nth, role),
+        Action::Fill(nth, free) => fill(world, nth, free),
+        Action::Groups(n) => change_groups(world, n),
         Action::Retarget(warm, prefixes) => {
             world.policy.warm = warm;
             world.policy.prefixes = prefixes;

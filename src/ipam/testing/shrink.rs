@@ -91,7 +91,11 @@ fn attach(world: &mut World, device: u32, addresses: u8, interface_type: &str, i
         groups: vec![],
         interface_type: interface_type.to_owned(),
         attachment: Some(attachment(&id, &world.facts.instance, DeviceIndex(device))),
-        description: String::new(),
+        description: if is_tagged {
+            format!("aws-K8S-{}", world.facts.instance)
+        } else {
+            String::new()
+        },
         tags: Some(instance).filter(|_| is_tagged).into_iter().collect(),
     };
     world.links.insert(eni.mac);

@@ -261,18 +261,73 @@ fn ipamd_q18_an_eni_in_an_excluded_subnet_keeps_its_pods_and_gets_no_others() {
     world.settle();
     assert!(world.pool.enis()[&primary].excluded);
     world.del(0);
-    world.advance(Duration::from_secs(60));
-    let refused_there = |world: &World| {
-        let free = world.pool.free_in_order(world.now);
-        free.iter()
-            .all(|address| world.pool.placed(*address).unwrap().0.id != primary)
-    };
-    assert!(refused_there(&world));
+    world.advance(Duration::from_secs(300));
+    assert_eq!(
+        world.enis[&primary].secondary.len(),
+        1,
+        "it is emptied: {:?}",
+        world.log
+    );
+    assert!(world.pool.allocations().contains_key(&key(1)));
+    // The tag goes: it is used again.
     world.subnet_tags.clear();
     world.advance(Duration::from_secs(3601));
     assert!(!world.pool.enis()[&primary].excluded);
-    assert!(!refused_there(&world));
-    assert!(world.pool.allocations().contains_key(&key(1)));
+    assert_eq!(add_all(&mut world, 3..9), 6);
+    assert!(world.enis[&primary].secondary.len() > 1);
+}
+
+/// What is not the primary ENI goes as a whole with its last pod, and nothing flaps.
+#[test]
+fn ipamd_q18_an_excluded_eni_is_given_back_when_its_last_pod_has_gone() {
+    let world = World::new(3, 4, policy(1));
+    let mut world = with_subnets(world, [subnet("a", 1, 50_000, &[(ROLE, "1")])]);
+    world.subnet_free = 40;
+    world.settle();
+    assert_eq!(add_all(&mut world, 0..4), 4);
+    assert_eq!(used(&world), ["a", "a"]);
+    let tags = subnet("a", 1, 0, &[(ROLE, "0")]).tags;
+    world
+        .subnets
+        .values_mut()
+        .for_each(|subnet| subnet.tags.clone_from(&tags));
+    world.advance(Duration::from_secs(3601));
+    world.advance(Duration::from_secs(300));
+    assert_eq!(
+        used(&world),
+        ["a", "subnet-1"],
+        "the empty one made place: {:?}",
+        world.log
+    );
+    assert_eq!(world.live.len(), 4);
+    for n in 0..4 {
+        world.del(n);
+    }
+    world.advance(Duration::from_secs(300));
+    assert!(
+        used(&world).iter().all(|subnet| subnet == "subnet-1"),
+        "{:?}",
+        used(&world)
+    );
+    world.log.clear();
+    world.advance(Duration::from_secs(7200));
+    assert_eq!(world.log.len(), world.calls("Describe"), "{:?}", world.log);
+}
+
+/// Custom networking switched on: what is free on the primary ENI goes back.
+#[test]
+fn ipamd_q39_what_is_free_on_the_primary_eni_is_given_back() {
+    let mut world = custom_world(policy(0));
+    assert_eq!(add_all(&mut world, 0..2), 2);
+    world.event(Event::Reconfigured(Box::new(custom(0, &["a"], &[]))));
+    world.settle();
+    world.advance(Duration::from_secs(300));
+    let primary = world.facts.primary_eni.clone();
+    assert_eq!(world.enis[&primary].secondary.len(), 2, "{:?}", world.log);
+    world.del(0);
+    world.del(1);
+    world.advance(Duration::from_secs(300));
+    assert_eq!(sizes(&world), [0, 9]);
 }
 
 #[test]
