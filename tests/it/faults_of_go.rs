@@ -327,6 +327,44 @@ fn fault_08_after_sigterm_adds_in_flight_are_finished_and_the_next_daemon_serves
     });
 }
 
+/// There: every 65 s another random choice of addresses, those released 2.5 s ago among them.
+#[test]
+fn fault_09_an_unassign_that_fails_takes_nothing_that_rests_and_is_seldom_repeated() {
+    let environment = [
+        ("WARM_IP_TARGET", "1"),
+        ("MINIMUM_IP_TARGET", "1"),
+        ("MAX_ENI", "1"),
+        ("IP_COOLDOWN_PERIOD", "3600"),
+    ];
+    let scene = Scene::with_env("m5.large", &environment);
+    let action = "UnassignPrivateIpAddresses";
+    let message = "You are not authorized to perform this operation.";
+    let rule = scene
+        .faults()
+        .inject(Rule::ec2_error(action, "UnauthorizedOperation", message));
+    let pods = scene.pods("web", 6);
+    scene.add(&pods, 3);
+    scene.settle();
+    let owned = scene.ec2_addresses();
+    let used = addresses(&pods);
+    // Six addresses come free and rest for an hour: none of them is surplus before.
+    scene.del(&pods, 3);
+    let fresh = scene.pods("fresh", 1);
+    scene.add(&fresh, 1);
+    scene.settle();
+    for call in scene.lab.cloud().calls().of(action) {
+        let named = call
+            .params
+            .iter()
+            .filter(|(name, _)| name.starts_with("PrivateIpAddress"));
+        let named: BTreeSet<Ipv4Addr> = named.filter_map(|(_, value)| value.parse().ok()).collect();
+        assert!(named.is_disjoint(&used), "{named:?} rest");
+    }
+    assert!(scene.faults().hits(rule) <= 2);
+    assert!(owned.is_subset(&scene.ec2_addresses()), "nothing has gone");
+    scene.check(&fresh);
+}
+
 /// There: an ENI is created without groups before they are known, and an empty list in IMDS takes the groups off every
 /// ENI.
 #[test]
