@@ -12,7 +12,7 @@ const HEAD: &str = "# Who is believed
 
 What becomes of an address, a prefix or an ENI when EC2, IMDS, the kernel and the store do not say the same. The tables are those of `src/ipam/verdict.rs`, printed by a test that holds this page to them; every row is tested (`cargo test -p aws-cni-ipam verdicts`).
 
-Four things hold in every row: nothing is given back to EC2, or forgotten, that the kernel or the store says is used; IMDS alone adds or asks, and what it omits changes nothing; what EC2 omits once stays; and witnesses that contradict each other lead to quarantine (nobody new gets it, nobody frees it), or to keeping and telling.
+Four things hold in every row: nothing is given back to EC2, or forgotten, that the kernel or the store says is used; IMDS alone adds or asks, and what it omits changes nothing; what EC2 omits once stays, unless it was being given back; and witnesses that contradict each other lead to quarantine (nobody new gets it, nobody frees it), or to keeping and telling.
 
 A prefix is one row: the kernel's word on it is that of any of its addresses, the store's the first in the order *held, resting, free*. A sandbox that holds an address in quarantine keeps it.
 
