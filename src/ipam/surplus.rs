@@ -71,11 +71,11 @@ pub(super) fn surplus(pool: &Pool, report: &Report, now: Tick) -> Surplus {
         sparing.spare_whole_prefixes();
         sparing.whole_enis();
         sparing.parts();
-        if census.left_over > 0 || pool.enis().values().any(|eni| eni.excluded) {
+        if census.left_over > 0 {
             sparing.left_overs(u32::MAX);
         }
     } else if report.hindrances.iter().any(is_lack_of_places) {
-        // What the mode no longer asks for, or has excluded, takes the places of what it does.
+        // What the mode no longer asks for takes the places of what it does.
         sparing.addresses = 0;
         sparing.whole_enis();
         sparing.left_overs(report.short.div_ceil(goal.unit.size()));
@@ -116,8 +116,7 @@ impl<'a> Sparing<'a> {
     /// `WARM_PREFIX_TARGET` is about whole prefixes, too: as many free ones as it says stay, unless none are asked for.
     fn spare_whole_prefixes(&mut self) {
         if let WarmTarget::Prefixes(warm) = self.goal.target {
-            let counts = |eni: &&Eni| is_standing(eni) && !eni.excluded;
-            let standing = self.pool.enis().values().filter(counts);
+            let standing = self.pool.enis().values().filter(|eni| is_standing(eni));
             let free = standing.flat_map(|eni| {
                 let is_free = |cidr: &&Ipv4Cidr| !cidr.is_host() && self.is_idle(eni, **cidr);
                 eni.cidrs.keys().filter(is_free)
@@ -127,13 +126,13 @@ impl<'a> Sparing<'a> {
     }
 
     fn counts(&self, eni: &Eni, cidr: Ipv4Cidr) -> bool {
-        !eni.excluded && self.goal.counts(self.pool, eni, cidr, self.now)
+        self.goal.counts(self.pool, eni, cidr, self.now)
     }
 
-    /// Whether every address of it could be handed out now, if its ENI is not excluded.
+    /// Whether every address of it could be handed out now.
     fn is_idle(&self, eni: &Eni, cidr: Ipv4Cidr) -> bool {
-        let is_idle = |address| self.pool.is_idle(address, self.now);
-        !is_releasing(eni, cidr) && cidr.addresses().all(is_idle)
+        let is_usable = |address| self.pool.is_usable(address, self.now);
+        !is_releasing(eni, cidr) && cidr.addresses().all(is_usable)
     }
 
     fn is_hindered(&self, eni: &Eni) -> bool {

@@ -108,13 +108,10 @@ impl Pool {
 
     /// Whether a sandbox may have this one now.
     pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
-        self.is_idle(address, now) && !self.is_excluded(address)
-    }
-
-    /// Whether nobody has it or needs it for anything else, whether a sandbox may have it or not.
-    pub(crate) fn is_idle(&self, address: Ipv4Addr, now: Tick) -> bool {
         let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
-        self.addresses.get(&address).is_some_and(fits) && self.is_reachable(address, now)
+        self.addresses.get(&address).is_some_and(fits)
+            && self.is_reachable(address, now)
+            && !self.is_excluded(address)
     }
 
     /// Whether it is on an ENI that gets no new pods.
