@@ -6,10 +6,48 @@ use std::net::Ipv4Addr;
 use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::EniId;
+use aws_cni_ipam::policy::{EniConfigChoice, Policy};
+use aws_cni_ipam::tags;
 
 use crate::node::Happening;
-use crate::script::{Action, Hand, Span};
+use crate::script::{Action, Hand, Left, Networking, Role, Span};
 use crate::world::{Next, World, instance};
+
+/// The name of the node's cluster.
+pub(crate) const CLUSTER: &str = "sim";
+
+/// What a role is written as.
+pub(crate) fn role_tags(role: Role) -> BTreeMap<String, String> {
+    let tag = |value: &str| (tags::SUBNET_ROLE.to_owned(), value.to_owned());
+    let elsewhere = || (format!("{}elsewhere", tags::SUBNET_CLUSTER), "shared".to_owned());
+    match role {
+        Role::None => BTreeMap::new(),
+        Role::Pods => BTreeMap::from([tag("1")]),
+        Role::NotPods => BTreeMap::from([tag("0")]),
+        Role::Other => BTreeMap::from([tag("1"), elsewhere()]),
+    }
+}
+
+/// Writes into a policy where new ENIs go.
+pub(crate) fn set_networking(policy: &mut Policy, to: Networking, group: u32, subnets: usize) {
+    let wanted = match to {
+        Networking::Own | Networking::Missing => 0..0,
+        Networking::Second => 2..3,
+        Networking::Others => 2..subnets.max(2) + 1,
+    };
+    let names: Vec<_> = wanted.map(|n| format!("subnet-{n}").as_str().into()).collect();
+    policy.custom_networking = to != Networking::Own;
+    policy.eni_config_missing =
+        (to == Networking::Missing).then(|| "there is no ENIConfig default".to_owned());
+    policy.eni_config = (!names.is_empty()).then(|| EniConfigChoice {
+        name: to.to_string(),
+        subnets: names,
+        groups: (group > 0)
+            .then(|| format!("sg-config-{group}").as_str().into())
+            .into_iter()
+            .collect(),
+    });
+}
 
 impl World {
     pub(crate) fn act(&mut self, action: &Action) {
@@ -66,8 +104,40 @@ impl World {
             Action::Outside { hand, nth } => self.outside(hand, nth),
             Action::Config { warm, max_enis } => {
                 let mut policy = self.node.policy.clone();
+                let had_prefixes = policy.prefixes.is_some();
                 warm.set(&mut policy);
+                if had_prefixes != warm.has_prefixes() && self.node.truth.count() > 0 {
+                    self.node.counts.met("mode changes with pods running");
+                }
                 policy.max_enis = (max_enis > 0).then_some(max_enis);
+                self.node.policy = policy.clone();
+                self.node.weather.trouble_until(now);
+                self.node.step(Event::Reconfigured(Box::new(policy)));
+            }
+            Action::Crashes { times, life } => {
+                self.node
+                    .weather
+                    .trouble_until(now + u64::from(times) * (life.0 + 100));
+                for nth in 0..u64::from(times) {
+                    self.queue.after(
+                        1 + nth * (life.0 + 100),
+                        Next::Script(Action::Kill {
+                            effect: 0,
+                            down: Span(100),
+                        }),
+                    );
+                }
+            }
+            Action::Left { what, age } => self.left(what, age),
+            Action::Retag { subnet, role } => {
+                if let Some(subnet) = self.account.subnets.get_mut(subnet) {
+                    subnet.tags = role_tags(role);
+                }
+                self.node.weather.trouble_until(now);
+            }
+            Action::Networking { to, group } => {
+                let mut policy = self.node.policy.clone();
+                set_networking(&mut policy, to, group, self.account.subnets.len());
                 self.node.policy = policy.clone();
                 self.node.weather.trouble_until(now);
                 self.node.step(Event::Reconfigured(Box::new(policy)));
@@ -79,6 +149,14 @@ impl World {
                 self.node.step(Event::VpcCidrs(cidrs));
             }
         }
+    }
+
+    fn left(&mut self, what: Left, age: Span) {
+        let now = self.queue.now;
+        let unix = self.node.unix();
+        self.account
+            .leave_of_another(what, unix.saturating_sub(age.0 / 1000), unix, now);
+        self.node.weather.trouble_until(now);
     }
 
     fn give_back(&mut self, subnet: usize, span: Span) {
@@ -146,6 +224,9 @@ impl World {
             }
         }
         self.node.weather.trouble_until(now);
+        if hand == Hand::Groups {
+            self.queue.after(20_000, Next::GroupsSeen);
+        }
     }
 
     fn on_enis(&self) -> BTreeMap<EniId, Vec<Ipv4Addr>> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::script::{nothing_left, take, words_of};
-use crate::words::{DiskTrouble, Hand, How, Lie, Quirk, Span, Trouble, Warm, Which};
+use crate::words::{DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Span, Trouble, Warm, Which};
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $word:literal { $($(#[$each:meta])* $field:ident: $type:ty,)* })*) => {
@@ -180,6 +180,34 @@ actions! {
         warm: Warm,
         /// The new `MAX_ENI`; 0 for none.
         max_enis: u32,
+    }
+    /// The daemon dies again and again.
+    Crashes = "crashes" {
+        /// How often.
+        times: u32,
+        /// How long it lives each time.
+        life: Span,
+    }
+    /// An ENI of another instance lies about.
+    Left = "left" {
+        /// What is the matter with it.
+        what: Left,
+        /// How long ago it was made.
+        age: Span,
+    }
+    /// Somebody tags a subnet.
+    Retag = "retag" {
+        /// Which subnet.
+        subnet: usize,
+        /// How.
+        role: Role,
+    }
+    /// The ENIConfig that holds for this node changes.
+    Networking = "networking" {
+        /// Where new ENIs go.
+        to: Networking,
+        /// Their security group; 0 for the primary ENI's.
+        group: u32,
     }
     /// The VPC gets another network.
     Cidr = "cidr" {}

@@ -33,6 +33,8 @@ pub struct Counts {
     pub calls: BTreeMap<Which, u64>,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
+    /// Features of the pool that were used.
+    pub features: BTreeMap<String, u64>,
     /// Alarms by kind.
     pub alarms: BTreeMap<&'static str, u64>,
     /// Violations by oracle.
@@ -46,6 +48,11 @@ fn merge<K: Ord + Clone>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
 }
 
 impl Counts {
+    /// A feature was used.
+    pub fn met(&mut self, feature: &str) {
+        *self.features.entry(feature.to_owned()).or_default() += 1;
+    }
+
     /// Adds another run's numbers.
     pub fn add(&mut self, other: &Self) {
         self.runs += other.runs;
@@ -61,6 +68,7 @@ impl Counts {
         merge(&mut self.refused, &other.refused);
         merge(&mut self.calls, &other.calls);
         merge(&mut self.faults, &other.faults);
+        merge(&mut self.features, &other.features);
         merge(&mut self.alarms, &other.alarms);
         merge(&mut self.violations, &other.violations);
     }

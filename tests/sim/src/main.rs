@@ -33,7 +33,7 @@ struct One {
     /// the seed
     #[argh(option)]
     seed: u64,
-    /// the profile: calm, cloud, lies, crowd, kernel, deaths, hands or storm
+    /// the profile: calm, cloud, lies, crowd, kernel, deaths, hands, modes or storm
     #[argh(option)]
     profile: Profile,
     /// days (10)
@@ -167,7 +167,7 @@ fn many(plan: &seeds::Plan) -> seeds::Report {
     let started = Instant::now();
     let report = seeds::run(plan);
     print!("{}", seeds::table(&report.counts));
-    println!("  {:<28} {:>14.1}", "seconds", started.elapsed().as_secs_f64());
+    println!("  {:<44} {:>14.1}", "seconds", started.elapsed().as_secs_f64());
     for failure in &report.failures {
         println!("VIOLATION {}", failure.violation);
         println!("  {}", failure.command(plan.size));

@@ -2,7 +2,8 @@
 
 use crate::dice::Dice;
 use crate::script::{
-    Action, DiskTrouble, Hand, How, Lie, Quirk, Script, Settings, Span, Trouble, Warm, Which,
+    Action, DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Script, Settings, Span, Trouble,
+    Warm, Which,
 };
 
 macro_rules! profiles {
@@ -50,6 +51,8 @@ profiles! {
     Deaths = "deaths",
     /// Others meddle with the node's ENIs and its configuration.
     Hands = "hands",
+    /// Modes, targets, ENIConfigs and tags change while pods run.
+    Modes = "modes",
     /// All of it.
     Storm = "storm",
 }
@@ -76,7 +79,32 @@ const TYPES: [(u32, u32); 5] = [(2, 2), (3, 6), (3, 10), (8, 30), (2, 50)];
 
 fn settings(dice: &mut Dice, size: Size) -> Settings {
     let (enis, addresses) = dice.pick(&TYPES, (3, 10));
-    let warm = match dice.below(10) {
+    let subnets = dice.pick(&[1, 1, 2, 3], 1);
+    // Only what leaves the node a place to grow.
+    let (first, others) = if subnets > 1 && dice.chance(500) {
+        dice.pick(
+            &[
+                (Role::None, Role::Pods),
+                (Role::Pods, Role::Other),
+                (Role::NotPods, Role::Pods),
+                (Role::Other, Role::Pods),
+                (Role::Pods, Role::None),
+            ],
+            (Role::None, Role::Pods),
+        )
+    } else {
+        (Role::None, Role::None)
+    };
+    let networking = if subnets > 1 && dice.chance(250) {
+        dice.pick(&[Networking::Second, Networking::Others], Networking::Second)
+    } else {
+        Networking::Own
+    };
+    let needs_second = networking != Networking::Own || matches!(first, Role::NotPods | Role::Other);
+    let warm = match dice.below(13) {
+        10 => Warm::Adaptive,
+        11..=12 if dice.chance(500) => Warm::PrefixAdaptive,
+        11..=12 => Warm::Adaptive,
         0..=4 => Warm::Enis(dice.pick(&[0, 1, 1, 2], 1)),
         5..=6 => Warm::Ips(dice.pick(&[0, 1, 3, 5], 1), dice.pick(&[0, 0, 6, 12], 0)),
         7..=8 => Warm::Prefixes(dice.pick(&[0, 1, 1, 2], 1)),
@@ -92,11 +120,14 @@ fn settings(dice: &mut Dice, size: Size) -> Settings {
         } else {
             0
         },
-        subnets: dice.pick(&[1, 1, 2, 3], 1),
+        subnets,
+        first,
+        others,
+        networking,
         len: dice.pick(&[22, 23, 24, 26], 22),
         warm,
         cooldown: Span::secs(dice.pick(&[30, 30, 30, 5, 120, 0], 30)),
-        max_enis: if dice.chance(150) {
+        max_enis: if dice.chance(150) && !needs_second {
             dice.pick(&[1, 2, 3], 2)
         } else {
             0
@@ -255,7 +286,11 @@ fn kernel(dice: &mut Dice) -> Action {
 }
 
 fn deaths(dice: &mut Dice) -> Action {
-    match dice.below(20) {
+    match dice.below(21) {
+        20 => Action::Crashes {
+            times: u32::try_from(dice.between(5, 60)).unwrap_or(5),
+            life: Span(dice.pick(&[50, 1000, 5000], 1000)),
+        },
         0..=11 => Action::Kill {
             effect: u32::try_from(dice.below(16)).unwrap_or(0),
             down: Span(dice.pick(&[50, 500, 5000, 60_000, 900_000], 500)),
@@ -278,13 +313,46 @@ fn deaths(dice: &mut Dice) -> Action {
     }
 }
 
-fn hands(dice: &mut Dice) -> Action {
-    match dice.below(10) {
-        0 => Action::Config {
-            warm: settings(dice, Size::default()).warm,
-            max_enis: dice.pick(&[0, 0, 1, 2, 4], 0),
+fn config(dice: &mut Dice) -> Action {
+    Action::Config {
+        warm: settings(dice, Size::default()).warm,
+        max_enis: dice.pick(&[0, 0, 1, 2, 4], 0),
+    }
+}
+
+/// Most of them are old; some are still on their way to their instance.
+fn left(dice: &mut Dice) -> Action {
+    Action::Left {
+        what: dice.pick(Left::ALL, Left::Terminated),
+        age: Span(dice.pick(&[0, 200_000, 1_800_000, 7_200_000, DAY], DAY)),
+    }
+}
+
+fn modes(dice: &mut Dice) -> Action {
+    let subnet = usize::try_from(dice.below(3)).unwrap_or(0);
+    match dice.below(20) {
+        0..=9 => config(dice),
+        10..=12 => Action::Networking {
+            to: dice.pick(Networking::ALL, Networking::Own),
+            group: dice.pick(&[0, 0, 1, 2], 0),
         },
+        13..=15 => Action::Retag {
+            subnet,
+            role: dice.pick(Role::ALL, Role::None),
+        },
+        16..=17 => Action::Outside {
+            hand: Hand::Groups,
+            nth: u32::try_from(dice.below(4)).unwrap_or(0),
+        },
+        _ => crowd(dice),
+    }
+}
+
+fn hands(dice: &mut Dice) -> Action {
+    match dice.below(12) {
+        0 => config(dice),
         1 => Action::Cidr {},
+        2..=3 => left(dice),
         _ => Action::Outside {
             hand: dice.pick(Hand::ALL, Hand::UnassignIdle),
             nth: u32::try_from(dice.below(64)).unwrap_or(0),
@@ -301,6 +369,7 @@ fn fault(profile: Profile, dice: &mut Dice) -> Option<Action> {
         Profile::Kernel => kernel(dice),
         Profile::Deaths => deaths(dice),
         Profile::Hands => hands(dice),
+        Profile::Modes => modes(dice),
         Profile::Storm => {
             let some = [
                 Profile::Cloud,
@@ -311,6 +380,7 @@ fn fault(profile: Profile, dice: &mut Dice) -> Option<Action> {
                 Profile::Deaths,
                 Profile::Deaths,
                 Profile::Hands,
+                Profile::Modes,
             ];
             let one = dice.pick(&some, Profile::Cloud);
             return fault(one, dice);

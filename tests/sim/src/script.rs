@@ -7,7 +7,9 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use crate::action::Action;
-pub use crate::words::{DiskTrouble, Hand, How, Lie, Quirk, Span, Trouble, Warm, Which};
+pub use crate::words::{
+    DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Span, Trouble, Warm, Which,
+};
 
 pub(crate) type Words<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -96,6 +98,12 @@ settings! {
     max_enis: u32 = 0,
     /// Kubelet's max-pods; 0 for unknown.
     max_pods: u32 = 0,
+    /// Tags of the first subnet, where the primary ENI is.
+    first: Role = Role::None,
+    /// Tags of the other subnets.
+    others: Role = Role::None,
+    /// Where new ENIs go.
+    networking: Networking = Networking::Own,
     /// How long the script lasts.
     length: Span = Span(0),
 }

@@ -115,7 +115,7 @@ pub fn run(plan: &Plan) -> Report {
 
 fn row(out: &mut String, name: &str, value: impl std::fmt::Display) {
     // Writing to a String cannot fail.
-    writeln!(out, "  {name:<28} {value:>14}").unwrap_or_default();
+    writeln!(out, "  {name:<44} {value:>14}").unwrap_or_default();
 }
 
 /// The table of what was run.
@@ -139,6 +139,9 @@ pub fn table(counts: &Counts) -> String {
     }
     for (kind, count) in &counts.faults {
         row(&mut out, &format!("faults: {kind}"), count);
+    }
+    for (feature, count) in &counts.features {
+        row(&mut out, feature, count);
     }
     for (kind, count) in &counts.alarms {
         row(&mut out, &format!("alarms: {kind}"), count);

@@ -231,6 +231,54 @@ words! {
 }
 
 words! {
+    /// Which unattached ENI of another instance lies about.
+    Left {
+        /// Its owner was terminated.
+        Terminated = "terminated",
+        /// EC2 does not know its owner any more.
+        Unknown = "unknown",
+        /// It says nothing of its age.
+        Ageless = "ageless",
+        /// Another node has a lease on it that runs out.
+        Leased = "leased",
+        /// Its owner lives and is about to attach it.
+        Alive = "alive",
+        /// It is of another cluster.
+        OtherCluster = "other-cluster",
+        /// It is tagged as not managed.
+        NoManage = "no-manage",
+    }
+}
+
+words! {
+    /// What a subnet's tags say.
+    Role {
+        /// Nothing.
+        None = "none",
+        /// `kubernetes.io/role/cni=1`.
+        Pods = "pods",
+        /// `kubernetes.io/role/cni=0`.
+        NotPods = "not-pods",
+        /// For pods of another cluster.
+        Other = "other",
+    }
+}
+
+words! {
+    /// Where new ENIs go.
+    Networking {
+        /// Where tags allow it: no custom networking.
+        Own = "own",
+        /// Custom networking, and no ENIConfig holds for this node.
+        Missing = "missing",
+        /// Custom networking in the second subnet.
+        Second = "second",
+        /// Custom networking in all subnets but the first.
+        Others = "others",
+    }
+}
+
+words! {
     /// What is special about a pod.
     Quirk {
         /// Nothing.
@@ -248,7 +296,7 @@ words! {
     }
 }
 
-/// `WARM_…` settings as text: `enis:1`, `ips:2:5`, `prefixes:1`, `prefix-ips:2:5`.
+/// `WARM_…` settings as text: `enis:1`, `ips:2:5`, `prefixes:1`, `prefix-ips:2:5`, `adaptive`, `prefix-adaptive`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Warm {
     /// `WARM_ENI_TARGET`.
@@ -259,9 +307,21 @@ pub enum Warm {
     Prefixes(u32),
     /// `WARM_IP_TARGET` and `MINIMUM_IP_TARGET` with prefix delegation.
     PrefixIps(u32, u32),
+    /// `ADAPTIVE_WARM_POOL`.
+    Adaptive,
+    /// `ADAPTIVE_WARM_POOL` with prefix delegation.
+    PrefixAdaptive,
 }
 
 impl Warm {
+    /// Whether addresses come in prefixes where they can.
+    pub const fn has_prefixes(self) -> bool {
+        matches!(
+            self,
+            Self::Prefixes(_) | Self::PrefixIps(..) | Self::PrefixAdaptive
+        )
+    }
+
     /// Puts it into a policy.
     pub fn set(self, policy: &mut Policy) {
         policy.prefixes = None;
@@ -270,6 +330,8 @@ impl Warm {
             Self::Ips(warm, minimum) => policy.warm = WarmTarget::Ips { warm, minimum },
             Self::Prefixes(prefixes) => policy.prefixes = Some(WarmTarget::Prefixes(prefixes)),
             Self::PrefixIps(warm, minimum) => policy.prefixes = Some(WarmTarget::Ips { warm, minimum }),
+            Self::Adaptive => policy.warm = WarmTarget::Adaptive,
+            Self::PrefixAdaptive => policy.prefixes = Some(WarmTarget::Adaptive),
         }
     }
 }
@@ -281,6 +343,8 @@ impl fmt::Display for Warm {
             Self::Ips(warm, minimum) => write!(f, "ips:{warm}:{minimum}"),
             Self::Prefixes(count) => write!(f, "prefixes:{count}"),
             Self::PrefixIps(warm, minimum) => write!(f, "prefix-ips:{warm}:{minimum}"),
+            Self::Adaptive => f.write_str("adaptive"),
+            Self::PrefixAdaptive => f.write_str("prefix-adaptive"),
         }
     }
 }
@@ -289,8 +353,11 @@ impl FromStr for Warm {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is no warm target such as enis:1, ips:2:5, prefixes:1 or prefix-ips:2:5");
+        let wrong = || {
+            format!(
+                "{text:?} is no warm target such as enis:1, ips:2:5, prefixes:1, prefix-ips:2:5 or adaptive"
+            )
+        };
         let mut parts = text.split(':');
         let kind = parts.next().unwrap_or_default();
         let numbers: Result<Vec<u32>, _> = parts.map(str::parse).collect();
@@ -299,6 +366,8 @@ impl FromStr for Warm {
             ("ips", [warm, minimum]) => Ok(Self::Ips(*warm, *minimum)),
             ("prefixes", [prefixes]) => Ok(Self::Prefixes(*prefixes)),
             ("prefix-ips", [warm, minimum]) => Ok(Self::PrefixIps(*warm, *minimum)),
+            ("adaptive", []) => Ok(Self::Adaptive),
+            ("prefix-adaptive", []) => Ok(Self::PrefixAdaptive),
             _ => Err(wrong()),
         }
     }

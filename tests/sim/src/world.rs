@@ -5,20 +5,22 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
-use aws_cni_ipam::cloud::{CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
+use aws_cni_ipam::cloud::{Amount, CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
+use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::{EniId, InstanceId};
 use aws_cni_ipam::limits::InstanceLimits;
 use aws_cni_ipam::node::NodeFacts;
 use aws_cni_ipam::policy::Policy;
 
+use crate::acting::{CLUSTER, role_tags, set_networking};
 use crate::agenda::Agenda;
 use crate::cloud::subnet::Subnet;
 use crate::cloud::{Account, Consequence, kind_of, refusal};
 use crate::count::Counts;
 use crate::dice::Dice;
 use crate::imds;
-use crate::node::{Happening, Node};
-use crate::script::{Action, Lie, Script, Settings, Trouble, Which};
+use crate::node::{FIRST_BOOT, Happening, Node};
+use crate::script::{Action, Lie, Networking, Role, Script, Settings, Trouble, Warm, Which};
 use crate::truth::Violation;
 use crate::weather::Fate;
 
@@ -42,6 +44,8 @@ pub(crate) enum Next {
     /// Others give back a subnet's addresses.
     Emptied(usize),
     EveryHour,
+    /// The daemon sees the primary ENI's security groups at IMDS.
+    GroupsSeen,
 }
 
 /// One node, its account, and what comes.
@@ -57,6 +61,7 @@ pub struct World {
     /// ENIs and addresses somebody else has changed, and when.
     pub(crate) meddled: BTreeMap<Ipv4Addr, u64>,
     pub(crate) meddled_enis: BTreeMap<EniId, u64>,
+    settings: Settings,
 }
 
 /// EC2 calls a node may make in any hour, whatever happens to it: those that change something and those that look, as
@@ -73,9 +78,12 @@ pub fn policy(settings: &Settings) -> Policy {
         max_enis: some(settings.max_enis),
         max_pods: some(settings.max_pods),
         cooldown: Duration::from_millis(settings.cooldown.0),
+        cluster_name: Some(CLUSTER.to_owned()),
         ..Policy::default()
     };
     settings.warm.set(&mut policy);
+    let subnets = usize::try_from(settings.subnets).unwrap_or(1);
+    set_networking(&mut policy, settings.networking, 0, subnets);
     policy
 }
 
@@ -89,7 +97,9 @@ impl World {
         let subnets = (0..settings.subnets.max(1)).filter_map(|n| {
             let base = Ipv4Addr::from_bits(0x0a00_0000 + (n << 16));
             let cidr = Ipv4Cidr::new(base, settings.len.clamp(20, 28))?;
-            Some(Subnet::new(format!("subnet-{}", n + 1).into(), cidr))
+            let mut subnet = Subnet::new(format!("subnet-{}", n + 1).into(), cidr);
+            subnet.tags = role_tags(if n == 0 { settings.first } else { settings.others });
+            Some(subnet)
         });
         let mut account = Account::new(seed, subnets.collect());
         let limits = InstanceLimits {
@@ -118,7 +128,7 @@ impl World {
             primary_address: primary.map_or(Ipv4Addr::UNSPECIFIED, |eni| eni.primary),
             security_groups: vec!["sg-1".into()],
             boot: "b0070000-0000".into(),
-            booted_at: 1_795_248_000,
+            booted_at: FIRST_BOOT,
         };
         let known = Some(limits).filter(|_| settings.known);
         let node = Node::new(facts, policy(settings), known, seed);
@@ -131,6 +141,7 @@ impl World {
             recent_calls: [VecDeque::new(), VecDeque::new()],
             meddled: BTreeMap::new(),
             meddled_enis: BTreeMap::new(),
+            settings: settings.clone(),
         };
         world.queue.after(HOUR, Next::EveryHour);
         world.collect();
@@ -166,6 +177,7 @@ impl World {
                     }
                 }
                 Next::EveryHour => self.every_hour(),
+                Next::GroupsSeen => self.groups_seen(),
             }
             self.collect();
         }
@@ -242,6 +254,7 @@ impl World {
         }
         self.budget(which);
         self.judge_call(request);
+        self.count_features(request);
         let now = self.queue.now;
         let wait = self.dice.wait(if which == Which::Describe { 80 } else { 300 });
         let lost = || {
@@ -320,6 +333,85 @@ impl World {
         }
     }
 
+    fn groups_seen(&mut self) {
+        let primary = self.account.eni(&self.node.facts.primary_eni);
+        if let Some(groups) = primary.map(|eni| eni.groups.clone()) {
+            self.node.facts.security_groups.clone_from(&groups);
+            self.node.step(Event::Groups(groups));
+        }
+    }
+
+    /// What kind of run this is.
+    fn count_settings(&mut self) {
+        let settings = self.settings.clone();
+        let kind = match settings.warm {
+            Warm::Enis(_) => "runs with: WARM_ENI_TARGET",
+            Warm::Ips(_, 0) => "runs with: WARM_IP_TARGET",
+            Warm::Ips(..) => "runs with: MINIMUM_IP_TARGET",
+            Warm::Prefixes(_) => "runs with: prefixes, WARM_PREFIX_TARGET",
+            Warm::PrefixIps(_, 0) => "runs with: prefixes, WARM_IP_TARGET",
+            Warm::PrefixIps(..) => "runs with: prefixes, MINIMUM_IP_TARGET",
+            Warm::Adaptive => "runs with: adaptive pool",
+            Warm::PrefixAdaptive => "runs with: prefixes, adaptive pool",
+        };
+        let counts = &mut self.node.counts;
+        counts.met(kind);
+        let also = [
+            (settings.subnets > 1, "runs with: several subnets"),
+            (
+                settings.first != Role::None || settings.others != Role::None,
+                "runs with: tagged subnets",
+            ),
+            (
+                settings.networking != Networking::Own,
+                "runs with: custom networking",
+            ),
+            (settings.max_enis > 0, "runs with: MAX_ENI"),
+            (settings.max_pods > 0, "runs with: max-pods known"),
+            (!settings.known, "runs with: unknown instance type"),
+            (settings.cooldown.0 == 0, "runs with: no cooldown"),
+        ];
+        for (_, feature) in also.iter().filter(|(met, _)| *met) {
+            counts.met(feature);
+        }
+    }
+
+    fn count_features(&mut self, request: &CloudCall) {
+        let own = &self.node.facts.subnet;
+        let feature = match request {
+            CloudCall::CreateEni { subnet, .. } if subnet != own => "calls: ENI created in another subnet",
+            CloudCall::CreateEni {
+                amount: Amount::Prefixes(_),
+                ..
+            } => "calls: ENI created with prefixes",
+            CloudCall::CreateEni { .. } => "calls: ENI created with addresses",
+            CloudCall::Assign {
+                amount: Amount::Prefixes(_),
+                ..
+            } => "calls: prefixes assigned",
+            CloudCall::Assign { .. } => "calls: addresses assigned",
+            CloudCall::UnassignAddresses { .. } => "calls: addresses given back",
+            CloudCall::UnassignPrefixes { .. } => "calls: prefixes given back",
+            CloudCall::DetachEni { .. } => "calls: ENI given back",
+            CloudCall::SetGroups { .. } => "calls: security groups followed",
+            CloudCall::DeleteEni { proof } => {
+                let left = self
+                    .account
+                    .interfaces
+                    .get(proof.subject())
+                    .and_then(|it| it.left);
+                if left.is_some() {
+                    "calls: ENI of another deleted"
+                } else {
+                    "calls: ENI of its own deleted"
+                }
+            }
+            CloudCall::DescribeLeftEnis { .. } => "calls: looks for what others left",
+            _ => return,
+        };
+        self.node.counts.met(feature);
+    }
+
     fn every_hour(&mut self) {
         let now = self.queue.now;
         self.account.forget_deleted(now);
@@ -339,8 +431,27 @@ impl World {
         for subnet in &mut self.account.subnets {
             subnet.clear_others();
         }
+        self.heal_configuration();
         self.node.tell(|| "everything is well again".to_owned());
         self.collect();
+    }
+
+    /// Somebody has put right where ENIs may go.
+    fn heal_configuration(&mut self) {
+        let settings = self.settings.clone();
+        for (n, subnet) in self.account.subnets.iter_mut().enumerate() {
+            subnet.tags = role_tags(if n == 0 { settings.first } else { settings.others });
+        }
+        let mut policy = self.node.policy.clone();
+        set_networking(&mut policy, settings.networking, 0, self.account.subnets.len());
+        if policy.custom_networking || settings.first != Role::None {
+            // The primary ENI does not count: there must be another one.
+            policy.max_enis = None;
+        }
+        if policy != self.node.policy {
+            self.node.policy = policy.clone();
+            self.node.step(Event::Reconfigured(Box::new(policy)));
+        }
     }
 
     /// EC2 calls of the last so many milliseconds.
@@ -354,9 +465,11 @@ impl World {
 pub fn run(script: &Script, seed: u64, trace: bool) -> Outcome {
     let mut world = World::new(&script.settings, seed);
     world.node.trace = trace.then(Vec::new);
+    world.count_settings();
     world.arrange(script);
     world.run_until(script.end());
     world.converge();
+    world.node.count_brakes();
     let mut counts = std::mem::take(&mut world.node.counts);
     counts.runs = 1;
     counts.simulated = world.queue.now;

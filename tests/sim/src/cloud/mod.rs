@@ -38,6 +38,8 @@ pub struct Interface {
     pub moved_at: u64,
     /// Whether it is somebody else's: nothing of ours may change it.
     pub foreign: bool,
+    /// Whether another instance has left it, and since when any node may delete it, if ever.
+    pub left: Option<Option<u64>>,
     /// What it was, and until when.
     was: VecDeque<(u64, Option<CloudEni>)>,
 }
@@ -183,6 +185,7 @@ impl Account {
             is: Some(eni.clone()),
             moved_at: now,
             foreign,
+            left: None,
             was: [(now, None)].into(),
         };
         self.interfaces.insert(eni.id, interface);

@@ -4,10 +4,11 @@ use std::net::Ipv4Addr;
 
 use aws_cni_ipam::cloud::{Amount, CloudAttachment, CloudEni};
 use aws_cni_ipam::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, InstanceId};
-use aws_cni_ipam::tags;
+use aws_cni_ipam::limits::InstanceLimits;
+use aws_cni_ipam::{stamp, tags};
 
-use super::{Account, Consequence, NO_MANAGE};
-use crate::script::Hand;
+use super::{Account, Consequence, Instance, NO_MANAGE};
+use crate::script::{Hand, Left};
 
 fn nth<T>(of: &[T], nth: u32) -> Option<&T> {
     let index = usize::try_from(nth).unwrap_or(0).checked_rem(of.len())?;
@@ -137,6 +138,62 @@ impl Account {
         self.insert(eni, true, now);
     }
 
+    /// An ENI that another instance has made, of which it has said so at `created`.
+    pub fn leave_of_another(&mut self, what: Left, created: u64, unix: u64, now: u64) {
+        let Some(subnet) = self.subnets.first().map(|subnet| subnet.id.clone()) else {
+            return;
+        };
+        let Ok(mut eni) = self.make(&subnet, Amount::Addresses(1)) else {
+            return;
+        };
+        let owner: InstanceId = format!("i-neighbour-{}", eni.id).as_str().into();
+        if what != Left::Unknown {
+            let limits = InstanceLimits {
+                enis: 3,
+                ipv4_per_eni: 10,
+                prefixes: true,
+            };
+            let neighbour = Instance {
+                limits,
+                lives: what == Left::Alive,
+                primary: eni.id.clone(),
+            };
+            self.instances.insert(owner.clone(), neighbour);
+        }
+        eni.description = format!("{}{owner}", tags::DESCRIPTION_PREFIX);
+        let mut tag = |key: &str, value: String| eni.tags.insert(key.to_owned(), value);
+        tag(tags::INSTANCE, owner.to_string());
+        let cluster = if what == Left::OtherCluster {
+            "another"
+        } else {
+            crate::acting::CLUSTER
+        };
+        tag(tags::CLUSTER, cluster.to_owned());
+        if what != Left::Ageless {
+            tag(tags::CREATED_AT, stamp::rfc3339(created));
+        }
+        if what == Left::Leased {
+            tag(tags::REAPER, format!("i-another {}", stamp::rfc3339(unix + 900)));
+        }
+        if what == Left::NoManage {
+            tag(tags::NO_MANAGE, "true".to_owned());
+        }
+        let id = eni.id.clone();
+        self.insert(eni, true, now);
+        if let Some(interface) = self.interfaces.get_mut(&id) {
+            // Ages are told in seconds.
+            let aged =
+                |seconds: u64| Some((now + seconds * 1000).saturating_sub((unix - created + 2) * 1000));
+            interface.left = Some(match what {
+                Left::Terminated => aged(300),
+                Left::Unknown => aged(3600),
+                Left::Ageless => Some(now + 300_000 - 2000),
+                Left::Leased => Some(now + 900_000 - 2000),
+                Left::Alive | Left::OtherCluster | Left::NoManage => None,
+            });
+        }
+    }
+
     /// An ENI of this instance that was left unattached long ago.
     fn leave(&mut self, instance: &InstanceId, now: u64) {
         let Some(subnet) = self.subnets.first().map(|subnet| subnet.id.clone()) else {
@@ -144,6 +201,8 @@ impl Account {
         };
         if let Ok(mut eni) = self.make(&subnet, Amount::Addresses(2)) {
             eni.tags.insert(tags::INSTANCE.to_owned(), instance.to_string());
+            eni.tags
+                .insert(tags::CLUSTER.to_owned(), crate::acting::CLUSTER.to_owned());
             eni.description = format!("aws-K8S-{instance}");
             self.insert(eni, false, now);
         }

@@ -2,7 +2,7 @@
 
 use aws_cni_ipam::event::Event;
 use aws_cni_ipam::pool::Pool;
-use aws_cni_ipam::records::stored_facts;
+use aws_cni_ipam::records::{RecordKey, stored_facts};
 use aws_cni_ipam::recover::Start;
 
 use super::pods::Request;
@@ -79,12 +79,22 @@ impl Node {
         self.tell(|| "the daemon is gone".to_owned());
         self.life += 1;
         self.counts.deaths += 1;
+        self.count_brakes();
         self.pool = None;
         self.wake = None;
         self.kill = None;
         let mut dice = self.dice.clone();
         self.dice.roll();
         self.disk.crash(&mut dice);
+        for key in std::mem::take(&mut self.settled_dels) {
+            if self
+                .disk
+                .records
+                .contains_key(&RecordKey::Allocation(key.clone()).text())
+            {
+                self.lost_dels.insert(key);
+            }
+        }
         for (_, client) in std::mem::take(&mut self.clients) {
             self.orphaned(client);
         }
@@ -117,6 +127,7 @@ impl Node {
         self.die();
         self.boots += 1;
         self.booted_at = self.now + down.0;
+        self.facts.booted_at = super::FIRST_BOOT + self.booted_at / 1000;
         self.facts.boot = format!("b007{:04}-0000", self.boots).as_str().into();
         self.kernel = crate::kernel::Kernel::default();
         self.kernel.link_up(self.facts.primary_mac);

@@ -153,9 +153,16 @@ pub struct Node {
     events_hour: (u64, u64),
     /// Addresses given out since the driver last looked, and on which ENI.
     pub granted: Vec<(Ipv4Addr, EniId)>,
+    /// Sandboxes whose DEL was settled in this daemon's life.
+    settled_dels: BTreeSet<SandboxKey>,
+    /// Those of them whose allocation was still on the disk when their daemon died.
+    pub lost_dels: BTreeSet<SandboxKey>,
     /// Addresses whose rules were removed.
     pub rules_removed: BTreeSet<Ipv4Addr>,
 }
+
+/// Seconds since 1970 when a simulation begins.
+pub const FIRST_BOOT: u64 = 1_795_248_000;
 
 /// A daemon that handles more events than this without time passing is in a hot loop.
 const EVENTS_AT_ONCE: u64 = 3000;
@@ -192,6 +199,8 @@ impl Node {
             events_now: (0, 0),
             events_hour: (0, 0),
             granted: Vec::new(),
+            settled_dels: BTreeSet::new(),
+            lost_dels: BTreeSet::new(),
             rules_removed: BTreeSet::new(),
         };
         node.kernel.link_up(node.facts.primary_mac);
@@ -202,6 +211,11 @@ impl Node {
     /// The machine's clock.
     pub fn tick(&self) -> Tick {
         Tick(self.now.saturating_sub(self.booted_at).saturating_add(5000))
+    }
+
+    /// Seconds since 1970, by the machine's clock.
+    pub fn unix(&self) -> u64 {
+        self.facts.booted_at + self.tick().0 / 1000
     }
 
     fn later(&mut self, wait: u64, what: Happening) {
@@ -333,6 +347,15 @@ impl Node {
                 "hot-loop",
                 format!("{at_once} events at one instant, {in_hour} in this hour"),
             );
+        }
+    }
+
+    /// Counts which limits of the call budget this daemon met.
+    pub fn count_brakes(&mut self) {
+        let Some(pool) = &self.pool else { return };
+        let limits: Vec<_> = pool.call_counters().put_off.keys().copied().collect();
+        for limit in limits {
+            self.counts.met(&format!("daemons braked by: {limit:?}"));
         }
     }
 

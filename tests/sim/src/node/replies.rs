@@ -1,6 +1,7 @@
 //! What clients are told, held against what is true.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use aws_cni_ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
 use aws_cni_ipam::ids::{ContainerId, IfName, SandboxKey, WaiterId};
@@ -58,13 +59,16 @@ impl Node {
                     self.violated("answers", format!("{key} was released twice"));
                 }
                 self.released(&key, &addresses);
-                let wait = self.dice.wait(2);
+                // Now and then a plugin is slow, or dies and leaves it to the end of the network namespace.
+                let usual = if self.dice.chance(100) { 1500 } else { 2 };
+                let wait = self.dice.wait(usual);
                 self.later(wait, Happening::Unwired(vec![key]));
             }
             (Client::Del { key, answered: true }, Reply::Settled) => {
                 let key = key.clone();
                 self.clients.remove(&waiter);
                 self.counts.dels += 1;
+                self.settled_dels.insert(key.clone());
                 let of_it = |pod: &&mut super::Pod| pod.state == PodState::Dying && pod.key() == key;
                 if let Some(pod) = self.pods.values_mut().find(of_it) {
                     pod.state = PodState::Done;
@@ -107,6 +111,10 @@ impl Node {
         if !mac.is_some_and(|mac| self.kernel.has_link(mac)) {
             let what = format!("{address} was given to {key} on {}, which has no link", grant.eni);
             self.violated("unreachable", what);
+        }
+        if self.policy.custom_networking && grant.eni == self.facts.primary_eni {
+            let what = format!("{address} of the primary ENI was given to {key} in custom networking");
+            self.violated("wrong-eni", what);
         }
         if let Some(rested) = self.truth.rest_cut_short(address, self.now, self.policy.cooldown) {
             let what = format!("{address} was given to {key} after a rest of {rested} ms");
@@ -223,7 +231,13 @@ impl Node {
         let Some(pool) = &self.pool else { return };
         let status = pool.status(tick);
         let resting = self.truth.resting(now, deadline.saturating_sub(1000));
-        let wired = resting.iter().filter(|address| pool.is_wired(**address)).count();
+        // What rests on an ENI that gets no new pods is not coming.
+        let is_for_pods = |address: &&Ipv4Addr| {
+            let known = pool.addresses().get(*address);
+            let eni = known.and_then(|known| pool.enis().get(&known.eni));
+            eni.is_some_and(|eni| !eni.excluded) && pool.is_wired(**address)
+        };
+        let wired = resting.iter().filter(is_for_pods).count();
         if wait > 60_000 && u64::from(status.coming) > waiting as u64 || wired > waiting + 1 {
             let what = format!(
                 "{key} was refused ({}) {wait} ms before its deadline while {} addresses are coming and {wired} rest until then, for {waiting} who wait",
