@@ -85,9 +85,9 @@ const MUTANTS: &[Mutant] = &[
         name: "the kernel's pod routes ignored",
         profile: "deaths",
         edits: &[(
-            "observe.rs",
-            "pool.addresses().get(&address).is_some_and(idle)",
-            "false && pool.addresses().get(&address).is_some_and(idle)",
+            "evidence.rs",
+            "pool.memory.pod_routes.contains_key(&address)",
+            "false",
         )],
     },
     Mutant {
@@ -147,8 +147,8 @@ const MUTANTS: &[Mutant] = &[
         edits: &[
             (
                 "surplus.rs",
-                "cidr.addresses().all(is_usable)",
-                "cidr.addresses().any(is_usable)",
+                "cidr.addresses().all(is_idle)",
+                "cidr.addresses().any(is_idle)",
             ),
             UNPROVEN[0],
             UNPROVEN[1],
