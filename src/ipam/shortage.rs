@@ -103,7 +103,8 @@ pub(super) fn modest(pool: &Pool, subnet: &SubnetId, wish: Take, now: Tick) -> A
     }
 }
 
-/// A subnet that is short is asked by one call at a time: what it refused, when one is under way or planned.
+/// A subnet that is short, or had nothing when it was last asked, is asked by one call at a time: what it refused, when
+/// one is under way or planned. Side by side, every ENI that is wanted would ask a full subnet after every wait.
 pub(super) fn waits<'a>(
     pool: &'a Pool,
     planned: &[Act],
@@ -111,7 +112,9 @@ pub(super) fn waits<'a>(
     unit: Unit,
     now: Tick,
 ) -> Option<&'a CloudFailure> {
-    let short = shortage(pool, subnet, unit, now)?;
+    let gave_nothing = || pool.memory.obstacles.get(&topic(subnet, unit))?.failure.as_ref();
+    let short = shortage(pool, subnet, unit, now).map(|short| &short.failure);
+    let failure = short.or_else(gave_nothing)?;
     let here = |eni: &super::model::Eni| eni.subnet == *subnet;
     let is_asked = pool
         .creations()
@@ -126,7 +129,7 @@ pub(super) fn waits<'a>(
             Act::Create { subnet: other, .. } => other == subnet,
             Act::DescribeSubnets => false,
         });
-    is_asked.then_some(&short.failure)
+    is_asked.then_some(failure)
 }
 
 /// A subnet refused.

@@ -439,6 +439,28 @@ fn ipamd_54_55_a_full_subnet_gives_what_it_has_and_then_says_so() {
     assert!(world.granted(waiter).is_some());
 }
 
+/// A node that wants several ENIs asks a subnet that had nothing by one call after every wait, not by one for each ENI.
+#[test]
+fn a_subnet_that_had_nothing_is_asked_again_by_one_call() {
+    let mut world = started(8, 30, policy(2));
+    for n in 0..29 {
+        world.add(n, PATIENCE);
+    }
+    world.subnet_free = 0;
+    for n in 29..60 {
+        world.add(n, PATIENCE);
+    }
+    world.advance(Duration::from_mins(10));
+    world.log.clear();
+    world.advance(Duration::from_hours(1));
+    let asked = world.calls("Create") + world.calls("Assign");
+    assert!((15..=60).contains(&asked), "{asked}: {:?}", world.log);
+    world.subnet_free = 1000;
+    world.advance(Duration::from_mins(10));
+    assert_eq!(world.pool.status(world.now).waiting, 0);
+    assert!(world.pool.status(world.now).free >= 29, "{:?}", world.log);
+}
+
 /// Whatever a subnet has left: it is all taken, and one round of asking costs no more than halving does.
 #[test]
 fn ipamd_54_55_a_round_of_asking_a_full_subnet_is_short_and_leaves_nothing() {
