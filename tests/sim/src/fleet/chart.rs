@@ -1,7 +1,5 @@
 //! The chart of a fleet's runs: one panel for each figure and scenario, nodes to the right, both axes logarithmic.
 
-use std::fmt::Write as _;
-
 use super::measure::Row;
 use super::scenario::Scenario;
 use super::setting::{Setting, Side};
@@ -48,6 +46,11 @@ const fn dashes(side: Side) -> &'static str {
     }
 }
 
+fn put(svg: &mut String, line: &str) {
+    svg.push_str(line);
+    svg.push('\n');
+}
+
 /// A panel's place and the ranges of its axes, as powers of ten.
 struct Panel {
     x: f64,
@@ -69,28 +72,34 @@ impl Panel {
 
     fn axes(&self, sizes: &[u32], title: &str, svg: &mut String) {
         let (x, y) = (self.x, self.y);
-        let _ = writeln!(
+        put(
             svg,
-            r##"<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#888"/><text x="{x}" y="{:.0}" font-weight="bold">{title}</text>"##,
-            y - 8.0
+            &format!(
+                r##"<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#888"/><text x="{x}" y="{:.0}" font-weight="bold">{title}</text>"##,
+                y - 8.0
+            ),
         );
         for nodes in sizes {
             let (x, _) = self.at(*nodes, 1.0);
-            let _ = writeln!(
+            put(
                 svg,
-                r##"<line x1="{x:.1}" y1="{y}" x2="{x:.1}" y2="{}" stroke="#ddd"/><text x="{x:.1}" y="{}" text-anchor="middle">{nodes}</text>"##,
-                y + HEIGHT,
-                y + HEIGHT + 16.0
+                &format!(
+                    r##"<line x1="{x:.1}" y1="{y}" x2="{x:.1}" y2="{}" stroke="#ddd"/><text x="{x:.1}" y="{}" text-anchor="middle">{nodes}</text>"##,
+                    y + HEIGHT,
+                    y + HEIGHT + 16.0
+                ),
             );
         }
-        let _ = writeln!(
+        put(
             svg,
-            r#"<text x="{}" y="{}" text-anchor="middle">nodes</text>"#,
-            x + WIDTH / 2.0,
-            y + HEIGHT + 32.0
+            &format!(
+                r#"<text x="{}" y="{}" text-anchor="middle">nodes</text>"#,
+                x + WIDTH / 2.0,
+                y + HEIGHT + 32.0
+            ),
         );
-        let mut power = self.low;
-        while power <= self.high + 0.01 {
+        for power in 0..8 {
+            let power = self.low + f64::from(power);
             for (factor, is_named) in [(1.0, true), (2.0, false), (5.0, false)] {
                 let value = factor * 10_f64.powf(power);
                 if value.log10() > self.high + 0.01 {
@@ -98,15 +107,16 @@ impl Panel {
                 }
                 let (_, at) = self.at(1, value);
                 let shade = if is_named { "#ccc" } else { "#eee" };
-                let _ = writeln!(
+                put(
                     svg,
-                    r#"<line x1="{x}" y1="{at:.1}" x2="{}" y2="{at:.1}" stroke="{shade}"/><text x="{}" y="{:.1}" text-anchor="end" font-size="10">{value}</text>"#,
-                    x + WIDTH,
-                    x - 5.0,
-                    at + 3.5
+                    &format!(
+                        r#"<line x1="{x}" y1="{at:.1}" x2="{}" y2="{at:.1}" stroke="{shade}"/><text x="{}" y="{:.1}" text-anchor="end" font-size="10">{value}</text>"#,
+                        x + WIDTH,
+                        x - 5.0,
+                        at + 3.5
+                    ),
                 );
             }
-            power += 1.0;
         }
     }
 }
@@ -114,22 +124,26 @@ impl Panel {
 fn legend(svg: &mut String) {
     for (n, setting) in (0_u32..).zip(Setting::ALL) {
         let x = f64::from(n).mul_add(190.0, LEFT);
-        let _ = writeln!(
+        put(
             svg,
-            r#"<line x1="{x}" y1="50" x2="{}" y2="50" stroke="{}" stroke-width="3"/><text x="{}" y="54">{setting}</text>"#,
-            x + 30.0,
-            colour(*setting),
-            x + 36.0
+            &format!(
+                r#"<line x1="{x}" y1="50" x2="{}" y2="50" stroke="{}" stroke-width="3"/><text x="{}" y="54">{setting}</text>"#,
+                x + 30.0,
+                colour(*setting),
+                x + 36.0
+            ),
         );
     }
     for (n, side) in (0_u32..).zip([Side::Ours, Side::Upstream]) {
         let x = f64::from(n).mul_add(190.0, LEFT);
-        let _ = writeln!(
+        put(
             svg,
-            r#"<line x1="{x}" y1="72" x2="{}" y2="72" stroke="black" stroke-width="2"{}/><text x="{}" y="76">{side}</text>"#,
-            x + 30.0,
-            dashes(side),
-            x + 36.0
+            &format!(
+                r#"<line x1="{x}" y1="72" x2="{}" y2="72" stroke="black" stroke-width="2"{}/><text x="{}" y="76">{side}</text>"#,
+                x + 30.0,
+                dashes(side),
+                x + 36.0
+            ),
         );
     }
 }
@@ -141,16 +155,18 @@ fn line(panel: &Panel, points: &[(u32, f64)], setting: Setting, side: Side, svg:
         .collect();
     let path: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     let (colour, dashes) = (colour(setting), dashes(side));
-    let _ = writeln!(
+    put(
         svg,
-        r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>"#,
-        path.join(" ")
+        &format!(
+            r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>"#,
+            path.join(" ")
+        ),
     );
     let fill = if side == Side::Ours { colour } else { "white" };
     for (x, y) in at {
-        let _ = writeln!(
+        put(
             svg,
-            r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{fill}" stroke="{colour}"/>"#
+            &format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{fill}" stroke="{colour}"/>"#),
         );
     }
 }

@@ -1,6 +1,5 @@
 //! Runs plan after plan, and writes what they came to.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -80,7 +79,7 @@ impl Wanted {
         std::fs::create_dir_all(folder)?;
         let mut text = HOW_TO_READ.replace("SEED", &self.seed.to_string());
         for scenario in &self.scenarios {
-            let _ = writeln!(text, "\n## {scenario}\n\n{}\n", about(*scenario));
+            text.push_str(&["\n## ", &scenario.to_string(), "\n\n", about(*scenario), "\n\n"].concat());
             text.push_str(&table::table(*scenario, rows));
         }
         std::fs::write(folder.join("fleet.md"), text)?;

@@ -1,7 +1,5 @@
 //! The table of a fleet's runs, in Markdown.
 
-use std::fmt::Write as _;
-
 use super::measure::Row;
 use super::scenario::Scenario;
 
@@ -30,10 +28,8 @@ pub fn table(scenario: Scenario, rows: &[Row]) -> String {
         } else {
             String::new()
         };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} / {} | {} / {}{incomplete} | {} / {} | {} | {} | {} ({}) | {} |",
+        let line = format!(
+            "| {} | {} | {} | {} / {} | {} / {}{incomplete} | {} / {} | {} | {} | {} ({}) | {} |\n",
             plan.nodes,
             plan.setting,
             plan.side,
@@ -49,6 +45,7 @@ pub fn table(scenario: Scenario, rows: &[Row]) -> String {
             quotient(row.throttled, u64::from(plan.nodes)),
             quotient(row.held, row.running),
         );
+        text.push_str(&line);
     }
     text
 }

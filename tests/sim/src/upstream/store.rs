@@ -146,9 +146,8 @@ impl Store {
                 eni.entries -= count;
                 over -= count;
                 given.push(count);
-                while eni.cooling.len() as u32 > eni.entries * size - eni.assigned {
-                    eni.cooling.pop_front();
-                }
+                let left = (eni.entries * size).saturating_sub(eni.assigned) as usize;
+                eni.cooling.truncate(left);
             }
         }
         given
@@ -157,9 +156,8 @@ impl Store {
     /// Takes out an ENI that can go.
     pub fn deletable(&mut self, now: u64) -> bool {
         let possible = match self.target {
-            Target::Ips { .. } => true,
             Target::Enis(warm) => self.available() >= (warm + 1) * self.slots,
-            Target::Prefixes(_) => true,
+            Target::Ips { .. } | Target::Prefixes(_) => true,
         };
         let total = self.total();
         let available = self.available();
