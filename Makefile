@@ -10,7 +10,7 @@ ARGS ?=
 PODS ?= 735
 OPERATIONS ?= 10000000
 
-.PHONY: help setup build demo test sim sim-long crash power-cut churn lint deny fuzz bench static static-arm64 packages
+.PHONY: help setup build demo test sim sim-long fleet crash power-cut churn lint deny fuzz bench static static-arm64 packages
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with 
 
 test: setup ## Unit, property and integration tests against the lab
 	scripts/run-tests.sh $(ARGS)
+
+fleet: ## Fleets of up to 10,000 nodes under one account's EC2 limits: target/fleet/fleet.md and .svg (ARGS="--nodes 100")
+	$(CARGO) run --quiet -p aws-cni-sim -- fleet --into $(TARGET_DIR)/fleet $(ARGS)
 
 crash: setup ## 10,000 daemons killed with -9 while the store writes (AWS_CNI_KILLS=n)
 	$(CARGO) test -p aws-cni --lib store::tests::crash -- --ignored --nocapture

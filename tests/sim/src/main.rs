@@ -1,10 +1,13 @@
 //! `aws-cni-sim`: runs seeds and scripts, and makes failing ones small.
 #![allow(clippy::print_stdout, reason = "what it finds is for people to read")]
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use argh::FromArgs;
+use aws_cni_sim::fleet::report::Wanted;
+use aws_cni_sim::fleet::scenario::Scenario as FleetScenario;
 use aws_cni_sim::profile::{Profile, Size, script};
 use aws_cni_sim::script::Script;
 use aws_cni_sim::{seeds, shrink, world};
@@ -24,6 +27,7 @@ enum Command {
     Seeds(Seeds),
     Long(Long),
     Scenario(Scenario),
+    Fleet(Fleet),
 }
 
 /// Run one seed.
@@ -114,6 +118,49 @@ struct Scenario {
     /// the seed of delays (0)
     #[argh(option, default = "0")]
     seed: u64,
+}
+
+/// Run fleets that share one account's EC2 limits, and write table and chart.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "fleet")]
+struct Fleet {
+    /// size of a fleet; may be repeated (1, 100, 1000, 10000)
+    #[argh(option)]
+    nodes: Vec<u32>,
+    /// only this scenario: scale-out, rolling or churn; may be repeated
+    #[argh(option)]
+    scenario: Vec<FleetScenario>,
+    /// more nodes than this do not churn (1000)
+    #[argh(option, default = "1000")]
+    churn_up_to: u32,
+    /// the seed (0)
+    #[argh(option, default = "0")]
+    seed: u64,
+    /// folder to write fleet.md and fleet.svg to
+    #[argh(option)]
+    into: String,
+}
+
+fn fleet(run: Fleet) -> Result<ExitCode, std::io::Error> {
+    let or = |given: Vec<u32>, all: &[u32]| if given.is_empty() { all.to_vec() } else { given };
+    let wanted = Wanted {
+        nodes: or(run.nodes, &[1, 100, 1000, 10_000]),
+        scenarios: if run.scenario.is_empty() {
+            FleetScenario::ALL.to_vec()
+        } else {
+            run.scenario
+        },
+        churn_up_to: run.churn_up_to,
+        seed: run.seed,
+    };
+    let rows = wanted.run(|line| println!("{line}"));
+    wanted.write(&rows, Path::new(&run.into))?;
+    let broken = rows.iter().any(|row| row.violation.is_some());
+    Ok(if broken {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn verdict(outcome: &world::Outcome) -> ExitCode {
@@ -251,5 +298,6 @@ fn main() -> Result<ExitCode, std::io::Error> {
         }
         Command::Long(run) => long(&run),
         Command::Scenario(run) => scenario(&run),
+        Command::Fleet(run) => fleet(run),
     }
 }

@@ -117,7 +117,8 @@ impl Node {
         if !is_on {
             return self.later(10_000, Happening::Runtime(n, Do::Retry));
         }
-        if now >= pod.ends_at || pod.attempt % ATTEMPTS == ATTEMPTS - 1 {
+        let is_given_up = !self.is_light && pod.attempt % ATTEMPTS == ATTEMPTS - 1;
+        if now >= pod.ends_at || is_given_up {
             pod.attempt += 1;
             pod.state = PodState::Done;
             return;
@@ -151,7 +152,11 @@ impl Node {
             return;
         }
         pod.state = PodState::Away;
-        let backoff = u64::from(pod.attempt % ATTEMPTS).pow(2).saturating_mul(4000);
+        let backoff = if self.is_light {
+            self.dice.between(11_000, 13_000)
+        } else {
+            u64::from(pod.attempt % ATTEMPTS).pow(2).saturating_mul(4000)
+        };
         self.later(1000, Happening::Runtime(n, Do::Clean(key.clone())));
         self.later(2000 + backoff, Happening::Runtime(n, Do::Retry));
     }
