@@ -172,8 +172,15 @@ fn ipamd_29_a_max_pods_of_our_own_comes_before_kubelets() {
 }
 
 #[test]
+fn ipamd_29_kubelets_configuration_may_be_yaml() {
+    let (enis, log) = grown_with_kubelet("kind: KubeletConfiguration\nmaxPods: 5\n", &[], 9);
+    assert_eq!(enis, 1);
+    assert!(log.contains("kubelet takes 5 pods"), "{log}");
+}
+
+#[test]
 fn ipamd_29_kubelets_configuration_in_another_language_is_remarked_on_and_limits_nothing() {
-    let (enis, log) = grown_with_kubelet("maxPods: 5\n", &[], 18);
+    let (enis, log) = grown_with_kubelet("maxPods = 5\n", &[], 18);
     assert_eq!(enis, 2);
     assert!(log.contains("AWS_CNI_MAX_PODS can say it"), "{log}");
 }
