@@ -68,9 +68,9 @@ fn ipamd_70_of_110_pods_five_stay_and_lose_nothing_while_the_enis_leave() {
         let kept = stays.iter().filter(|other| device(&scene, other) == on).count();
         let quota = [3, 2].get(on as usize).copied().unwrap_or(0);
         if kept < quota {
-            stays.push(pod)
+            stays.push(pod);
         } else {
-            goes.push(pod)
+            goes.push(pod);
         }
     }
     assert_eq!(stays.len(), 5);

@@ -71,7 +71,7 @@ impl Hands {
             }),
             Effect::Unpublish { addresses, .. } => self.kernel.ask(Job::Unpublish(addresses)),
             Effect::UnconfigureEni { eni, primary, device } => {
-                self.kernel.ask(Job::Unconfigure { eni, primary, device })
+                self.kernel.ask(Job::Unconfigure { eni, primary, device });
             }
             Effect::RemoveRules(addresses) => self.kernel.ask(Job::RemoveRules(addresses)),
             Effect::ReadKernel => self.kernel.ask(Job::Read),
