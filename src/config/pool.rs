@@ -99,8 +99,8 @@ fn targets_together(r: &mut Reader<'_>, pool: &mut PoolConfig) {
         remark_if_chosen(r, overridden, why);
     }
     if pool.minimum_ip_target > 0 && pool.warm_ip_target == 0 {
-        let why = "without WARM_IP_TARGET no address is kept free beyond this number, so each pod more waits for EC2; \
-                   set WARM_IP_TARGET to at least 1";
+        let why = "without WARM_IP_TARGET only one address is kept free beyond this number, so pods that come together \
+                   wait for EC2; WARM_IP_TARGET says how many are";
         remark(r, "MINIMUM_IP_TARGET", why);
     }
 }

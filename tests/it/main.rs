@@ -39,6 +39,7 @@ mod reconcile_doc;
 mod scene;
 mod shrink;
 mod subnets;
+mod targets;
 mod throttling;
 mod upgrade;
 mod verbs;

@@ -252,7 +252,7 @@ impl Scene {
         self.daemon.as_ref().map(Daemon::log).unwrap_or_default()
     }
 
-    /// Secondary addresses that EC2 has on this instance's ENIs.
+    /// Addresses for pods that EC2 has on this instance's ENIs, those of prefixes included.
     pub fn ec2_addresses(&self) -> BTreeSet<Ipv4Addr> {
         let instance = self.node.instance().clone();
         self.lab.cloud().model(|model| {
@@ -260,7 +260,14 @@ impl Scene {
                 .enis()
                 .values()
                 .filter(|eni| eni.attachment.as_ref().is_some_and(|at| at.instance == instance));
-            mine.flat_map(|eni| eni.secondary.clone()).collect()
+            let of_prefixes = |eni: &Eni| -> Vec<Ipv4Addr> {
+                let blocks = eni.prefixes.iter();
+                blocks
+                    .flat_map(|block| (0..16).map(|nth| block.nth(nth)))
+                    .collect()
+            };
+            mine.flat_map(|eni| [eni.secondary.clone(), of_prefixes(eni)].concat())
+                .collect()
         })
     }
 
