@@ -148,8 +148,8 @@ const MUTANTS: &[Mutant] = &[
         edits: &[
             (
                 "surplus.rs",
-                "cidr.addresses().all(is_idle)",
-                "cidr.addresses().any(is_idle)",
+                "cidr.addresses().all(is_usable)",
+                "cidr.addresses().any(is_usable)",
             ),
             UNPROVEN[0],
             UNPROVEN[1],
