@@ -290,9 +290,8 @@ impl World {
         let choice = policy.eni_config.as_ref().filter(|_| policy.custom_networking);
         let wanted = match choice {
             Some(choice) if !choice.groups.is_empty() => choice.groups.clone(),
-            Some(_) => of_primary,
             None if policy.custom_networking => return,
-            None => of_primary,
+            _ => of_primary,
         };
         let settled = |eni: &&Eni| {
             let is_settled = eni.role == EniRole::Secondary && eni.state == EniState::Ready;
