@@ -61,7 +61,7 @@ pub struct World {
     /// ENIs and addresses somebody else has changed, and when.
     pub(crate) meddled: BTreeMap<Ipv4Addr, u64>,
     pub(crate) meddled_enis: BTreeMap<EniId, u64>,
-    /// ENIs that EC2 has last shown as attached nowhere.
+    /// ENIs that EC2 has shown as attached nowhere since they were attached last.
     pub(crate) shown_unattached: BTreeSet<EniId>,
     settings: Settings,
 }
@@ -287,14 +287,13 @@ impl World {
         let (weather, late) = (&self.node.weather, &mut self.late);
         let mut lateness = || weather.lateness(now, late);
         let result = self.account.call(request, now, &mut lateness);
+        // Two Describes may cross, and the later one be of an earlier moment: only an attach makes the word void.
+        if let CloudCall::AttachEni { eni, .. } = request {
+            self.shown_unattached.remove(eni);
+        }
         if let Ok(CloudAnswer::Enis(enis)) = &result {
-            for eni in enis {
-                if eni.attachment.is_none() {
-                    self.shown_unattached.insert(eni.id.clone());
-                } else {
-                    self.shown_unattached.remove(&eni.id);
-                }
-            }
+            let unattached = enis.iter().filter(|eni| eni.attachment.is_none());
+            self.shown_unattached.extend(unattached.map(|eni| eni.id.clone()));
         }
         match (result, self.node.weather.describe_lie(now)) {
             (Ok(CloudAnswer::Enis(mut enis)), Some(lie)) => {
