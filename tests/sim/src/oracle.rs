@@ -113,6 +113,10 @@ impl World {
 
     /// EC2 refuses to delete what is attached; asking for it long after it was attached is a mistake all the same.
     fn judge_deletion(&mut self, id: &EniId) {
+        if !self.shown_unattached.contains(id) {
+            let what = format!("{id} is to be deleted, and EC2 has never said that it is unattached");
+            self.node.violated("delete-unproven", what);
+        }
         let now = self.now();
         let attached = self.account.interfaces.get(id).is_some_and(|interface| {
             let attachment = interface.is.as_ref().and_then(|eni| eni.attachment.as_ref());
@@ -144,6 +148,7 @@ impl World {
         let calm = self.now() + PATIENCE;
         self.run_until(calm);
         self.drift_seen();
+        self.let_calls_end();
         if self.node.violation.is_some() {
             return;
         }
@@ -159,6 +164,19 @@ impl World {
     fn drift_seen(&mut self) {
         let end = self.now() + 70 * MINUTE;
         self.run_until(end);
+    }
+
+    /// A full subnet is asked again every minute or two, for ever: what is under way just now is no finding.
+    fn let_calls_end(&mut self) {
+        for _ in 0..60 {
+            let tick = self.node.tick();
+            let is_busy = |pool: &Pool| !pool.creations().is_empty() || plan(pool, tick).report.coming > 0;
+            if !self.node.pool.as_ref().is_some_and(is_busy) {
+                return;
+            }
+            let soon = self.now() + 1000;
+            self.run_until(soon);
+        }
     }
 
     fn judge_everybody_answered(&mut self) {
@@ -272,9 +290,8 @@ impl World {
         let choice = policy.eni_config.as_ref().filter(|_| policy.custom_networking);
         let wanted = match choice {
             Some(choice) if !choice.groups.is_empty() => choice.groups.clone(),
-            Some(_) => of_primary,
             None if policy.custom_networking => return,
-            None => of_primary,
+            _ => of_primary,
         };
         let settled = |eni: &&Eni| {
             let is_settled = eni.role == EniRole::Secondary && eni.state == EniState::Ready;
@@ -382,6 +399,7 @@ impl World {
             self.node
                 .violated("leaked-address", format!("{left:?} still hold addresses"));
         }
+        self.let_calls_end();
         self.judge_everybody_answered();
         self.judge_agreement();
         self.judge_left();
@@ -393,12 +411,30 @@ impl World {
         self.collect();
         let end = self.now() + 3 * MINUTE;
         self.run_until(end);
-        if self.node.counts.granted == granted && self.node.violation.is_none() {
+        let is_served = self.node.counts.granted > granted;
+        if !is_served && self.node.violation.is_none() && !self.is_walled_in() {
             let tick = self.node.tick();
             let status = self.node.pool.as_ref().map(|pool| pool.status(tick));
             let what = format!("a healthy, empty node serves no pod: {status:?}");
             self.node.violated("liveness", what);
         }
+    }
+
+    /// Others' ENIs, or such as others have taken from us, have every place but the primary ENI's, where no pods may be.
+    fn is_walled_in(&self) -> bool {
+        let Some(pool) = &self.node.pool else { return false };
+        let is_ours_to_remove = |eni: &Eni| {
+            let written = self.account.eni(&eni.id).map(|eni| &eni.tags);
+            eni.role == EniRole::Secondary
+                && written.is_some_and(|written| written.contains_key(tags::INSTANCE))
+        };
+        let is_no_place = |eni: &Eni| match eni.role {
+            EniRole::Primary => eni.excluded,
+            EniRole::Unmanaged => true,
+            EniRole::Secondary => eni.excluded && !is_ours_to_remove(eni),
+        };
+        let most = pool.limits().map_or(0, |limits| limits.enis);
+        pool.enis().len() as u64 >= u64::from(most) && pool.enis().values().all(is_no_place)
     }
 
     fn judge_doubts(&mut self) {

@@ -102,9 +102,8 @@ fn settings(dice: &mut Dice, size: Size) -> Settings {
     };
     let needs_second = networking != Networking::Own || matches!(first, Role::NotPods | Role::Other);
     let warm = match dice.below(13) {
-        10 => Warm::Adaptive,
         11..=12 if dice.chance(500) => Warm::PrefixAdaptive,
-        11..=12 => Warm::Adaptive,
+        10..=12 => Warm::Adaptive,
         0..=4 => Warm::Enis(dice.pick(&[0, 1, 1, 2], 1)),
         5..=6 => Warm::Ips(dice.pick(&[0, 1, 3, 5], 1), dice.pick(&[0, 0, 6, 12], 0)),
         7..=8 => Warm::Prefixes(dice.pick(&[0, 1, 1, 2], 1)),

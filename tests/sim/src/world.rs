@@ -1,6 +1,6 @@
 //! Drives one node and its account through a script, in virtual time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub struct World {
     /// ENIs and addresses somebody else has changed, and when.
     pub(crate) meddled: BTreeMap<Ipv4Addr, u64>,
     pub(crate) meddled_enis: BTreeMap<EniId, u64>,
+    /// ENIs that EC2 has shown as attached nowhere since they were attached last.
+    pub(crate) shown_unattached: BTreeSet<EniId>,
     settings: Settings,
 }
 
@@ -141,6 +143,7 @@ impl World {
             recent_calls: [VecDeque::new(), VecDeque::new()],
             meddled: BTreeMap::new(),
             meddled_enis: BTreeMap::new(),
+            shown_unattached: BTreeSet::new(),
             settings: settings.clone(),
         };
         world.queue.after(HOUR, Next::EveryHour);
@@ -284,6 +287,14 @@ impl World {
         let (weather, late) = (&self.node.weather, &mut self.late);
         let mut lateness = || weather.lateness(now, late);
         let result = self.account.call(request, now, &mut lateness);
+        // Two Describes may cross, and the later one be of an earlier moment: only an attach makes the word void.
+        if let CloudCall::AttachEni { eni, .. } = request {
+            self.shown_unattached.remove(eni);
+        }
+        if let Ok(CloudAnswer::Enis(enis)) = &result {
+            let unattached = enis.iter().filter(|eni| eni.attachment.is_none());
+            self.shown_unattached.extend(unattached.map(|eni| eni.id.clone()));
+        }
         match (result, self.node.weather.describe_lie(now)) {
             (Ok(CloudAnswer::Enis(mut enis)), Some(lie)) => {
                 let primary = &self.node.facts.primary_eni;

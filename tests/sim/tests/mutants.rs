@@ -11,6 +11,7 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -147,8 +148,8 @@ const MUTANTS: &[Mutant] = &[
         edits: &[
             (
                 "surplus.rs",
-                "cidr.addresses().all(is_idle)",
-                "cidr.addresses().any(is_idle)",
+                "cidr.addresses().all(is_usable)",
+                "cidr.addresses().any(is_usable)",
             ),
             UNPROVEN[0],
             UNPROVEN[1],
@@ -403,24 +404,33 @@ fn hunt(
 #[test]
 fn every_planted_bug_is_found() {
     let program = build(&workspace());
-    let sound: Vec<&str> = [
-        "calm", "cloud", "lies", "crowd", "kernel", "deaths", "hands", "modes",
-    ]
-    .into_iter()
-    .filter(|profile| hunt(&program, None, profile, 4).is_ok())
-    .collect();
-    assert!(sound.is_empty(), "without any bug, {sound:?} find one");
     let mut table = String::new();
     let mut missed = Vec::new();
+    let mut needed = BTreeMap::new();
     for (number, mutant) in MUTANTS.iter().enumerate() {
-        let found = hunt(&program, Some(number), mutant.profile, SEEDS)
-            .or_else(|_| hunt(&program, Some(number), "storm", SEEDS));
+        let mut profile = mutant.profile;
+        let found = hunt(&program, Some(number), profile, SEEDS).or_else(|_| {
+            profile = "storm";
+            hunt(&program, Some(number), profile, SEEDS)
+        });
         let (oracle, seeds) = found.unwrap_or_else(|seeds| {
             missed.push(mutant.name);
             ("NOT FOUND".to_owned(), seeds)
         });
+        // Seeds run side by side: a few more may have begun.
+        let ran = seeds.parse::<u32>().unwrap_or(SEEDS) + 8;
+        let most: &mut u32 = needed.entry(profile).or_default();
+        *most = ran.max(*most);
         writeln!(table, "{:<48} {oracle:<26} {seeds:>4} seeds", mutant.name).unwrap();
     }
     println!("{table}");
+    // The same seeds find nothing without any bug.
+    for (profile, seeds) in needed {
+        let found = hunt(&program, None, profile, seeds);
+        assert!(
+            found.is_err(),
+            "without any bug, {profile} finds {found:?}\n{table}"
+        );
+    }
     assert!(missed.is_empty(), "{missed:?} were not found\n{table}");
 }
