@@ -246,9 +246,6 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
         return obstruct(pool, Topic::Creation(token.clone()), failure, now);
     }
     let scope = failure.class.treatment().create;
-    if scope == Scope::Call {
-        return obstruct(pool, Topic::Creation(token.clone()), failure, now);
-    }
     // EC2 has decided: with this token there is no ENI and will be none...
     pool.forget_creation(token);
     if failure.class == FailureClass::Conflict {
@@ -264,7 +261,9 @@ fn create_failed(pool: &mut Pool, token: &ClientToken, failure: &CloudFailure, n
         return;
     }
     let subnet = creation.subnet;
-    out.alarm("create", format!("no ENI can be created in {subnet}: {failure}"));
+    if !failure.class.is_transient() {
+        out.alarm("create", format!("no ENI can be created in {subnet}: {failure}"));
+    }
     if failure.class == FailureClass::Gone {
         subnets::doubt(pool);
     }

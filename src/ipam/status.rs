@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::cloud::FailureClass;
 use super::explain::explain;
 use super::ids::Tick;
 use super::model::AddressState;
@@ -126,9 +127,13 @@ impl Pool {
         if let Some(reason) = &self.memory.store_trouble {
             reasons.insert(0, format!("the store cannot be written: {reason}"));
         }
+        // What was throttled is asked for again within seconds: that is growth under way, too.
+        let is_put_off = report.hindrances.iter().any(|hindrance| {
+            matches!(hindrance, Hindrance::Failed { failure, .. } if failure.class == FailureClass::Throttled)
+        });
         Status {
             serving: self.memory.store_trouble.is_none()
-                && (report.free > 0 || report.coming > 0 || report.cooling > 0),
+                && (report.free > 0 || report.coming > 0 || report.cooling > 0 || is_put_off),
             reasons,
             free: report.free,
             assigned: report.assigned,

@@ -75,8 +75,11 @@ const TRANSIENT: Treatment = Treatment {
 
 /// The table.
 pub const TABLE: [Treatment; 11] = [
+    // Nothing was made. The intent of a creation is not kept: it would count as on its way, and while EC2 has no token left
+    // for creations, ENIs that have room are to be asked, whose calls have tokens of their own.
     Treatment {
         class: FailureClass::Throttled,
+        create: Scope::Growth,
         quiets_node: true,
         ..TRANSIENT
     },

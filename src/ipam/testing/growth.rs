@@ -378,6 +378,23 @@ fn ipamd_fault_5_address_limit_adopts_and_never_loops() {
     assert!(world.granted(waiter).is_some());
 }
 
+/// A creation that EC2 refused for being one too many is not on its way: the ENI there is, whose calls are counted apart,
+/// is asked again as soon as it may be, and then nothing has to be created.
+#[test]
+fn pods_do_not_wait_for_a_throttled_creation_while_an_eni_has_room() {
+    let mut wanted = policy(0);
+    wanted.warm = WarmTarget::Ips { warm: 1, minimum: 1 };
+    let mut world = started(3, 10, wanted);
+    world.log.clear();
+    for _ in 0..2 {
+        world.faults.push_back(Fault::Refuse(FailureClass::Throttled));
+    }
+    let waiters: Vec<_> = (0..5).map(|n| world.add(n, PATIENCE)).collect();
+    world.advance(Duration::from_secs(20));
+    assert!(waiters.iter().all(|waiter| world.granted(*waiter).is_some()));
+    assert_eq!((world.calls("Assign"), world.calls("Create")), (2, 1), "{:?}", world.log);
+}
+
 /// What is on its way and was throttled is no hindrance, but whoever asks or is refused is told.
 #[test]
 fn a_throttled_step_is_told_by_status_and_by_a_refusal_for_lack_of_time() {
@@ -397,7 +414,8 @@ fn a_throttled_step_is_told_by_status_and_by_a_refusal_for_lack_of_time() {
         while world.flush() {}
         world.deliver(0);
         let status = world.pool.status(world.now);
-        assert!(status.serving && status.coming > 0, "{status:?}");
+        // A creation that was throttled is asked for anew; an attachment goes on.
+        assert!(status.serving && (status.coming > 0) == (steps_before == 1), "{status:?}");
         assert_eq!(status.reasons.len(), 1, "{status:?}");
         assert!(status.reasons[0].contains("next try in 1 s"), "{status:?}");
         world.eager = true;

@@ -146,7 +146,7 @@ impl<M: Member> Fleet<M> {
                     if let Some(place) = self.nodes.get_mut(n as usize) {
                         *place = node(n);
                     }
-                    let (at_once, pods) = self.plan.scenario.pods(&mut self.dice);
+                    let (at_once, pods) = self.plan.scenario.pods(self.plan.nodes, &mut self.dice);
                     if let Some(measure) = self.measures.get_mut(n as usize) {
                         *measure = Measure::new(self.queue.now, at_once);
                     }

@@ -38,12 +38,14 @@ impl Scenario {
         }
     }
 
-    /// The pods of a node: when after its start they come, and how long they live. Those that come at once are first.
-    pub fn pods(self, dice: &mut Dice) -> (usize, Vec<(u64, u64)>) {
+    /// The pods of a node of so many: when after its start they come, and how long they live. Those that come at once are
+    /// first; in a great fleet they are fewer, since it is the waiting pods that take a simulation's time.
+    pub fn pods(self, nodes: u32, dice: &mut Dice) -> (usize, Vec<(u64, u64)>) {
         match self {
             Self::ScaleOut | Self::Rolling => {
-                let pods = (0..30).map(|_| (BOOT + dice.below(200), FOREVER));
-                (30, pods.collect())
+                let count = if nodes > GREAT { 3 } else { 30 };
+                let pods = (0..count).map(|_| (BOOT + dice.below(200), FOREVER));
+                (count, pods.collect())
             }
             Self::Churn => {
                 let first = (0..10).map(|_| (BOOT + dice.below(200), dice.between(600_000, 3_600_000)));
@@ -62,6 +64,8 @@ impl Scenario {
     }
 }
 
+/// A fleet of more nodes is great.
+const GREAT: u32 = 1000;
 /// From one wave of replacements to the next.
 const WAVE: u64 = 120_000;
 /// From a node's start to its first pod.
