@@ -392,7 +392,12 @@ fn pods_do_not_wait_for_a_throttled_creation_while_an_eni_has_room() {
     let waiters: Vec<_> = (0..5).map(|n| world.add(n, PATIENCE)).collect();
     world.advance(Duration::from_secs(20));
     assert!(waiters.iter().all(|waiter| world.granted(*waiter).is_some()));
-    assert_eq!((world.calls("Assign"), world.calls("Create")), (2, 1), "{:?}", world.log);
+    assert_eq!(
+        (world.calls("Assign"), world.calls("Create")),
+        (2, 1),
+        "{:?}",
+        world.log
+    );
 }
 
 /// What is on its way and was throttled is no hindrance, but whoever asks or is refused is told.
@@ -415,7 +420,10 @@ fn a_throttled_step_is_told_by_status_and_by_a_refusal_for_lack_of_time() {
         world.deliver(0);
         let status = world.pool.status(world.now);
         // A creation that was throttled is asked for anew; an attachment goes on.
-        assert!(status.serving && (status.coming > 0) == (steps_before == 1), "{status:?}");
+        assert!(
+            status.serving && (status.coming > 0) == (steps_before == 1),
+            "{status:?}"
+        );
         assert_eq!(status.reasons.len(), 1, "{status:?}");
         assert!(status.reasons[0].contains("next try in 1 s"), "{status:?}");
         world.eager = true;
