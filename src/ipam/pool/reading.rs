@@ -129,12 +129,15 @@ impl Pool {
 
     /// Whether the kernel routes an address that nobody is known to have.
     pub(crate) fn has_strange_routes(&self) -> bool {
-        let is_strange = |known: &Address| match known.doubt {
+        let is_routed = |address: &Ipv4Addr| self.memory.pod_routes.contains_key(address);
+        let is_strange = |(address, known): (&Ipv4Addr, &Address)| match known.doubt {
+            None => false,
             Some(Doubt::PodRoute { .. }) => true,
             Some(Doubt::Imported { .. }) => known.holder.is_none(),
-            _ => false,
+            // What EC2 has taken away is forgotten once its route is gone, too.
+            Some(_) => known.holder.is_none() && is_routed(address),
         };
-        self.addresses.values().any(is_strange)
+        self.addresses.iter().any(is_strange)
     }
 
     /// How many a sandbox may have now.

@@ -72,6 +72,33 @@ fn an_unassigned_address_is_forgotten_when_its_pod_is_gone() {
     assert!(world.calls("Describe") <= 8, "idle: {:?}", world.log);
 }
 
+/// The same where nothing rests: the kernel is read at once, while the plugin is still taking the route away.
+#[test]
+fn an_unassigned_address_is_forgotten_though_its_route_went_after_the_reading() {
+    let (mut world, _) = world_with_two_enis();
+    world.policy.cooldown = Duration::ZERO;
+    world.event(Event::Reconfigured(Box::new(world.policy.clone())));
+    let key = super::world::key(0);
+    let address = world.live[&key];
+    for eni in world.enis.values_mut() {
+        eni.secondary.retain(|other| *other != address);
+    }
+    world.advance(Duration::from_secs(4000));
+    world.eager = false;
+    world.del(0);
+    world.routes.insert(address, key);
+    while world.flush() {}
+    world.kernel();
+    world.routes.remove(&address);
+    world.eager = true;
+    world.advance(Duration::from_secs(7200));
+    assert!(
+        world.pool.placed(address).is_none(),
+        "{:?}",
+        world.pool.addresses().get(&address)
+    );
+}
+
 /// An address was unassigned by somebody and is the own address of the next ENI EC2 creates: no pod may get it.
 #[test]
 fn a_new_enis_own_address_leaves_the_pool() {

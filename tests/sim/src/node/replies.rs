@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use aws_cni_ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
-use aws_cni_ipam::ids::{ContainerId, IfName, SandboxKey, WaiterId};
+use aws_cni_ipam::ids::{ContainerId, IfName, SandboxKey, Tick, WaiterId};
 use aws_cni_ipam::records::RecordKey;
 
 use super::{Happening, Node, PodState};
@@ -231,11 +232,16 @@ impl Node {
         let Some(pool) = &self.pool else { return };
         let status = pool.status(tick);
         let resting = self.truth.resting(now, deadline.saturating_sub(1000));
-        // What rests on an ENI that gets no new pods is not coming.
+        // What rests on an ENI that gets no new pods is not coming; nor is what the kernel has routed since, for which the
+        // rest has begun again.
+        let rested = tick.after(Duration::from_millis(wait.saturating_sub(1000)));
         let is_for_pods = |address: &&Ipv4Addr| {
             let known = pool.addresses().get(*address);
             let eni = known.and_then(|known| pool.enis().get(&known.eni));
-            eni.is_some_and(|eni| !eni.excluded) && pool.is_wired(**address)
+            let is_in_time = |until: Tick| until < rested;
+            eni.is_some_and(|eni| !eni.excluded)
+                && pool.is_wired(**address)
+                && known.and_then(|known| known.rests_until).is_none_or(is_in_time)
         };
         let wired = resting.iter().filter(is_for_pods).count();
         if wait > 60_000 && u64::from(status.coming) > waiting as u64 || wired > waiting + 1 {
