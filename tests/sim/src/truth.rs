@@ -62,6 +62,10 @@ impl Truth {
         for address in std::mem::take(&mut self.live).into_values() {
             self.ended.insert(address, (now, u64::MAX));
         }
+        // Power lost again before the machine was back, and it came back sooner.
+        for (since, _) in self.ended.values_mut() {
+            *since = (*since).min(now);
+        }
         self.holders.clear();
     }
 
