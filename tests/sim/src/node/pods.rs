@@ -296,6 +296,7 @@ impl Node {
                     deadline,
                     wired,
                     durable: false,
+                    through: false,
                     grant: None,
                 };
                 self.clients.insert(waiter, Client::Add(add));
@@ -380,7 +381,9 @@ impl Node {
     }
 
     /// Waiters that nobody has answered yet.
-    pub fn unanswered(&self) -> usize {
-        self.clients.len() + self.socket.len()
+    pub fn unanswered(&self) -> Vec<String> {
+        let asked = self.clients.values().map(|client| format!("{client:?}"));
+        let waiting = self.socket.iter().map(|request| format!("{request:?}"));
+        asked.chain(waiting).collect()
     }
 }

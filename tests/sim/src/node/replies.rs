@@ -18,6 +18,8 @@ pub(super) struct Add {
     pub(super) deadline: u64,
     pub(super) wired: bool,
     pub(super) durable: bool,
+    /// It has wired what this daemon granted.
+    pub(super) through: bool,
     pub(super) grant: Option<Grant>,
 }
 
@@ -153,6 +155,7 @@ impl Node {
         };
         let Some(grant) = &add.grant else { return };
         add.wired = true;
+        add.through = true;
         let (key, address) = (add.key.clone(), grant.address);
         self.kernel.routes.insert(address, key);
         self.finish(waiter);
@@ -168,7 +171,7 @@ impl Node {
         };
         let (n, key, address) = (add.pod, add.key.clone(), grant.address);
         let is_wired = self.kernel.routes.get(&address) == Some(&key);
-        if !is_wired {
+        if !is_wired && !add.through {
             // `wired` of an earlier life; this grant's own wiring follows.
             return;
         }
