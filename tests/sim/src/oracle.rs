@@ -129,10 +129,13 @@ impl World {
         }
     }
 
-    /// What is given out is on the ENI it is said to be on, where nobody meddled and nothing lies.
+    /// What is given out is on the ENI it is said to be on, where nobody meddled and nothing lies. A daemon that EC2 has not
+    /// answered since its start has the word of IMDS alone, which must be enough to serve.
     pub(crate) fn judge_grant(&mut self, address: Ipv4Addr, id: &EniId) {
         let disturbed = self.node.weather.ec2_doubtful_until + 75 * MINUTE > self.now();
-        if disturbed || self.was_meddled(address, id) {
+        let tick = self.node.tick();
+        let by_imds_alone = self.node.pool.as_ref().is_some_and(|pool| pool.trusts_imds(tick));
+        if disturbed || by_imds_alone || self.was_meddled(address, id) {
             return;
         }
         let carries =

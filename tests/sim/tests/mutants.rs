@@ -124,11 +124,6 @@ const MUTANTS: &[Mutant] = &[
         edits: &[("serve.rs", "deadline <= now", "false")],
     },
     Mutant {
-        name: "another boot not noticed",
-        profile: "deaths",
-        edits: &[("recover.rs", "since != Since::SameBoot", "false")],
-    },
-    Mutant {
         name: "a failed commit not written again",
         profile: "deaths",
         edits: &[("serve.rs", "pool.mark(tail.keys)", "drop(tail.keys)")],
