@@ -5,7 +5,7 @@
 
 use super::cloud::CloudEni;
 use super::ids::CardIndex;
-use super::model::{Eni, EniKind, EniRole};
+use super::model::{EniKind, EniRole};
 use super::pool::Pool;
 use super::tags;
 
@@ -43,12 +43,5 @@ pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
         EniRole::Secondary
     } else {
         EniRole::Unmanaged
-    }
-}
-
-impl Eni {
-    /// Whether it may be detached and deleted once nobody needs it: an EFA is attached for more than its addresses.
-    pub fn is_deletable(&self) -> bool {
-        self.role == EniRole::Secondary && self.kind == EniKind::Interface
     }
 }

@@ -163,8 +163,11 @@ impl<'a> Sparing<'a> {
         }
     }
 
+    /// It goes once, for however many reasons.
     fn give_eni(&mut self, eni: &Eni) {
-        self.settled.insert(eni.id.clone());
+        if !self.settled.insert(eni.id.clone()) {
+            return;
+        }
         // What EC2 or a witness keeps is not taken from another ENI instead.
         self.surplus.is_held_up |= self.is_hindered(eni) || self.of_age(eni).is_some();
         if self.is_hindered(eni) {

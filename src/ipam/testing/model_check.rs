@@ -47,19 +47,7 @@ enum Action {
 }
 
 fn classes() -> impl Strategy<Value = FailureClass> {
-    prop::sample::select(vec![
-        FailureClass::Throttled,
-        FailureClass::SubnetFull,
-        FailureClass::AddressLimit,
-        FailureClass::AttachmentLimit,
-        FailureClass::AccountLimit,
-        FailureClass::Denied,
-        FailureClass::Gone,
-        FailureClass::Conflict,
-        FailureClass::NoAnswer,
-        FailureClass::Server,
-        FailureClass::Other,
-    ])
+    prop::sample::select(super::budget::CLASSES.to_vec())
 }
 
 fn actions() -> impl Strategy<Value = Action> {

