@@ -10,7 +10,7 @@ use super::network;
 use super::parse;
 use super::pool;
 use super::problem::{ConfigErrors, ProblemKind};
-use super::reader::{Read, Reader, or_default, or_refuse};
+use super::reader::{Read, Reader, absolute_path, or_default, or_refuse};
 use super::types::{AccessKey, AwsConfig, Config, DaemonConfig, LogConfig};
 use crate::observe::{LogDestination, LogLevel};
 
@@ -81,13 +81,6 @@ pub fn config_path(env: &BTreeMap<String, String>) -> PathBuf {
     env.get("AWS_CNI_CONFIG")
         .filter(|path| !path.is_empty())
         .map_or_else(|| PathBuf::from(DEFAULT_FILE), PathBuf::from)
-}
-
-pub(super) fn absolute_path(text: &str) -> Read<PathBuf> {
-    if text.is_empty() {
-        return Read::Unset;
-    }
-    or_refuse(Some(PathBuf::from(text)).filter(|path| path.is_absolute() && !text.contains('\0')))
 }
 
 fn aws(r: &mut Reader<'_>) -> AwsConfig {

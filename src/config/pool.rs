@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::kubelet::DEFAULT_KUBELET_CONFIG;
-use super::load::absolute_path;
 use super::parse;
 use super::problem::{Origin, ProblemKind};
-use super::reader::{Read, Reader, or_default, or_refuse};
+use super::reader::{Read, Reader, absolute_path, or_default, or_refuse};
 use super::types::PoolConfig;
 
 pub(super) fn read(r: &mut Reader<'_>) -> PoolConfig {

@@ -35,6 +35,14 @@ pub(super) fn or_refuse<T>(value: Option<T>) -> Read<T> {
     value.map_or(Read::Refuse, Read::Value)
 }
 
+/// A path from the root, as a variable gives it.
+pub(super) fn absolute_path(text: &str) -> Read<PathBuf> {
+    if text.is_empty() {
+        return Read::Unset;
+    }
+    or_refuse(Some(PathBuf::from(text)).filter(|path| path.is_absolute() && !text.contains('\0')))
+}
+
 /// A value as written, and where.
 #[derive(Debug, Clone)]
 pub(super) struct Raw {

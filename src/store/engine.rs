@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
-use super::error::is_disk_full;
+use super::full::is_disk_full;
 
 /// sled's threads may hold its file a moment longer than the database lives.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(2);

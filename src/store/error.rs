@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::engine::EngineError;
+use super::full::is_disk_full;
 use super::{MAX_ENTRIES, MAX_KEY_BYTES, MAX_QUEUED, MAX_VALUE_BYTES, MAX_WRITES, Write};
 
 /// Why the database can't be opened. Damage is not among the reasons: it is repaired.
@@ -164,12 +165,4 @@ pub(super) fn check_sizes(writes: &[Write]) -> Result<(), CommitError> {
             Write::Put { .. } | Write::Remove { .. } => Ok(()),
         }
     })
-}
-
-/// ENOSPC or EDQUOT. The kind survives sled's cloning of errors, the number does not.
-pub(super) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::OpenError;
 use super::engine;
-use super::error::is_disk_full;
+use super::full::is_disk_full;
 
 /// The directory format written here.
 pub(super) const FORMAT: u32 = 2;

@@ -36,6 +36,8 @@ mod ballast;
 mod copy;
 mod engine;
 mod error;
+mod failure;
+mod full;
 mod group;
 mod journal;
 mod keeper;

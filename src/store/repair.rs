@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::copy;
 use super::engine::{Engine, EngineError};
-use super::error::CommitError;
+use super::failure::Failure;
 use super::journal::Journal;
 use super::layout;
 use super::mirror::Mirror;
@@ -15,14 +15,6 @@ use super::record;
 use super::scan::{head, scan};
 use super::writer::{Change, Writer};
 use super::{Condition, OpenError, ballast};
-use crate::causes::chain;
-
-/// Why an attempt failed; shared by everyone who waited for it.
-pub(super) enum Failure {
-    DiskFull,
-    Engine(Arc<EngineError>),
-    Repair(Arc<OpenError>),
-}
 
 impl Writer {
     /// Makes everything durable in sled and in the copy, the backlog, too, and begins the journal anew. In this
@@ -190,51 +182,5 @@ impl Writer {
             .map_err(|source| Failure::from_repair(engine_error(&self.layout, source)))?;
         self.engine = Some(engine);
         Ok(())
-    }
-}
-
-impl Failure {
-    pub(super) fn from_repair(error: OpenError) -> Self {
-        if error.is_disk_full() {
-            Self::DiskFull
-        } else {
-            Self::Repair(Arc::new(error))
-        }
-    }
-
-    pub(super) fn condition(&self) -> Condition {
-        match self {
-            Self::DiskFull => Condition::DiskFull,
-            Self::Engine(error) => Condition::Failing {
-                reason: chain(error.as_ref()),
-            },
-            Self::Repair(error) => Condition::Failing {
-                reason: chain(error.as_ref()),
-            },
-        }
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        if error.is_disk_full() {
-            Self::DiskFull
-        } else {
-            Self::Engine(Arc::new(error))
-        }
-    }
-}
-
-impl From<&Failure> for CommitError {
-    fn from(failure: &Failure) -> Self {
-        match failure {
-            Failure::DiskFull => Self::DiskFull,
-            Failure::Engine(source) => Self::Engine {
-                source: Arc::clone(source),
-            },
-            Failure::Repair(source) => Self::Repair {
-                source: Arc::clone(source),
-            },
-        }
     }
 }

@@ -11,11 +11,11 @@ use nix::fcntl::Flock;
 
 use super::engine::{Engine, EngineError};
 use super::error::CommitError;
+use super::failure::Failure;
 use super::journal::Journal;
 use super::layout::Layout;
 use super::mirror::{Mirror, Shared};
 use super::record::{self, Generation};
-use super::repair::Failure;
 use super::scan::count_existing;
 use super::{Condition, Loaded, MAX_ENTRIES, Options, Write, panics};
 

@@ -13,6 +13,7 @@ use super::answers;
 use super::clock;
 use super::deferred::Deferred;
 use super::hands::Hands;
+use super::mail::Mail;
 use crate::ipam::effect::{Change, Effect, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::{CommitId, TableId, Tick, WaiterId};
@@ -26,42 +27,6 @@ use crate::store::{Store, Write};
 
 /// Stands in for a watchdog nobody set.
 const NEVER: Duration = Duration::from_hours(24);
-
-/// What reaches the actor from its own side.
-///
-/// The channel of these has no bound of its own, because none of them may be lost and none of the senders (the store's
-/// and the kernel's threads among them) may wait for the actor. What bounds it is what can be under way: the pool has
-/// one call at a time for an ENI or a creation, the store takes [`crate::store::MAX_QUEUED`] changes, the kernel answers
-/// what it was asked, and links are as many as the node has. The actor itself never waits.
-#[derive(Debug)]
-pub(super) enum Mail {
-    /// Something happened.
-    Event(Box<Event>),
-    /// A commit ended; these effects stood behind it.
-    Committed {
-        /// Which.
-        commit: CommitId,
-        /// What to do now, when it is durable.
-        behind: Vec<Effect>,
-        /// Why it is not durable.
-        failure: Option<String>,
-    },
-    /// What was released is out of the kernel; now it can be answered.
-    Unwired {
-        /// Who asked.
-        waiter: WaiterId,
-        /// The answer.
-        reply: Reply,
-    },
-    /// Time for what no event tells of: DELs that plugins left behind, alarms that were held back.
-    Housekeeping,
-}
-
-impl From<Event> for Mail {
-    fn from(event: Event) -> Self {
-        Self::Event(Box::new(event))
-    }
-}
 
 /// The pool, and the hands that do what it wants done.
 pub(super) struct Actor {

@@ -6,8 +6,8 @@ use tokio::spawn;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
-use super::actor::Mail;
 use super::kernel::{Job, Kernel};
+use super::mail::Mail;
 use super::node;
 use crate::cloud::{Ec2, Imds};
 use crate::ipam::effect::{Effect, Reply};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
-use super::actor::Mail;
+use super::mail::Mail;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;

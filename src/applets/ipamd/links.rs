@@ -3,8 +3,8 @@
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
-use super::actor::Mail;
 use super::kernel::{Job, Kernel};
+use super::mail::Mail;
 use crate::ipam::event::Event;
 use crate::ipam::witness::LinkFact;
 use crate::net::netlink::NetError;

@@ -14,6 +14,7 @@ mod identify;
 mod import;
 mod kernel;
 mod links;
+mod mail;
 mod max_pods;
 mod node;
 mod refresh;

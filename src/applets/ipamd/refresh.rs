@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
-use super::actor::Mail;
+use super::mail::Mail;
 use super::node;
 use crate::cloud::Imds;
 use crate::ipam::event::Event;

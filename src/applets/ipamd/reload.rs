@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::actor::Mail;
 use super::eni_configs::ChosenEniConfig;
+use super::mail::Mail;
 use super::max_pods::KubeletFiles;
 use crate::config::Config;
 use crate::ipam::event::Event;

@@ -10,11 +10,12 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tracing::{error, info, warn};
 
-use super::actor::{self, Actor, Mail};
+use super::actor::{self, Actor};
 use super::deferred::Deferred;
 use super::hands::Hands;
 use super::identify::{Identity, discover, remembered};
 use super::kernel::{self, Job, SetupError};
+use super::mail::Mail;
 use super::node::NodeError;
 use super::reload::{self, Files};
 use super::stop::Stop;

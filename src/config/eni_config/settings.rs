@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::super::load::absolute_path;
 use super::super::parse;
 use super::super::problem::ProblemKind;
-use super::super::reader::{Read, Reader, Show, or_refuse};
+use super::super::reader::{Read, Reader, Show, absolute_path, or_refuse};
 use super::super::types::EniConfigSelection;
 
 /// Where ENIConfigs are looked for unless `AWS_CNI_ENICONFIG_DIR` says otherwise.
