@@ -182,9 +182,10 @@ mod tests {
         );
         subnet.fragment();
         assert_eq!(subnet.take_blocks(1), None);
-        assert!(subnet.take_many(200, &mut dice).is_none());
-        let some = subnet.take_many(20, &mut dice).unwrap();
-        for address in some {
+        assert!(subnet.take_many(206, &mut dice).is_none());
+        // 251 less two blocks, and one address of each of the other 14.
+        let all = subnet.take_many(205, &mut dice).unwrap();
+        for address in all {
             subnet.give(address);
         }
         subnet.clear_others();
