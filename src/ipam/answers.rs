@@ -20,7 +20,7 @@ use super::release;
 use super::shortage::{self, Take};
 use super::treatment::Scope;
 use super::upkeep::{self, Upkeep};
-use super::{groups, subnets, tagging};
+use super::{groups, six, subnets, tagging};
 
 /// Attaching that fails without a known reason is given up after this many times.
 const ATTACH_ATTEMPTS: u32 = 4;
@@ -60,6 +60,12 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             let take = Take::assign(amount);
             let cidrs = addresses.into_iter().map(Ipv4Cidr::host).chain(prefixes);
             assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now, out);
+        }
+        (Purpose::Assign { eni, amount }, Ok(CloudAnswer::Delegated(prefixes))) => {
+            if let Some(subnet) = pool.enis().get(&eni).map(|eni| eni.subnet.clone()) {
+                shortage::gave(pool, &subnet, Take::assign(amount), now);
+            }
+            six::delegated(pool, &eni, &prefixes, now, out);
         }
         (Purpose::Delete(id), Ok(CloudAnswer::Done)) => pool.forget_eni(&id),
         (Purpose::Unassign { eni, cidrs }, Ok(CloudAnswer::Done)) => {
@@ -320,6 +326,9 @@ fn assign_failed(pool: &mut Pool, id: &EniId, amount: Amount, failure: &CloudFai
         // The intent stays until a Describe has shown what became of it.
         let next = pool.memory.next_call;
         pool.memory.progress(id).doubt = Some(next);
+        if amount == Amount::Block {
+            pool.memory.words.lose(id, now);
+        }
         return obstruct(pool, topic, failure, now);
     }
     pool.edit_eni(id, |eni| eni.assigning = None);

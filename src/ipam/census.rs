@@ -6,6 +6,7 @@ use super::cloud::{Amount, Unit};
 use super::ids::Tick;
 use super::model::{AddressState, Eni, EniRole, EniState};
 use super::pool::Pool;
+use super::six;
 use super::targets::Goal;
 
 /// Counts of what there is.
@@ -60,6 +61,9 @@ struct Idle {
 
 impl Census {
     pub(super) fn of(pool: &Pool, goal: Goal, now: Tick) -> Self {
+        if pool.policy().is_six() {
+            return six::census(pool, now);
+        }
         let usable = count(pool.count_usable(now));
         let mut census = Self::default();
         for (address, known) in pool.addresses() {
@@ -100,7 +104,7 @@ impl Census {
     fn look_at(&mut self, pool: &Pool, goal: Goal, eni: &Eni, idle: &mut Idle, now: Tick) {
         for (cidr, placed) in eni.cidrs.iter().filter(|(_, placed)| !placed.releasing) {
             let counts = goal.counts(pool, eni, *cidr, now);
-            let known = |address| pool.addresses().get(&address);
+            let known = |address| pool.known(address);
             let is_free = |address: &Ipv4Addr| known(*address).is_some_and(|known| known.is_free(now));
             let free = count(cidr.addresses().filter(is_free).count());
             idle.all = idle.all.saturating_add(free);

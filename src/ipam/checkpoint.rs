@@ -4,7 +4,7 @@
 //! it writes: one line, the order of its fields, empty ones left out.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -39,6 +39,11 @@ impl Entry {
     /// Whether the pod was written down, so that its link is known by name.
     pub fn names_its_pod(&self) -> bool {
         !self.namespace.is_empty() && !self.name.is_empty()
+    }
+
+    /// The address the sandbox has: the Go daemon gives one of one family.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ipv4.map(IpAddr::V4).or(self.ipv6.map(IpAddr::V6))
     }
 
     /// Whether it was taken over from the container runtime: nothing but sandbox and address is known then.

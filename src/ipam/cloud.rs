@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cidr::Ipv4Cidr;
+use super::cidr6::Ipv6Cidr;
 use super::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, InstanceId, InstanceType, Mac, SecurityGroupId,
     SubnetId, VpcId,
@@ -68,7 +69,7 @@ pub enum CloudCall {
         /// What is missing or different.
         tags: BTreeMap<String, String>,
     },
-    /// `AssignPrivateIpAddresses` by count.
+    /// `AssignPrivateIpAddresses` by count, or `AssignIpv6Addresses(Ipv6PrefixCount=1)`.
     Assign {
         /// The interface.
         eni: EniId,
@@ -143,6 +144,8 @@ pub enum Amount {
     Addresses(u32),
     /// /28 prefixes of 16 addresses each.
     Prefixes(u32),
+    /// One /80 of IPv6 addresses; never another number.
+    Block,
 }
 
 impl Amount {
@@ -150,6 +153,7 @@ impl Amount {
     pub fn places(self) -> u32 {
         match self {
             Self::Addresses(count) | Self::Prefixes(count) => count,
+            Self::Block => 1,
         }
     }
 
@@ -158,14 +162,16 @@ impl Amount {
         match self {
             Self::Addresses(_) => Unit::Address,
             Self::Prefixes(_) => Unit::Prefix,
+            Self::Block => Unit::Block,
         }
     }
 
-    /// How many addresses for pods it is.
+    /// How many addresses for pods it is, as far as that can be counted.
     pub fn addresses(self) -> u32 {
         match self {
             Self::Addresses(count) => count,
             Self::Prefixes(count) => count.saturating_mul(PREFIX_SIZE),
+            Self::Block => u32::MAX,
         }
     }
 }
@@ -178,6 +184,8 @@ pub enum Unit {
     Address,
     /// A /28 prefix.
     Prefix,
+    /// A /80 prefix of IPv6 addresses.
+    Block,
 }
 
 impl Unit {
@@ -190,11 +198,12 @@ impl Unit {
         }
     }
 
-    /// How many addresses it has.
+    /// How many addresses it has, as far as that can be counted.
     pub fn size(self) -> u32 {
         match self {
             Self::Address => 1,
             Self::Prefix => PREFIX_SIZE,
+            Self::Block => u32::MAX,
         }
     }
 
@@ -203,6 +212,7 @@ impl Unit {
         match self {
             Self::Address => Amount::Addresses(count),
             Self::Prefix => Amount::Prefixes(count),
+            Self::Block => Amount::Block,
         }
     }
 }
@@ -250,6 +260,8 @@ pub enum CloudAnswer {
         /// /28 prefixes.
         prefixes: Vec<Ipv4Cidr>,
     },
+    /// To [`CloudCall::Assign`] of a /80: what was added.
+    Delegated(Vec<Ipv6Cidr>),
     /// To [`CloudCall::DescribeEnis`] and [`CloudCall::DescribeLeftEnis`]: everything, all pages.
     Enis(Vec<CloudEni>),
     /// To [`CloudCall::DescribeSubnets`]: everything, all pages.
@@ -279,6 +291,9 @@ pub struct CloudEni {
     pub secondary: Vec<Ipv4Addr>,
     /// /28 prefixes delegated to it.
     pub prefixes: Vec<Ipv4Cidr>,
+    /// /80 prefixes delegated to it.
+    #[serde(default)]
+    pub prefixes6: Vec<Ipv6Cidr>,
     /// Those of its addresses that have a public one associated: somebody may be reached by that.
     #[serde(default)]
     pub public: Vec<Ipv4Addr>,

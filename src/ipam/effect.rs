@@ -1,7 +1,7 @@
 //! What the pool wants done. The daemon executes it and decides nothing.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -130,7 +130,7 @@ impl Reply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grant {
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The ENI that carries it.
     pub eni: EniId,
     /// That ENI's device index.
@@ -153,7 +153,7 @@ pub struct ReleasedAddress {
     /// Its pod.
     pub pod: PodRef,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The device index of its ENI.
     pub device: DeviceIndex,
     /// The route table of its ENI.

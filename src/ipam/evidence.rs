@@ -1,6 +1,6 @@
 //! What the witnesses say of one address, prefix or ENI, read from what the pool remembers of them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::ids::{EniId, Tick};
@@ -18,7 +18,7 @@ pub(super) fn of_cidr(pool: &Pool, id: &EniId, cidr: Ipv4Cidr, ec2: Ec2Word, now
         .enis()
         .get(id)
         .is_some_and(|eni| eni.cidrs.contains_key(&cidr));
-    let words = |address| of_address(pool, address, now);
+    let words = |address: Ipv4Addr| of_address(pool, address.into(), now);
     let strongest = |(kernel, store): (KernelWord, StoreWord), address| {
         let (its_kernel, its_store) = words(address);
         (kernel.min(its_kernel), store.min(its_store))
@@ -58,7 +58,7 @@ pub(super) fn of_member(
         .enis()
         .get(id)
         .is_some_and(|eni| eni.cidrs.contains_key(&cidr));
-    let (kernel, store) = of_address(pool, address, now);
+    let (kernel, store) = of_address(pool, address.into(), now);
     AddressWords {
         ec2,
         imds: imds_of_cidr(pool, id, cidr, is_carried, now),
@@ -68,8 +68,8 @@ pub(super) fn of_member(
 }
 
 /// The kernel's and the store's word on one address.
-pub(super) fn of_address(pool: &Pool, address: Ipv4Addr, now: Tick) -> (KernelWord, StoreWord) {
-    let known = pool.addresses().get(&address);
+pub(super) fn of_address(pool: &Pool, address: IpAddr, now: Tick) -> (KernelWord, StoreWord) {
+    let known = pool.known(address);
     let store = match known.map(|known| known.state(now)) {
         None => known.map_or(StoreWord::Unknown, |_| StoreWord::Free),
         Some(AddressState::Assigned(_)) => StoreWord::Held,
@@ -90,8 +90,8 @@ fn store_of_strangers(pool: &Pool, id: &EniId) -> StoreWord {
 }
 
 /// Routes come with ADDs and go with DELs: a reading says nothing of a pod that came, or went, after it.
-fn kernel_of_address(pool: &Pool, address: Ipv4Addr, known: Option<&Address>) -> KernelWord {
-    if pool.memory.pod_routes.contains_key(&address) {
+fn kernel_of_address(pool: &Pool, address: IpAddr, known: Option<&Address>) -> KernelWord {
+    if pool.memory.is_routed(address) {
         return KernelWord::Routed;
     }
     let Some(read) = pool.memory.heard.kernel else {
@@ -110,10 +110,7 @@ fn kernel_of_address(pool: &Pool, address: Ipv4Addr, known: Option<&Address>) ->
 
 /// The last word of EC2 on an address that is known, however old: only its next answer can insist on anything.
 pub(super) fn standing(pool: &Pool, address: Ipv4Addr, now: Tick) -> Ec2Word {
-    let doubt = pool
-        .addresses()
-        .get(&address)
-        .and_then(|known| known.doubt.as_ref());
+    let doubt = pool.known(address).and_then(|known| known.doubt.as_ref());
     let placed = pool.placed(address);
     let omitted = placed
         .and_then(|(eni, _)| eni.carries(address))

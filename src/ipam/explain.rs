@@ -138,6 +138,7 @@ fn wanted(told: &mut Telling, pool: &Pool, report: &Report) {
     let kind = match goal.unit {
         Unit::Address => "single addresses",
         Unit::Prefix => "prefixes of 16 addresses",
+        Unit::Block => "one /80 for all pods",
     };
     if pool.limits().is_some() {
         told.say(

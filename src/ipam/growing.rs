@@ -9,6 +9,7 @@ use super::obstacle::Topic;
 use super::plan::{Act, Hindrance, Need, Plan, eni_limit, places_taken};
 use super::pool::Pool;
 use super::shortage::{self, Take};
+use super::six;
 use super::subnets::{self, Candidate};
 use super::targets::Goal;
 
@@ -37,6 +38,9 @@ impl Growing<'_> {
             self.need.addresses = self.need.addresses.saturating_sub(warm);
             self.fill(Unit::Address);
             self.need.addresses = self.need.addresses.saturating_add(warm);
+        }
+        if unit == Unit::Block && !six::is_wanted(self.pool) {
+            return;
         }
         let later = self.leave_to_busy_enis();
         self.widen(enis_by_type, unit);
@@ -100,7 +104,7 @@ impl Growing<'_> {
         match (self.goal.unit, unit) {
             (Unit::Prefix, Unit::Address) => !self.pool.memory.is_clear(&blocks, self.now),
             (_, Unit::Prefix) => !self.is_hindered(&blocks),
-            (Unit::Address, Unit::Address) => true,
+            (Unit::Address, Unit::Address) | (_, Unit::Block) | (Unit::Block, _) => true,
         }
     }
 
@@ -185,7 +189,10 @@ impl Growing<'_> {
     }
 
     fn fill_eni(&mut self, eni: &Eni, unit: Unit) {
-        let free = self.slots.saturating_sub(eni.slots_taken());
+        let free = match unit {
+            Unit::Block => u32::from(eni.block.is_none()),
+            Unit::Address | Unit::Prefix => self.slots.saturating_sub(eni.slots_taken()),
+        };
         let is_busy = eni.assigning.is_some()
             || self.pool.memory.is_assigning(&eni.id)
             || self.plan.acts.iter().any(|act| act.asks(&eni.id));

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::checkpoint::Entry;
@@ -28,11 +28,11 @@ pub struct Witnesses {
     /// Its ENIs, as IMDS lists them.
     pub enis: Vec<ImdsEni>,
     /// Pod routes: address to the name of the host's end.
-    pub routes: BTreeMap<Ipv4Addr, String>,
+    pub routes: BTreeMap<IpAddr, String>,
     /// Names of the links that look like a pod's.
     pub links: BTreeSet<String>,
     /// What the rules say by which table packets of a pod leave.
-    pub tables: BTreeMap<Ipv4Addr, TableId>,
+    pub tables: BTreeMap<IpAddr, TableId>,
     /// The digits that end the name of a pod's link, from namespace, name and number of the interface.
     pub link_hash: fn(&str, &str, u32) -> String,
 }
@@ -70,7 +70,7 @@ pub enum Verdict {
     /// Something does not fit: nobody gets the address.
     Quarantined {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// What is in doubt.
         doubt: Doubt,
     },
@@ -85,8 +85,8 @@ pub enum Left {
     Gone,
     /// Its pod's link leads to another address: a newer sandbox has it.
     Superseded,
-    /// It names no IPv4 address.
-    NoIpv4,
+    /// It names no address.
+    NoAddress,
     /// The address is an ENI's own.
     EnisOwn,
     /// The same entry stands there twice.
@@ -98,7 +98,7 @@ impl fmt::Display for Left {
         f.write_str(match self {
             Self::Gone => "the kernel shows neither its link nor a route to its address",
             Self::Superseded => "its pod's link leads to another address: a newer sandbox has it",
-            Self::NoIpv4 => "it has no IPv4 address, and only those are taken over",
+            Self::NoAddress => "it has no address",
             Self::EnisOwn => "the address is an ENI's own and never a pod's",
             Self::Repeated => "it stands there twice",
         })
@@ -125,7 +125,7 @@ impl Judged {
 
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(address) = self.entry.ipv4 {
+        if let Some(address) = self.entry.address() {
             write!(f, "{address} of ")?;
         }
         write!(f, "{}: ", self.entry)?;
@@ -187,17 +187,21 @@ struct Judge<'a> {
     seen: &'a Witnesses,
     clocks: Clocks,
     carried: BTreeSet<&'a str>,
-    held: BTreeMap<SandboxKey, Ipv4Addr>,
-    holders: BTreeMap<Ipv4Addr, SandboxKey>,
+    held: BTreeMap<SandboxKey, IpAddr>,
+    holders: BTreeMap<IpAddr, SandboxKey>,
 }
 
 impl Judge<'_> {
     fn entry(&mut self, entry: &Entry) -> Verdict {
-        let Some(address) = entry.ipv4 else {
-            return Verdict::Left(Left::NoIpv4);
+        let Some(address) = entry.address() else {
+            return Verdict::Left(Left::NoAddress);
         };
-        let is_own = |eni: &ImdsEni| eni.addresses.first() == Some(&address);
-        if address == self.seen.facts.primary_address || self.seen.enis.iter().any(is_own) {
+        let is_own = |eni: &ImdsEni| {
+            eni.addresses
+                .first()
+                .is_some_and(|own| IpAddr::V4(*own) == address)
+        };
+        if address == IpAddr::V4(self.seen.facts.primary_address) || self.seen.enis.iter().any(is_own) {
             return Verdict::Left(Left::EnisOwn);
         }
         let host_veth = match self.trace(entry, address) {
@@ -229,14 +233,14 @@ impl Judge<'_> {
         self.adopt(entry, address, host_veth)
     }
 
-    fn in_doubt(address: Ipv4Addr, why: String) -> Verdict {
+    fn in_doubt(address: IpAddr, why: String) -> Verdict {
         Verdict::Quarantined {
             address,
             doubt: Doubt::Imported { why },
         }
     }
 
-    fn adopt(&self, entry: &Entry, address: Ipv4Addr, host_veth: String) -> Verdict {
+    fn adopt(&self, entry: &Entry, address: IpAddr, host_veth: String) -> Verdict {
         let home = home(&self.seen.enis, address);
         let (eni, device, card) = home.map_or_else(
             || self.supposed_home(address),
@@ -266,7 +270,7 @@ impl Judge<'_> {
     }
 
     /// The ENI whose table the pod's packets leave by: the main one's without a rule. Its id may be known to nobody here.
-    fn supposed_home(&self, address: Ipv4Addr) -> (EniId, DeviceIndex, CardIndex) {
+    fn supposed_home(&self, address: IpAddr) -> (EniId, DeviceIndex, CardIndex) {
         let Some(table) = self.seen.tables.get(&address).copied() else {
             return (self.seen.facts.primary_eni.clone(), DeviceIndex(0), CardIndex(0));
         };
@@ -278,7 +282,7 @@ impl Judge<'_> {
         (EniId(format!("unknown-of-table-{}", table.0)), device, card)
     }
 
-    fn trace(&self, entry: &Entry, address: Ipv4Addr) -> Trace {
+    fn trace(&self, entry: &Entry, address: IpAddr) -> Trace {
         // Only a rule names it, without a route: the link is gone, or was never there.
         let device = self.seen.routes.get(&address).filter(|link| !link.is_empty());
         if let Some(device) = device {
@@ -305,15 +309,18 @@ impl Judge<'_> {
     }
 
     fn is_routed_to(&self, entry: &Entry) -> bool {
-        let device = entry.ipv4.and_then(|address| self.seen.routes.get(&address));
+        let device = entry.address().and_then(|address| self.seen.routes.get(&address));
         device.is_some_and(|device| entry.names_its_pod() && self.is_link_of(entry, device))
     }
 }
 
 /// The ENI that IMDS lists the address on, by itself or in a prefix.
-fn home(enis: &[ImdsEni], address: Ipv4Addr) -> Option<&ImdsEni> {
-    enis.iter().find(|eni| {
-        eni.addresses.contains(&address) || eni.prefixes.iter().any(|prefix| prefix.contains(address))
+fn home(enis: &[ImdsEni], address: IpAddr) -> Option<&ImdsEni> {
+    enis.iter().find(|eni| match address {
+        IpAddr::V4(address) => {
+            eni.addresses.contains(&address) || eni.prefixes.iter().any(|prefix| prefix.contains(address))
+        }
+        IpAddr::V6(address) => eni.prefixes6.iter().any(|prefix| prefix.contains(address)),
     })
 }
 
@@ -335,14 +342,14 @@ fn place_of(table: TableId) -> (CardIndex, DeviceIndex) {
 pub fn changes(judged: &[Judged], seen: &Witnesses, now: Tick, cooldown: Duration) -> Vec<Change> {
     let mut records: BTreeMap<String, Option<Record>> = BTreeMap::new();
     let mut put = |record: Record| records.insert(record.key().text(), Some(record));
-    let address_record = |address: Ipv4Addr, eni: EniId| AddressRecord {
+    let address_record = |address: IpAddr, eni: EniId| AddressRecord {
         address,
         eni,
         last_used: None,
         rests_until: None,
         doubt: None,
     };
-    let eni_of = |address: Ipv4Addr| {
+    let eni_of = |address: IpAddr| {
         home(&seen.enis, address).map_or_else(|| seen.facts.primary_eni.clone(), |eni| eni.id.clone())
     };
     put(Record::Node(Box::new(NodeRecord {
@@ -352,7 +359,7 @@ pub fn changes(judged: &[Judged], seen: &Witnesses, now: Tick, cooldown: Duratio
     // From the weakest to the strongest word on an address: a later one replaces an earlier one.
     for judged in judged {
         if let (Verdict::Left(Left::Gone | Left::Superseded), Some(address)) =
-            (&judged.verdict, judged.entry.ipv4)
+            (&judged.verdict, judged.entry.address())
         {
             put(Record::Address(Box::new(AddressRecord {
                 last_used: Some(now),
@@ -411,8 +418,14 @@ pub fn export(allocations: &[Allocation], clocks: Clocks) -> BTreeMap<CardIndex,
             key: held.key.clone(),
             namespace: held.pod.namespace.clone(),
             name: held.pod.name.clone(),
-            ipv4: Some(held.address),
-            ipv6: None,
+            ipv4: match held.address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            },
+            ipv6: match held.address {
+                IpAddr::V4(_) => None,
+                IpAddr::V6(address) => Some(address),
+            },
             given_ns: clocks.unix_ns_of(held.since),
             // It deletes as many interfaces as this says; a pod of ours has one.
             interfaces: 1,

@@ -82,7 +82,8 @@ pub(super) struct Leaks {
 
 fn is_on(pool: &Pool) -> bool {
     let policy = pool.policy();
-    policy.leak_cleanup && policy.provisioning && policy.ask_ec2
+    // The published policy of IPv6 nodes does not permit it, and upstream does not look there either.
+    policy.leak_cleanup && policy.provisioning && policy.ask_ec2 && !policy.is_six()
 }
 
 fn reaper(pool: &Pool, now: Tick) -> Reaper<'_> {
@@ -377,8 +378,9 @@ fn prove(pool: &Pool, suspect: &Suspect, now: Tick) -> Result<Proof<EniId>, Unpr
     let addresses: BTreeSet<_> = eni.cidrs().flat_map(super::cidr::Ipv4Cidr::addresses).collect();
     let routed = addresses
         .iter()
-        .filter(|address| pool.memory.pod_routes.contains_key(*address));
-    let is_ours = |held: &&super::model::Allocation| held.eni == eni.id || addresses.contains(&held.address);
+        .filter(|address| pool.memory.is_routed(**address));
+    let is_on = |address: std::net::IpAddr| matches!(address, std::net::IpAddr::V4(address) if addresses.contains(&address));
+    let is_ours = |held: &&super::model::Allocation| held.eni == eni.id || is_on(held.address);
     Proof::left_eni(LeftEvidence {
         reaper: reaper(pool, now),
         eni,

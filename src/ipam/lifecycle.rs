@@ -303,7 +303,7 @@ pub(super) fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) 
         link: pool.memory.links.contains_key(&eni.mac) || pool.memory.heard.kernel.is_none(),
         pod_routes: eni
             .addresses()
-            .filter(|(address, _)| pool.memory.pod_routes.contains_key(address))
+            .filter(|(address, _)| pool.memory.is_routed(*address))
             .count(),
         allocations: pool.allocations().values().filter(|a| a.eni == *id).count(),
     };
@@ -356,8 +356,8 @@ fn recheck_kernel(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
     let wanted = std::mem::take(&mut pool.memory.kernel_wanted);
     // Also when it is in doubt besides: what EC2 no longer lists is dropped once the kernel does not route it either.
-    let rested = |address: &std::net::Ipv4Addr| {
-        let known = pool.addresses().get(address);
+    let rested = |address: &std::net::IpAddr| {
+        let known = pool.known(*address);
         let is_over = |known: &super::model::Address| known.rests_until.is_none_or(|until| until < now);
         known.is_some_and(|known| known.holder.is_none() && is_over(known))
     };
@@ -400,7 +400,7 @@ fn recheck(pool: &mut Pool, now: Tick, out: &mut Outbox) {
                         || (eni.role == EniRole::Secondary
                             && (eni.attachment.is_none() || eni.device.is_none())))
         });
-    if !doubtful {
+    if !doubtful && !pool.memory.words.has_doubts() {
         pool.memory.clear(&Topic::Doubts);
     } else if pool.memory.is_clear(&Topic::Doubts, now) {
         // The first look is due after a pause, too: EC2 has only just been asked.

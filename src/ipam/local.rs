@@ -1,7 +1,7 @@
 //! What the kernel and IMDS say, merged into what we know. IMDS only adds; neither frees anything.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::release;
 use super::verdict::{self, Act, Ec2EniWord, Ec2Word, EniWords, ImdsWord};
 use super::witness::{Doubt, ImdsEni, ImdsSnapshot, KernelFacts};
-use super::{evidence, reconcile};
+use super::{evidence, reconcile, six};
 
 /// Everything the kernel has.
 pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut Outbox) {
@@ -45,24 +45,25 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut O
     // The store says that nobody holds it, the kernel by an earlier reading and this one that nobody is reached there:
     // a DEL that knew only the sandbox left it. While the doubt stands, nobody gets the address.
     let is_orphan = |address: &Ipv4Addr| {
-        pool.addresses().get(address).is_some_and(|known| {
+        pool.known(*address).is_some_and(|known| {
             known.holder.is_none()
                 && matches!(&known.doubt, Some(Doubt::PodRoute { device }) if device.is_empty())
         })
     };
     pool.memory.orphaned_rules = facts.bare_rules.into_iter().filter(is_orphan).collect();
-    let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
+    let addresses: Vec<IpAddr> = pool.addresses().keys().copied().collect();
     for address in addresses {
         // A checkpoint's word that nobody confirms ends with the last that the kernel shows of it.
-        let was_imported = pool.addresses().get(&address).is_some_and(|known| {
+        let was_imported = pool.known(address).is_some_and(|known| {
             known.holder.is_none() && matches!(known.doubt, Some(Doubt::Imported { .. }))
         });
-        if was_imported && !pool.memory.pod_routes.contains_key(&address) {
+        if was_imported && !pool.memory.is_routed(address) {
             pool.doubt(address, None);
             pool.rest(address, now);
         }
         reconcile::judge_standing(pool, address, now, out);
     }
+    six::note_routes(pool, now, out);
     reconcile::stray_routes(pool, now, out);
 }
 
@@ -127,6 +128,7 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot, now: Tick, out: &mut
             eni.subnet_cidr = eni.subnet_cidr.or(seen.subnet_cidr);
         });
     }
+    six::overheard(pool, &snapshot, false, now, out);
     let seen_now = snapshot.enis.clone();
     let before = pool.memory.imds.replace(snapshot);
     pool.memory.heard.imds = Some(now);
@@ -147,7 +149,7 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot, now: Tick, out: &mut
         let ec2 = evidence::standing_of_eni(pool, id);
         reconcile::judge_eni(pool, id, ec2, now, out);
     }
-    let addresses: Vec<Ipv4Addr> = pool.addresses().keys().copied().collect();
+    let addresses: Vec<IpAddr> = pool.addresses().keys().copied().collect();
     for address in addresses {
         reconcile::judge_standing(pool, address, now, out);
     }
@@ -184,7 +186,7 @@ fn compare(pool: &mut Pool, seen: &ImdsEni, before: Option<&ImdsSnapshot>, now: 
         return;
     }
     // What is known, on another ENI or on none any more, is compared by what is known of it.
-    let is_known = |address: Ipv4Addr| pool.addresses().contains_key(&address);
+    let is_known = |address: Ipv4Addr| pool.knows(address);
     let is_gone = |address: Ipv4Addr| pool.memory.given_back.contains_key(&address);
     let is_news = |cidr: &Ipv4Cidr| {
         let mut addresses = cidr.addresses();
@@ -223,6 +225,7 @@ pub(super) fn absorb_imds(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             }
         }
     }
+    six::overheard(pool, &snapshot, true, now, out);
     pool.memory.imds_pending = false;
 }
 
@@ -250,5 +253,6 @@ fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
         primary: *primary,
         assigning: None,
         cidrs: BTreeMap::new(),
+        block: None,
     });
 }

@@ -1,7 +1,7 @@
 //! What the pool knows only while the daemon runs: calls, commits and waiters in flight, and what others last said.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::adaptive::Churn;
 use super::budget::Budget;
@@ -20,6 +20,7 @@ use super::plan::Report;
 use super::quick::Calm;
 use super::records::RecordKey;
 use super::shortage::Shortage;
+use super::six;
 use super::subnets::SubnetView;
 use super::witness::{Ec2Listing, Ec2Says, ImdsSnapshot, LinkFact};
 
@@ -200,7 +201,7 @@ pub(super) struct Memory {
     pub(super) calls: BTreeMap<CallId, Ask>,
     pub(super) commits: BTreeMap<CommitId, Tail>,
     /// Addresses whose past is being written, and by which commit: nobody gets them until it is durable.
-    pub(super) unwritten: BTreeMap<Ipv4Addr, CommitId>,
+    pub(super) unwritten: BTreeMap<IpAddr, CommitId>,
     pub(super) waiters: BTreeMap<WaiterId, AddRequest>,
     pub(super) obstacles: BTreeMap<Topic, Obstacle>,
     /// How far the search for what others have left is.
@@ -230,13 +231,13 @@ pub(super) struct Memory {
     /// When the next is due.
     pub(super) shrink_due: Option<Tick>,
     pub(super) links: BTreeMap<Mac, LinkFact>,
-    pub(super) pod_routes: BTreeMap<Ipv4Addr, String>,
+    pub(super) pod_routes: BTreeMap<IpAddr, String>,
     /// Addresses nobody holds that a rule names without a route leading to them, by two readings of the kernel.
     pub(super) orphaned_rules: BTreeSet<Ipv4Addr>,
     /// Released since the kernel was last asked: nobody gets these before it has shown no route for them.
-    pub(super) unproven: BTreeSet<Ipv4Addr>,
+    pub(super) unproven: BTreeSet<IpAddr>,
     /// The kernel is being read; the answer will speak for these.
-    pub(super) kernel_read: Option<BTreeSet<Ipv4Addr>>,
+    pub(super) kernel_read: Option<BTreeSet<IpAddr>>,
     /// Links that came or went since that reading was asked for.
     pub(super) link_news: BTreeSet<Mac>,
     pub(super) imds: Option<ImdsSnapshot>,
@@ -261,6 +262,10 @@ pub(super) struct Memory {
     pub(super) report: Report,
     /// How pods have come lately.
     pub(super) churn: Churn,
+    /// How far the node's /80 has been given out.
+    pub(super) cursor: six::Cursor,
+    /// What was last said of /80s.
+    pub(super) words: six::Words,
     /// What the last settling found, as long as nothing else has happened.
     pub(super) calm: Option<Calm>,
 }
@@ -313,6 +318,8 @@ impl Memory {
             wake: None,
             report: Report::default(),
             churn: Churn::new(now),
+            cursor: six::Cursor::default(),
+            words: six::Words::default(),
             calm: None,
         }
     }
@@ -390,13 +397,28 @@ impl Memory {
     }
 
     /// Whether the kernel has still to be asked about a released address.
-    pub(super) fn is_unproven(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn is_unproven(&self, address: impl Into<IpAddr>) -> bool {
+        let address = address.into();
         let read = self.kernel_read.as_ref();
         self.unproven.contains(&address) || read.is_some_and(|of| of.contains(&address))
     }
 
+    /// IPv4 addresses that the kernel routes to a pod.
+    pub(super) fn ipv4_routes(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.pod_routes.keys().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// Whether the kernel routes an address to a pod, or a rule for pods names it.
+    pub(super) fn is_routed(&self, address: impl Into<IpAddr>) -> bool {
+        self.pod_routes.contains_key(&address.into())
+    }
+
     /// Forgets everything about an ENI.
     pub(super) fn forget_eni(&mut self, id: &EniId) {
+        self.words.forget_eni(id);
         self.enis.remove(id);
         self.obstacles.retain(|topic, _| !topic.concerns(id));
     }

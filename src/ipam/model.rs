@@ -1,7 +1,7 @@
 //! The things the pool is made of.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use super::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, Mac, PodRef, SandboxKey, SecurityGroupId,
     SubnetId, TableId, Tick, WaiterId,
 };
+use super::six::Block;
 use super::witness::Doubt;
 
 /// How an ENI is used.
@@ -104,6 +105,9 @@ pub struct Eni {
     pub assigning: Option<Amount>,
     /// What it carries for pods: secondary addresses (/32) and prefixes (/28). Each takes one of its places.
     pub cidrs: BTreeMap<Ipv4Cidr, Placed>,
+    /// The /80 of it that pods get addresses of where the node's family is IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<Block>,
 }
 
 impl EniKind {
@@ -132,7 +136,18 @@ impl Eni {
         by(Ipv4Cidr::host(address)).or_else(|| by(Ipv4Cidr::prefix_around(address)))
     }
 
-    /// Every address it carries for pods.
+    /// How any address that it carries for pods stands, of either family.
+    pub fn places(&self, address: IpAddr) -> Option<Placed> {
+        match address {
+            IpAddr::V4(address) => self.carries(address).map(|(_, placed)| placed),
+            IpAddr::V6(address) => {
+                let block = self.block.as_ref()?;
+                block.prefix.contains(address).then(|| block.placed())
+            }
+        }
+    }
+
+    /// Every IPv4 address it carries for pods.
     pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, Placed)> {
         let of = |(cidr, placed): (&Ipv4Cidr, &Placed)| {
             let placed = *placed;
@@ -272,7 +287,7 @@ pub struct Allocation {
     /// Its pod.
     pub pod: PodRef,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The ENI that carries it.
     pub eni: EniId,
     /// That ENI's device index, so that DEL knows the table even when the ENI's own record is lost.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cidr::Ipv4Cidr;
-use super::cloud::{CloudAttachment, CloudEni, DescribeScope};
+use super::cloud::{Amount, CloudAttachment, CloudEni, DescribeScope};
 use super::ids::{CallId, CardIndex, ClientToken, EniId, Tick};
 use super::memory::{Ec2View, Seen};
 use super::model::{Eni, EniKind, EniRole, EniState};
@@ -13,7 +13,7 @@ use super::pool::Pool;
 use super::roles::role_of;
 use super::verdict::{Act, Ec2EniWord, EniWord};
 use super::witness::Ec2Says;
-use super::{local, reconcile, release, subnets, tags};
+use super::{local, reconcile, release, six, subnets, tags};
 
 fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni {
     Eni {
@@ -34,6 +34,7 @@ fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni
         primary: cloud.primary,
         assigning: None,
         cidrs: BTreeMap::new(),
+        block: None,
     }
 }
 
@@ -59,6 +60,7 @@ pub(super) fn adopt_created(
         for cidr in cloud.cidrs() {
             reconcile::listed(pool, &cloud.id, cidr, now, out);
         }
+        six::named(pool, &cloud.id, &cloud.prefixes6, now, out);
         return;
     }
     let limit = pool.limits().map_or(0, |limits| eni_limit(pool, limits.enis).0);
@@ -71,6 +73,7 @@ pub(super) fn adopt_created(
         release::regained(pool, cidr, now);
         reconcile::listed(pool, &cloud.id, cidr, now, out);
     }
+    six::named(pool, &cloud.id, &cloud.prefixes6, now, out);
     if !has_room {
         out.alarm(
             "left-over",
@@ -123,6 +126,7 @@ pub(super) fn attached(
         for cloud in &enis {
             if !is_detached_since(pool, &cloud.id, asked) {
                 omitted_cidrs(pool, cloud, asked, now, out);
+                six::listed(pool, &cloud.id, &cloud.prefixes6, asked, now, out);
             }
         }
         let others: Vec<EniId> = pool
@@ -134,6 +138,7 @@ pub(super) fn attached(
         for id in others {
             reconcile::omitted_eni(pool, &id, asked, now, out);
         }
+        six::settle_doubts(pool, asked, now);
         reconcile::stray_routes(pool, now, out);
         local::compare_again(pool, now, out);
     } else {
@@ -165,7 +170,10 @@ pub(super) fn resolve(pool: &mut Pool, scope: DescribeScope, call: CallId) {
                 if progress.doubt.is_some_and(|since| since <= call) {
                     progress.doubt = None;
                     if !pool.memory.is_assigning(&id) {
-                        pool.edit_eni(&id, |eni| eni.assigning = None);
+                        // A /80 is not asked for again before no list can be too old to show it.
+                        pool.edit_eni(&id, |eni| {
+                            eni.assigning = eni.assigning.filter(|amount| *amount == Amount::Block);
+                        });
                     }
                 }
             }

@@ -9,6 +9,7 @@ use super::memory::{Ask, Final, Purpose, Tail};
 use super::obstacle::Topic;
 use super::pool::Pool;
 use super::records::RecordKey;
+use super::six;
 
 /// The effects of a step in the making.
 #[derive(Debug, Default)]
@@ -99,6 +100,7 @@ impl Outbox {
                 _ => None,
             });
             pool.memory.unwritten.extend(addresses);
+            six::settles(pool, commit, &keys);
             let tail = Tail {
                 keys,
                 calls: self.calls.iter().map(|(call, _)| *call).collect(),

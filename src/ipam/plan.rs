@@ -13,10 +13,11 @@ use super::budget::{Brake, Priority};
 use super::census::{Census, count};
 use super::cloud::{Amount, CloudFailure, FailureClass, Unit};
 use super::growing::Growing;
-use super::ids::{EniId, SubnetId, Tick};
+use super::ids::{EniId, InstanceType, SubnetId, Tick};
 use super::memory::Ec2View;
 use super::obstacle::{Obstacle, Topic};
 use super::pool::Pool;
+use super::six;
 use super::subnets;
 use super::targets::Goal;
 
@@ -57,6 +58,11 @@ pub enum Hindrance {
     LimitsUnknown,
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` is set.
     ProvisioningOff,
+    /// ENIs of the instance type carry no prefixes, and IPv6 addresses come in nothing else.
+    NoPrefixes {
+        /// The type.
+        instance_type: InstanceType,
+    },
     /// Every place for an ENI is taken, and every place on every ENI.
     EniLimit {
         /// ENIs there may be.
@@ -282,6 +288,10 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         });
         return plan;
     };
+    if let Some(hindrance) = six::cannot(pool).filter(|_| pool.policy().is_six()) {
+        plan.report.hindrances.push(hindrance);
+        return plan;
+    }
     let slots = limits.secondary_per_eni();
     plan.report.warm = goal.warm(slots);
     let mut need = need(pool, goal, &census, &plan.report);
@@ -326,7 +336,11 @@ fn need(pool: &Pool, goal: Goal, census: &Census, report: &Report) -> Need {
     };
     Need {
         addresses: warm.max(least),
-        room_for_pods: pool.policy().max_pods.map(room),
+        room_for_pods: pool
+            .policy()
+            .max_pods
+            .filter(|_| !pool.policy().is_six())
+            .map(room),
     }
 }
 
@@ -359,7 +373,10 @@ impl Report {
             Hindrance::NoLink { .. } => 4,
             Hindrance::EniLimit { .. } => 5,
             Hindrance::MaxPods { .. } => 6,
-            Hindrance::AskingForLess { .. } | Hindrance::NoSubnet { .. } | Hindrance::NoEniConfig { .. } => 0,
+            Hindrance::AskingForLess { .. }
+            | Hindrance::NoSubnet { .. }
+            | Hindrance::NoEniConfig { .. }
+            | Hindrance::NoPrefixes { .. } => 0,
             Hindrance::ProvisioningOff => 9,
             Hindrance::Starting
             | Hindrance::LimitsUnknown

@@ -36,10 +36,22 @@ pub struct EniConfigChoice {
     pub groups: Vec<SecurityGroupId>,
 }
 
+/// Which addresses pods get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Family {
+    /// Secondary addresses and /28 prefixes.
+    #[default]
+    V4,
+    /// Addresses of one /80 (`ENABLE_IPv6`).
+    V6,
+}
+
 /// The operator's settings and the constants of the pool, in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each switch of upstream's")]
 pub struct Policy {
+    /// Which addresses pods get.
+    pub family: Family,
     /// What to hold ready of single addresses.
     pub warm: WarmTarget,
     /// `ENABLE_PREFIX_DELEGATION`: addresses come in /28 prefixes where the instance type can carry them, and this much is
@@ -93,15 +105,21 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether pods get IPv6 addresses.
+    pub fn is_six(&self) -> bool {
+        self.family == Family::V6
+    }
+
     /// Whether the pool sizes itself.
     pub fn is_adaptive(&self) -> bool {
-        self.warm == WarmTarget::Adaptive || self.prefixes == Some(WarmTarget::Adaptive)
+        !self.is_six() && (self.warm == WarmTarget::Adaptive || self.prefixes == Some(WarmTarget::Adaptive))
     }
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            family: Family::V4,
             warm: WarmTarget::Enis(1),
             prefixes: None,
             max_enis: None,

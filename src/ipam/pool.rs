@@ -4,7 +4,7 @@
 //! what is in memory. Anything derived (state of an address, room on an ENI) is computed, never kept twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::effect::{Change, ReleasedAddress};
@@ -29,7 +29,7 @@ pub struct Pool {
     facts: NodeFacts,
     limits: Option<InstanceLimits>,
     enis: BTreeMap<EniId, Eni>,
-    addresses: BTreeMap<Ipv4Addr, Address>,
+    addresses: BTreeMap<IpAddr, Address>,
     allocations: BTreeMap<SandboxKey, Allocation>,
     creations: BTreeMap<ClientToken, Creation>,
     dirty: BTreeSet<RecordKey>,
@@ -144,7 +144,7 @@ impl Pool {
         }
         let others = self.overlapping(id, cidr);
         let is_held = |address: Ipv4Addr| {
-            let known = self.addresses.get(&address);
+            let known = self.known(address);
             known.is_some_and(|known| known.holder.is_some())
         };
         let stays_here = |eni: &EniId, address: Ipv4Addr| eni == id && cidr.contains(address);
@@ -153,7 +153,7 @@ impl Pool {
             addresses.any(|address| is_held(address) && !stays_here(eni, address))
         };
         let is_elsewhere = |address: &Ipv4Addr| {
-            let known = self.addresses.get(address);
+            let known = self.known(*address);
             known.is_some_and(|known| known.eni != *id)
         };
         if others.iter().any(cuts_off) || cidr.addresses().filter(is_elsewhere).any(is_held) {
@@ -168,15 +168,21 @@ impl Pool {
             eni.cidrs.insert(cidr, placed);
         });
         for address in cidr.addresses() {
-            let known = self.addresses.entry(address);
-            let known = known.or_insert_with(|| Address::unused(id.clone()));
-            if known.eni != *id {
-                known.eni = id.clone();
-                self.dirty.insert(RecordKey::Address(address));
-            }
+            self.move_to(id, address);
         }
         for address in others.iter().flat_map(|(_, other)| other.addresses()) {
             self.forget_unused(address);
+        }
+    }
+
+    /// An address is on this ENI, wherever it was before. It keeps its past, and its holder the claim.
+    pub(super) fn move_to(&mut self, id: &EniId, address: impl Into<IpAddr>) {
+        let address = address.into();
+        let known = self.addresses.entry(address);
+        let known = known.or_insert_with(|| Address::unused(id.clone()));
+        if known.eni != *id {
+            known.eni = id.clone();
+            self.dirty.insert(RecordKey::Address(address));
         }
     }
 
@@ -184,7 +190,7 @@ impl Pool {
     /// each of them in one place only.
     fn overlapping(&self, id: &EniId, cidr: Ipv4Cidr) -> BTreeSet<(EniId, Ipv4Cidr)> {
         let other = |address: Ipv4Addr| {
-            let eni = &self.addresses.get(&address)?.eni;
+            let eni = &self.known(address)?.eni;
             let (there, _) = self.enis.get(eni)?.carries(address)?;
             (eni != id || there != cidr).then(|| (eni.clone(), there))
         };
@@ -204,6 +210,7 @@ impl Pool {
     /// EC2 has taken it back: what is listed of it until then is old, whoever lists it and whatever happens to the daemon.
     pub(super) fn give_back(&mut self, id: &EniId, cidr: Ipv4Cidr, until: Tick) {
         for address in cidr.addresses() {
+            let address = IpAddr::V4(address);
             let there = self.addresses.get_mut(&address);
             if let Some(known) = there.filter(|known| known.eni == *id && known.holder.is_none()) {
                 known.rests_until = known.rests_until.max(Some(until));
@@ -215,6 +222,7 @@ impl Pool {
 
     /// EC2 has given it again: only its last user's rest is left of what it waited for.
     pub(super) fn shorten_rest(&mut self, address: Ipv4Addr, now: Tick) {
+        let address = IpAddr::V4(address);
         let cooldown = self.policy.cooldown;
         if let Some(known) = self.addresses.get_mut(&address) {
             let rest = known.last_used.map(|used| used.after(cooldown));
@@ -225,14 +233,23 @@ impl Pool {
 
     /// Forgets an address that is on no ENI and has nothing left to remember but that it rests no longer.
     pub(super) fn forget_rested(&mut self, now: Tick) {
-        let gone: Vec<Ipv4Addr> = self
+        // Of a /80 nothing is listed that nobody has; what the kernel has still to be asked about is remembered.
+        let is_left = |address: &IpAddr, known: &Address| match address {
+            IpAddr::V6(_) if self.placed(*address).is_some() => {
+                known.doubt.is_none() && !self.memory.is_unproven(*address)
+            }
+            _ => {
+                !matches!(known.doubt, Some(Doubt::PodRoute { .. } | Doubt::Imported { .. }))
+                    && self.placed(*address).is_none()
+            }
+        };
+        let gone: Vec<IpAddr> = self
             .addresses
             .iter()
             .filter(|(address, known)| {
                 known.holder.is_none()
                     && known.rests_until.is_none_or(|until| until < now)
-                    && !matches!(known.doubt, Some(Doubt::PodRoute { .. } | Doubt::Imported { .. }))
-                    && self.placed(**address).is_none()
+                    && is_left(address, known)
             })
             .map(|(address, _)| *address)
             .collect();
@@ -243,6 +260,7 @@ impl Pool {
     }
 
     fn forget_unused(&mut self, address: Ipv4Addr) {
+        let address = IpAddr::V4(address);
         let idle = |known: &Address| known.holder.is_none() && !known.has_past();
         if self.addresses.get(&address).is_some_and(idle) && self.placed(address).is_none() {
             self.addresses.remove(&address);
@@ -251,7 +269,7 @@ impl Pool {
     }
 
     /// Gives an address to a sandbox. Refuses, changing nothing, when it is not to be had or the sandbox has one.
-    pub(super) fn assign(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
+    pub(super) fn assign(&mut self, request: &AddRequest, address: IpAddr, now: Tick) -> bool {
         if self.allocations.contains_key(&request.key) || !self.is_usable(address, now) {
             return false;
         }
@@ -277,8 +295,8 @@ impl Pool {
         self.allocate(request, address, now)
     }
 
-    fn allocate(&mut self, request: &AddRequest, address: Ipv4Addr, now: Tick) -> bool {
-        let Some((eni, _)) = self.placed(address) else {
+    fn allocate(&mut self, request: &AddRequest, address: IpAddr, now: Tick) -> bool {
+        let Some(eni) = self.carrier(address) else {
             return false;
         };
         let allocation = Allocation {
@@ -293,6 +311,13 @@ impl Pool {
             since: now,
             told: Some(request.waiter),
         };
+        if let (IpAddr::V6(address), Some(block)) = (address, &eni.block)
+            && let Some(place) = block.place_of(address)
+        {
+            let prefix = block.prefix;
+            self.memory.cursor.pass(prefix, place);
+            self.move_to(&allocation.eni, address);
+        }
         if let Some(known) = self.addresses.get_mut(&address) {
             known.holder = Some(request.key.clone());
         }
@@ -331,7 +356,8 @@ impl Pool {
     }
 
     /// An address was in use until now: it rests.
-    pub(super) fn rest(&mut self, address: Ipv4Addr, now: Tick) {
+    pub(super) fn rest(&mut self, address: impl Into<IpAddr>, now: Tick) {
+        let address = address.into();
         let cooldown = self.policy.cooldown;
         if let Some(known) = self.addresses.get_mut(&address) {
             known.last_used = Some(now);
@@ -341,7 +367,8 @@ impl Pool {
     }
 
     /// Sets or lifts a doubt. An address the pool does not know is not taken up by this.
-    pub(super) fn doubt(&mut self, address: Ipv4Addr, doubt: Option<Doubt>) {
+    pub(super) fn doubt(&mut self, address: impl Into<IpAddr>, doubt: Option<Doubt>) {
+        let address = address.into();
         if let Some(known) = self.addresses.get_mut(&address)
             && known.doubt != doubt
         {
@@ -351,7 +378,8 @@ impl Pool {
     }
 
     /// EC2 says which ENI a sandbox that was taken over has its address on.
-    pub(super) fn confirm_imported(&mut self, id: &EniId, address: Ipv4Addr) {
+    pub(super) fn confirm_imported(&mut self, id: &EniId, address: impl Into<IpAddr>) {
+        let address = address.into();
         let is_imported = |known: &&mut Address| matches!(known.doubt, Some(Doubt::Imported { .. }));
         let (Some(eni), Some(known)) = (
             self.enis.get(id),
@@ -391,7 +419,7 @@ impl Pool {
     // ---- stored form ----
 
     /// Takes a decoded allocation or address as it was stored; recovery judges it afterwards.
-    pub(super) fn restore_address(&mut self, address: Ipv4Addr, known: Address) {
+    pub(super) fn restore_address(&mut self, address: IpAddr, known: Address) {
         self.addresses.insert(address, known);
     }
 
@@ -408,7 +436,7 @@ impl Pool {
     pub(super) fn restore_eni(&mut self, eni: Eni) {
         for (address, _) in eni.addresses() {
             let unused = || Address::unused(eni.id.clone());
-            self.addresses.entry(address).or_insert_with(unused);
+            self.addresses.entry(address.into()).or_insert_with(unused);
         }
         self.enis.insert(eni.id.clone(), eni);
     }

@@ -6,7 +6,7 @@
 //! found is therefore kept until anything else happens; a test holds every such step against the long way.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::effect::Effect;
 use super::event::{AddRequest, Event};
@@ -16,13 +16,13 @@ use super::outbox::Outbox;
 use super::plan::{Hindrance, Plan};
 use super::pool::Pool;
 use super::witness::LinkFact;
-use super::{adaptive, serve, step};
+use super::{adaptive, serve, six, step};
 
 /// What the last settling found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Calm {
     /// What can be handed out, in order.
-    free: VecDeque<Ipv4Addr>,
+    free: VecDeque<IpAddr>,
     growth: Growth,
     /// From then on another address may come first: its rest is over.
     until: Option<Tick>,
@@ -107,14 +107,15 @@ pub(super) fn step(pool: &mut Pool, event: &Event, now: Tick) -> Option<Vec<Effe
         }
         _ => return None,
     }
+    six::keep_ahead(pool, now);
     pool.memory.calm = Some(calm);
     Some(out.seal(pool, now))
 }
 
 /// Whether addresses waited for this commit alone: one of them may come first now.
 fn frees_addresses(pool: &Pool, commit: CommitId, now: Tick) -> bool {
-    let is_free = |address: &Ipv4Addr| {
-        let known = pool.addresses().get(address);
+    let is_free = |address: &IpAddr| {
+        let known = pool.known(*address);
         known.is_some_and(|known| known.is_free(now))
     };
     let mut unwritten = pool.memory.unwritten.iter();
@@ -147,7 +148,7 @@ fn is_only_rest(pool: &Pool, calm: &Calm, key: &SandboxKey) -> bool {
     let policy = pool.policy();
     let unhindered = policy.max_pods.is_none() || calm.growth != Growth::Hindered;
     let is_sound = |held: &Allocation| {
-        let known = pool.addresses().get(&held.address);
+        let known = pool.known(held.address);
         pool.is_wired(held.address) && known.is_some_and(|known| known.doubt.is_none())
     };
     !policy.cooldown.is_zero() && unhindered && pool.allocations().get(key).is_none_or(is_sound)

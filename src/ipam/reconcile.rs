@@ -1,7 +1,7 @@
 //! Carries out what [`super::verdict`] says of addresses, prefixes and ENIs, and tells where witnesses disagree. Nothing
 //! is decided here.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
@@ -15,6 +15,7 @@ use super::obstacle::Topic;
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::release;
+use super::six;
 use super::verdict::{self, Act, AddressWords, Drift, Ec2EniWord, Ec2Word, EniWords, ImdsWord, Verdict, Why};
 use super::witness::Doubt;
 
@@ -24,7 +25,7 @@ pub(super) fn listed(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, out
         pool.confirm_imported(id, address);
     }
     let is_elsewhere = |address| {
-        let known = pool.addresses().get(&address);
+        let known = pool.known(address);
         known.is_some_and(|known| known.eni != *id)
     };
     let word = if cidr.addresses().any(is_elsewhere) {
@@ -67,7 +68,7 @@ fn carry_out(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, n
         Act::Keep | Act::Vacate | Act::Forget => {}
     }
     for address in cidr.addresses() {
-        judge_doubt(pool, address, words, verdict, now, out);
+        judge_doubt(pool, address.into(), words, verdict, now, out);
     }
     if matches!(verdict.act, Act::Vacate | Act::Forget) {
         pool.displace(id, cidr);
@@ -96,8 +97,12 @@ pub(super) fn overheard(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, 
 }
 
 /// IMDS has been heard, or the kernel: it may contradict the others, or stop doing so.
-pub(super) fn judge_standing(pool: &mut Pool, address: Ipv4Addr, now: Tick, out: &mut Outbox) {
-    let Some(id) = pool.addresses().get(&address).map(|known| known.eni.clone()) else {
+pub(super) fn judge_standing(pool: &mut Pool, address: IpAddr, now: Tick, out: &mut Outbox) {
+    let address = match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => return six::judge_standing(pool, address, now, out),
+    };
+    let Some(id) = pool.known(address).map(|known| known.eni.clone()) else {
         return;
     };
     let ec2 = evidence::standing(pool, address, now);
@@ -106,7 +111,7 @@ pub(super) fn judge_standing(pool: &mut Pool, address: Ipv4Addr, now: Tick, out:
     let cidr = cidr.map_or(host, |(cidr, _)| cidr);
     let mut words = evidence::of_member(pool, &id, cidr, address, ec2, now);
     let verdict = verdict::address(words);
-    judge_doubt(pool, address, words, verdict, now, out);
+    judge_doubt(pool, address.into(), words, verdict, now, out);
     if cidr == host {
         return note_drift(pool, &id, host, words, now, out);
     }
@@ -121,15 +126,15 @@ pub(super) fn judge_standing(pool: &mut Pool, address: Ipv4Addr, now: Tick, out:
 }
 
 /// Sets or lifts the doubt about one address. EC2's and IMDS's words are those on the prefix it is part of.
-fn judge_doubt(
+pub(super) fn judge_doubt(
     pool: &mut Pool,
-    address: Ipv4Addr,
+    address: IpAddr,
     whole: AddressWords,
     verdict: Verdict,
     now: Tick,
     out: &mut Outbox,
 ) {
-    let Some(known) = pool.addresses().get(&address) else {
+    let Some(known) = pool.known(address) else {
         return;
     };
     let (kernel, store) = evidence::of_address(pool, address, now);
@@ -183,7 +188,7 @@ fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool, now: Tick)
     let Some(eni) = pool.enis().get(id) else { return };
     let known = eni.cidrs.get(&cidr).copied();
     let is_elsewhere = |address: Ipv4Addr| {
-        let known = pool.addresses().get(&address);
+        let known = pool.known(address);
         known.is_some_and(|known| known.eni != *id)
     };
     // IMDS adds knowledge; it does not move what is known elsewhere.
@@ -373,7 +378,7 @@ fn note_drift(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, 
             kind,
             Drift::Ec2OmitsAddress | Drift::Ec2MovedAddress | Drift::KernelExtraRoute
         );
-        quarantined && pool.addresses().contains_key(&cidr.base())
+        quarantined && pool.knows(cidr.base())
     };
     let untold: Vec<Drift> = new
         .into_iter()
@@ -390,8 +395,8 @@ pub(super) fn stray_routes(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     if pool.memory.ec2 != Ec2View::Answered {
         return;
     }
-    let unknown = |address: &&Ipv4Addr| !pool.addresses().contains_key(*address);
-    let stray: Vec<Ipv4Addr> = pool.memory.pod_routes.keys().filter(unknown).copied().collect();
+    let unknown = |address: &Ipv4Addr| !pool.knows(*address);
+    let stray: Vec<Ipv4Addr> = pool.memory.ipv4_routes().filter(unknown).collect();
     let primary = pool.facts().primary_eni.clone();
     for address in stray {
         let words = evidence::of_cidr(pool, &primary, Ipv4Cidr::host(address), Ec2Word::Omits, now);

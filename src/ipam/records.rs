@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ pub enum RecordKey {
     /// An ENI being created.
     Creation(ClientToken),
     /// An address with a past: used before, cooling or quarantined.
-    Address(Ipv4Addr),
+    Address(IpAddr),
     /// An allocation.
     Allocation(SandboxKey),
     /// What was asked of EC2 within the last hour.
@@ -82,7 +82,7 @@ pub struct NodeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressRecord {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The ENI it was on.
     pub eni: EniId,
     /// When it was last given back.
@@ -210,6 +210,8 @@ pub fn stored_facts(records: &BTreeMap<String, Vec<u8>>) -> Option<NodeFacts> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -225,7 +227,7 @@ mod tests {
                 ifname: "eth0".into(),
             },
             pod: PodRef::default(),
-            address: Ipv4Addr::new(10, 0, 0, 9),
+            address: Ipv4Addr::new(10, 0, 0, 9).into(),
             eni: "eni-1".into(),
             device: super::super::ids::DeviceIndex(0),
             card: super::super::ids::CardIndex(0),
@@ -287,6 +289,11 @@ mod tests {
             cidrs: (1..=49)
                 .map(|last| (Ipv4Cidr::host(longest(last)), placed))
                 .collect(),
+            block: Some(crate::six::Block {
+                prefix: "ffff:ffff:ffff:ffff:ffff::/80".parse().unwrap(),
+                verified: true,
+                reserved: crate::six::LAST + 1,
+            }),
         };
         let record = Record::Eni(Box::new(eni));
         let value = record.value();

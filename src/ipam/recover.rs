@@ -1,9 +1,9 @@
 //! A pool from what is stored and what the kernel shows: a kill at any instant, a reboot, another instance.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::cloud::DescribeScope;
+use super::cloud::{Amount, DescribeScope};
 use super::effect::{Effect, EniIntent};
 use super::ids::{BootId, CallId, CardIndex, DeviceIndex, EniId, SandboxKey, Tick};
 use super::limits::InstanceLimits;
@@ -124,7 +124,7 @@ impl Pool {
         separate_devices(&mut pool);
         local::kernel(&mut pool, kernel, now, &mut out);
         release::resume(&mut pool, now, &mut out);
-        resume(&mut pool, &mut out);
+        resume(&mut pool, now, &mut out);
         mark_differences(&mut pool, &records);
         pool.memory
             .describe
@@ -152,7 +152,7 @@ fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, 
     for creation in stored.creations {
         pool.restore_creation(creation);
     }
-    let routed: BTreeMap<Ipv4Addr, &str> = kernel
+    let routed: BTreeMap<IpAddr, &str> = kernel
         .pod_routes
         .iter()
         .map(|route| (route.address, route.device.as_str()))
@@ -194,6 +194,9 @@ fn unsettle(eni: &mut Eni) {
         placed.verified = false;
         placed.published = eni.role == EniRole::Primary;
     }
+    if let Some(block) = &mut eni.block {
+        block.verified = false;
+    }
 }
 
 fn restore_address(pool: &mut Pool, record: &AddressRecord, rebooted: bool, now: Tick) {
@@ -205,8 +208,7 @@ fn restore_address(pool: &mut Pool, record: &AddressRecord, rebooted: bool, now:
     let mut known = Address {
         // The ENI that lists it knows better than the address's own, older record.
         eni: pool
-            .addresses()
-            .get(&record.address)
+            .known(record.address)
             .map_or_else(|| record.eni.clone(), |known| known.eni.clone()),
         holder: None,
         last_used: record.last_used,
@@ -228,9 +230,9 @@ fn restore_address(pool: &mut Pool, record: &AddressRecord, rebooted: bool, now:
 /// Of several claims to one address the one the kernel's route belongs to holds, else the oldest.
 fn settle_claims(
     allocations: Vec<Allocation>,
-    routed: &BTreeMap<Ipv4Addr, &str>,
+    routed: &BTreeMap<IpAddr, &str>,
 ) -> (Vec<Allocation>, Vec<Allocation>) {
-    let mut claims: BTreeMap<Ipv4Addr, Vec<Allocation>> = BTreeMap::new();
+    let mut claims: BTreeMap<IpAddr, Vec<Allocation>> = BTreeMap::new();
     for allocation in allocations {
         claims.entry(allocation.address).or_default().push(allocation);
     }
@@ -264,6 +266,7 @@ fn ensure_primary(pool: &mut Pool) {
             primary: facts.primary_address,
             assigning: None,
             cidrs: BTreeMap::new(),
+            block: None,
         });
     }
     pool.edit_eni(&facts.primary_eni, |eni| {
@@ -292,7 +295,7 @@ fn separate_devices(pool: &mut Pool) {
 }
 
 /// Takes up every intent where it was left: what has no answer is in doubt until EC2 is asked.
-fn resume(pool: &mut Pool, out: &mut Outbox) {
+fn resume(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     let first = CallId(1);
     let tokens: Vec<_> = pool.creations().keys().cloned().collect();
     for token in tokens {
@@ -304,6 +307,10 @@ fn resume(pool: &mut Pool, out: &mut Outbox) {
         if eni.state == EniState::Attaching || eni.assigning.is_some() {
             progress.doubt = Some(first);
         }
+        if eni.assigning == Some(Amount::Block) {
+            pool.memory.words.lose(&eni.id, now);
+        }
+        let progress = pool.memory.progress(&eni.id);
         if matches!(eni.state, EniState::Discarding { .. }) {
             progress.doomed = Some(first);
         }

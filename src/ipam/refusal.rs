@@ -176,6 +176,11 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
+        Some(none @ Hindrance::NoPrefixes { .. }) => refusal(
+            RefusalKind::Exhausted,
+            format!("no address is free and {none}"),
+            "use an instance type on the Nitro System",
+        ),
         Some(none @ (Hindrance::NoSubnet { .. } | Hindrance::NoEniConfig { .. })) => nowhere(none),
         Some(
             Hindrance::Starting

@@ -4,7 +4,7 @@
 //! a witness contradicts; from then on only EC2 can tell what became of it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::cidr::Ipv4Cidr;
@@ -34,7 +34,7 @@ const DETACHED: Pace = Pace::secs(2, 60);
 /// Begins to give back what has been surplus for long enough, when nothing else is going on.
 pub(super) fn shrink(pool: &mut Pool, plan: &Plan, now: Tick, out: &mut Outbox) {
     pool.memory.shrink_due = None;
-    let found = if may_shrink(pool, plan, now) {
+    let found = if !pool.policy().is_six() && may_shrink(pool, plan, now) {
         surplus(pool, &plan.report, now)
     } else {
         super::surplus::Surplus::default()
@@ -120,7 +120,11 @@ fn begin(pool: &mut Pool, what: Return) {
 fn inquire(pool: &mut Pool, id: &EniId) {
     let Some(eni) = pool.enis().get(id) else { return };
     let about = going(eni);
-    let addresses: Vec<Ipv4Addr> = about.iter().flat_map(|cidr| cidr.addresses()).collect();
+    let addresses: Vec<IpAddr> = about
+        .iter()
+        .flat_map(|cidr| cidr.addresses())
+        .map(IpAddr::V4)
+        .collect();
     let next = pool.memory.next_call;
     pool.memory.progress(id).inquiry = Inquiry {
         since: Some(next),
@@ -249,10 +253,10 @@ fn listing(pool: &Pool, id: &EniId) -> Option<Ec2Listing> {
 }
 
 fn local_word(pool: &Pool, address: Ipv4Addr, now: Tick) -> LocalWord {
-    let known = pool.addresses().get(&address);
+    let known = pool.known(address);
     LocalWord {
         asked: !pool.memory.is_unproven(address),
-        routed: pool.memory.pod_routes.contains_key(&address),
+        routed: pool.memory.is_routed(address),
         held: pool.allocations().values().any(|held| held.address == address)
             || known.is_some_and(|known| known.holder.is_some()),
         resting: known.is_some_and(|known| known.rests_until.is_some_and(|until| until >= now)),
@@ -583,7 +587,10 @@ pub(super) fn resume(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .addresses()
         .iter()
         .filter(|(address, known)| known.rests_until.is_some() && pool.placed(**address).is_none())
-        .map(|(address, _)| *address)
+        .filter_map(|(address, _)| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
         .collect();
     for address in unplaced {
         pool.memory.given_back.insert(address, now);

@@ -1,7 +1,7 @@
 //! Sandboxes: ADD, DEL, GC, and who waits for what.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::census::Census;
 use super::effect::{Effect, ReleasedAddress, Reply};
@@ -155,7 +155,7 @@ pub(super) fn assigned(pool: &Pool, waiter: WaiterId, key: SandboxKey, repeated:
 fn assign_next(
     pool: &mut Pool,
     request: &AddRequest,
-    free: &mut impl Iterator<Item = Ipv4Addr>,
+    free: &mut impl Iterator<Item = IpAddr>,
     now: Tick,
 ) -> bool {
     free.next()
@@ -243,6 +243,7 @@ fn soon(report: &Report, deadline: Tick) -> bool {
 /// A batch is durable.
 pub(super) fn committed(pool: &mut Pool, commit: CommitId) {
     pool.memory.unwritten.retain(|_, by| *by != commit);
+    pool.memory.cursor.ended(commit, true);
     if pool.memory.commits.remove(&commit).is_some() && pool.memory.store_trouble.take().is_some() {
         pool.memory.clear(&Topic::Store);
     }
@@ -254,6 +255,7 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
         return;
     };
     pool.memory.unwritten.retain(|_, by| *by != commit);
+    pool.memory.cursor.ended(commit, false);
     pool.mark(tail.keys);
     for (waiter, last) in tail.finals {
         match last {

@@ -173,7 +173,7 @@ pub(super) fn gave(pool: &mut Pool, subnet: &SubnetId, take: Take, now: Tick) {
 
 fn topic(subnet: &SubnetId, unit: Unit) -> Topic {
     match unit {
-        Unit::Address => Topic::Subnet(subnet.clone()),
+        Unit::Address | Unit::Block => Topic::Subnet(subnet.clone()),
         Unit::Prefix => Topic::Blocks(subnet.clone()),
     }
 }
@@ -182,7 +182,7 @@ fn topic(subnet: &SubnetId, unit: Unit) -> Topic {
 fn give_up(pool: &mut Pool, subnet: &SubnetId, unit: Unit, now: Tick) {
     if let Some(Shortage { failure, .. }) = pool.memory.shortages.remove(&(subnet.clone(), unit)) {
         let pace = match unit {
-            Unit::Address => Pace::of(failure.class),
+            Unit::Address | Unit::Block => Pace::of(failure.class),
             Unit::Prefix => BLOCKS,
         };
         pool.memory

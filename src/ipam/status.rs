@@ -12,6 +12,7 @@ use super::model::AddressState;
 use super::obstacle::Topic;
 use super::plan::{Hindrance, Plan, plan};
 use super::pool::Pool;
+use super::six;
 
 /// The short form, for STATUS and probes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,7 +22,7 @@ pub struct Status {
     /// Why not, or what stands in the way of more.
     pub reasons: Vec<String>,
     /// Addresses a sandbox could have now.
-    pub free: u32,
+    pub free: u64,
     /// Addresses sandboxes have.
     pub assigned: u32,
     /// Addresses at rest.
@@ -44,6 +45,10 @@ impl std::fmt::Display for Hindrance {
             Self::Starting => f.write_str("EC2 has not yet said what is attached"),
             Self::LimitsUnknown => f.write_str("the instance type's limits are not known yet"),
             Self::ProvisioningOff => f.write_str("provisioning is switched off"),
+            Self::NoPrefixes { instance_type } => write!(
+                f,
+                "ENIs of {instance_type} carry no prefixes, and IPv6 addresses for pods come in a /80 only"
+            ),
             Self::SubnetsUnknown => f.write_str("EC2 has not yet said where new ENIs may go"),
             Self::NoSubnet { zone } => write!(
                 f,
@@ -135,7 +140,11 @@ impl Pool {
             serving: self.memory.store_trouble.is_none()
                 && (report.free > 0 || report.coming > 0 || report.cooling > 0 || is_put_off),
             reasons,
-            free: report.free,
+            free: if self.policy().is_six() {
+                six::count_free(self, now)
+            } else {
+                report.free.into()
+            },
             assigned: report.assigned,
             cooling: report.cooling,
             quarantined: report.quarantined,

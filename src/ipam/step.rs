@@ -7,7 +7,7 @@ use super::model::{AddressState, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
-use super::{adaptive, answers, groups, growth, lifecycle, local, quick, release, serve, subnets};
+use super::{adaptive, answers, groups, growth, lifecycle, local, quick, release, serve, six, subnets};
 
 /// How the kernel's part is tried again.
 const KERNEL: Pace = Pace::secs(1, 60);
@@ -145,6 +145,7 @@ pub(super) fn settle(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         lifecycle::advance(pool, now, out);
     }
     serve::serve(pool, now, out);
+    six::keep_ahead(pool, now);
     let plan = can_write.then(|| growth::grow(pool, now, out));
     if let Some(plan) = &plan {
         release::shrink(pool, plan, now, out);

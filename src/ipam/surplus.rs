@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::census::{Census, count};
@@ -220,11 +221,11 @@ impl<'a> Sparing<'a> {
     /// Whether nobody has any address of it and all have rested, on an ENI where nobody gets one.
     fn is_rested(&self, eni: &Eni, cidr: Ipv4Cidr) -> bool {
         let memory = &self.pool.memory;
-        let is_free = |address| {
-            let known = self.pool.addresses().get(&address);
+        let is_free = |address: Ipv4Addr| {
+            let known = self.pool.known(address);
             known.is_some_and(|known| known.is_free(self.now))
-                && !memory.pod_routes.contains_key(&address)
-                && !memory.unwritten.contains_key(&address)
+                && !memory.is_routed(address)
+                && !memory.unwritten.contains_key(&address.into())
         };
         !is_releasing(eni, cidr) && cidr.addresses().all(is_free)
     }

@@ -24,6 +24,14 @@ impl Goal {
     pub(super) fn of(pool: &Pool) -> Self {
         let policy = pool.policy();
         let can = pool.limits().is_none_or(|limits| limits.prefixes);
+        if policy.is_six() {
+            // All that is wanted is a /80 that the next pod gets its address of.
+            let target = WarmTarget::Ips { warm: 1, minimum: 0 };
+            return Self {
+                unit: Unit::Block,
+                target,
+            };
+        }
         let (unit, target) = match policy.prefixes {
             Some(target) if can => (Unit::Prefix, target),
             _ => (Unit::Address, policy.warm),

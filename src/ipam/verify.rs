@@ -4,7 +4,7 @@
 //! to know.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::ids::{CardIndex, EniId, SandboxKey, Tick};
@@ -155,12 +155,9 @@ pub fn returns(pool: &Pool, returns: &[Return], now: Tick) -> Vec<Violation> {
             for address in cidr.addresses() {
                 let held = pool.allocations().values().any(|held| held.address == address);
                 require!(violations, !held, "{address} is held");
-                let free = pool
-                    .addresses()
-                    .get(&address)
-                    .is_some_and(|known| known.is_free(now));
+                let free = pool.known(address).is_some_and(|known| known.is_free(now));
                 require!(violations, free, "{address} rests or is in doubt");
-                let routed = pool.memory.pod_routes.contains_key(&address);
+                let routed = pool.memory.is_routed(address);
                 require!(violations, !routed, "the kernel routes {address}");
             }
         }
@@ -194,7 +191,7 @@ pub fn pool(pool: &Pool, now: Tick) -> Vec<Violation> {
 }
 
 fn one_address_one_sandbox(pool: &Pool, violations: &mut Vec<Violation>) {
-    let mut holders: BTreeMap<Ipv4Addr, &SandboxKey> = BTreeMap::new();
+    let mut holders: BTreeMap<IpAddr, &SandboxKey> = BTreeMap::new();
     for (key, allocation) in pool.allocations() {
         let address = allocation.address;
         require!(
@@ -205,10 +202,7 @@ fn one_address_one_sandbox(pool: &Pool, violations: &mut Vec<Violation>) {
         if let Some(other) = holders.insert(address, key) {
             violations.push(Violation(format!("{address} is held by {other} and by {key}")));
         }
-        let holder = pool
-            .addresses()
-            .get(&address)
-            .and_then(|known| known.holder.as_ref());
+        let holder = pool.known(address).and_then(|known| known.holder.as_ref());
         require!(
             violations,
             holder == Some(key),
@@ -240,7 +234,7 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
             if let Some(other) = carried.insert(address, id) {
                 violations.push(Violation(format!("{address} is on {other} and on {id}")));
             }
-            let named = pool.addresses().get(&address).map(|known| &known.eni);
+            let named = pool.known(address).map(|known| &known.eni);
             require!(
                 violations,
                 named == Some(id),
@@ -259,7 +253,7 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
             let held = pool
                 .allocations()
                 .values()
-                .find(|held| cidr.contains(held.address));
+                .find(|held| matches!(held.address, IpAddr::V4(address) if cidr.contains(address)));
             require!(
                 violations,
                 held.is_none(),
@@ -279,7 +273,7 @@ fn addresses_and_enis_agree(pool: &Pool, violations: &mut Vec<Violation>) {
     }
     require!(
         violations,
-        !pool.addresses().contains_key(&pool.facts().primary_address),
+        !pool.knows(pool.facts().primary_address),
         "the node's own address is in the pool"
     );
 }

@@ -4,11 +4,12 @@
 //! store all agree that it is unused. IMDS may add knowledge; it never takes away.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
 use super::cidr::Ipv4Cidr;
+use super::cidr6::Ipv6Cidr;
 use super::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, Mac, SubnetId};
 
 mod left;
@@ -30,7 +31,7 @@ pub struct LinkFact {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodRoute {
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The host side of its veth pair.
     pub device: String,
 }
@@ -65,6 +66,8 @@ pub struct ImdsEni {
     pub addresses: Vec<Ipv4Addr>,
     /// `ipv4-prefix`.
     pub prefixes: Vec<Ipv4Cidr>,
+    /// `ipv6-prefix`.
+    pub prefixes6: Vec<Ipv6Cidr>,
 }
 
 impl ImdsEni {

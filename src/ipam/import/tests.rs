@@ -4,6 +4,7 @@ use super::super::checkpoint;
 use super::super::ids::Mac;
 use super::super::records::decode;
 use super::*;
+use std::net::Ipv4Addr;
 
 /// Stands in for SHA-1: the tests choose names whose last eleven characters are the pod's own.
 fn hash(namespace: &str, name: &str, interface: u32) -> String {
@@ -41,6 +42,7 @@ fn eni(id: &str, device: u32, addresses: &[&str], prefixes: &[&str]) -> ImdsEni 
         subnet: "subnet-1".into(),
         subnet_cidr: None,
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        prefixes6: Vec::new(),
         prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
     }
 }
@@ -208,7 +210,7 @@ fn judge_one(entry: Entry, seen: &Witnesses) -> Verdict {
 fn an_address_of_a_prefix_is_on_the_enis_that_has_the_prefix() {
     let mut seen = node();
     let address = Ipv4Addr::new(10, 0, 2, 3);
-    seen.routes.insert(address, "eni-ns.p".to_owned());
+    seen.routes.insert(address.into(), "eni-ns.p".to_owned());
     let verdict = judge_one(entry("c6", "p", "10.0.2.3"), &seen);
     assert!(matches!(&verdict, Verdict::Adopted(held) if held.eni.as_str() == "eni-1"));
 }
@@ -218,7 +220,7 @@ fn an_address_of_a_prefix_is_on_the_enis_that_has_the_prefix() {
 fn ipamd_85_of_several_claims_the_kernels_own_holds_and_the_others_are_in_doubt() {
     let mut seen = node();
     seen.routes
-        .insert(Ipv4Addr::new(10, 0, 0, 6), "eni-ns.a.1".to_owned());
+        .insert(Ipv4Addr::new(10, 0, 0, 6).into(), "eni-ns.a.1".to_owned());
     let mut second = entry("c1", "a", "10.0.0.6");
     second.interfaces = 2;
     let thief = entry("c9", "z", "10.0.0.5");
@@ -254,7 +256,7 @@ fn ipamd_85_of_several_claims_the_kernels_own_holds_and_the_others_are_in_doubt(
 fn ipamd_95_an_enis_own_address_and_none_at_all_are_nobodys() {
     let mut six = entry("c1", "a", "10.0.0.5");
     six.ipv4 = None;
-    assert_eq!(judge_one(six, &node()), Verdict::Left(Left::NoIpv4));
+    assert_eq!(judge_one(six, &node()), Verdict::Left(Left::NoAddress));
     for own in ["10.0.0.4", "10.0.1.4"] {
         assert_eq!(
             judge_one(entry("c1", "a", own), &node()),

@@ -1,7 +1,7 @@
 //! What can be asked of the pool; nothing here changes it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Pool;
 use crate::cloud::Unit;
@@ -13,6 +13,7 @@ use crate::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed
 use crate::node::NodeFacts;
 use crate::policy::Policy;
 use crate::records::RecordKey;
+use crate::six;
 use crate::targets::Goal;
 use crate::witness::Doubt;
 
@@ -38,8 +39,28 @@ impl Pool {
     }
 
     /// Every address known: on an ENI, or gone from it but still held, resting or in doubt.
-    pub fn addresses(&self) -> &BTreeMap<Ipv4Addr, Address> {
+    pub fn addresses(&self) -> &BTreeMap<IpAddr, Address> {
         &self.addresses
+    }
+
+    /// What is known of an address.
+    pub fn known(&self, address: impl Into<IpAddr>) -> Option<&Address> {
+        self.addresses.get(&address.into())
+    }
+
+    /// Whether anything is known of an address.
+    pub fn knows(&self, address: impl Into<IpAddr>) -> bool {
+        self.addresses.contains_key(&address.into())
+    }
+
+    /// The ENI that carries an address: one of a /80 need not be known before somebody has it.
+    pub(super) fn carrier(&self, address: IpAddr) -> Option<&Eni> {
+        if let Some((eni, _)) = self.placed(address) {
+            return Some(eni);
+        }
+        let unknown = address.is_ipv6() && !self.knows(address);
+        let mut enis = self.enis.values();
+        enis.find(|eni| unknown && eni.places(address).is_some())
     }
 
     /// Every allocation.
@@ -53,9 +74,10 @@ impl Pool {
     }
 
     /// How the address sits on its ENI, while it does.
-    pub fn placed(&self, address: Ipv4Addr) -> Option<(&Eni, Placed)> {
+    pub fn placed(&self, address: impl Into<IpAddr>) -> Option<(&Eni, Placed)> {
+        let address = address.into();
         let eni = self.enis.get(&self.addresses.get(&address)?.eni)?;
-        Some((eni, eni.carries(address)?.1))
+        Some((eni, eni.places(address)?))
     }
 
     /// Whether what only IMDS said may be used: EC2 could not be reached, or not in time.
@@ -71,7 +93,7 @@ impl Pool {
     }
 
     /// Whether a pod on this ENI would be reachable, once its address is published.
-    fn stands(&self, eni: &Eni) -> bool {
+    pub(crate) fn stands(&self, eni: &Eni) -> bool {
         match eni.role {
             EniRole::Primary => true,
             EniRole::Secondary => eni.state == EniState::Ready && self.memory.is_configured(&eni.id),
@@ -79,14 +101,14 @@ impl Pool {
         }
     }
 
-    /// Every address on an ENI of ours that nobody has, that has rested, and that a pod could be reached on.
+    /// Every IPv4 address on an ENI of ours that nobody has, that has rested, and that a pod could be reached on.
     ///
     /// What is being written about an address must be durable before anybody gets it (design invariant 3).
     fn usable(&self, now: Tick) -> impl Iterator<Item = (Ipv4Addr, &Address, &Eni, Placed)> {
         let trusting = self.trusts_imds(now);
         self.enis
             .values()
-            .filter(|eni| self.stands(eni) && !eni.excluded)
+            .filter(|eni| !self.policy.is_six() && self.stands(eni) && !eni.excluded)
             .flat_map(|eni| {
                 eni.addresses()
                     .map(move |(address, placed)| (address, eni, placed))
@@ -94,12 +116,13 @@ impl Pool {
             .filter(move |(_, _, placed)| {
                 placed.published && !placed.releasing && (placed.verified || trusting)
             })
-            .filter_map(|(address, eni, placed)| Some((address, self.addresses.get(&address)?, eni, placed)))
+            .filter_map(|(address, eni, placed)| Some((address, self.known(address)?, eni, placed)))
             .filter(move |(address, known, _, _)| known.is_free(now) && self.is_settled(*address, known))
     }
 
     /// Whether what happened to it last is durable, and undone in the kernel.
     fn is_settled(&self, address: Ipv4Addr, known: &Address) -> bool {
+        let address = IpAddr::V4(address);
         !known.has_past()
             || (!self.memory.unwritten.contains_key(&address)
                 && !self.dirty.contains(&RecordKey::Address(address))
@@ -107,20 +130,25 @@ impl Pool {
     }
 
     /// Whether a sandbox may have this one now.
-    pub fn is_usable(&self, address: Ipv4Addr, now: Tick) -> bool {
+    pub fn is_usable(&self, address: impl Into<IpAddr>, now: Tick) -> bool {
+        let address = match address.into() {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => return six::fits(self, address, now),
+        };
         let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
-        self.addresses.get(&address).is_some_and(fits)
+        !self.policy.is_six()
+            && self.known(address).is_some_and(fits)
             && self.is_reachable(address, now)
             && !self.is_excluded(address)
     }
 
     /// Whether it is on an ENI that gets no new pods.
-    pub(crate) fn is_excluded(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_excluded(&self, address: impl Into<IpAddr>) -> bool {
         self.placed(address).is_some_and(|(eni, _)| eni.excluded)
     }
 
     /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.
-    pub(crate) fn is_reachable(&self, address: Ipv4Addr, now: Tick) -> bool {
+    pub(crate) fn is_reachable(&self, address: impl Into<IpAddr>, now: Tick) -> bool {
         self.placed(address).is_some_and(|(eni, placed)| {
             let is_known = placed.verified || self.trusts_imds(now);
             self.stands(eni) && placed.published && !placed.releasing && is_known
@@ -129,8 +157,8 @@ impl Pool {
 
     /// Whether the kernel routes an address that nobody is known to have.
     pub(crate) fn has_strange_routes(&self) -> bool {
-        let is_routed = |address: &Ipv4Addr| self.memory.pod_routes.contains_key(address);
-        let is_strange = |(address, known): (&Ipv4Addr, &Address)| match known.doubt {
+        let is_routed = |address: &IpAddr| self.memory.is_routed(*address);
+        let is_strange = |(address, known): (&IpAddr, &Address)| match known.doubt {
             None => false,
             Some(Doubt::PodRoute { .. }) => true,
             Some(Doubt::Imported { .. }) => known.holder.is_none(),
@@ -146,20 +174,26 @@ impl Pool {
     }
 
     /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
-    pub fn is_wired(&self, address: Ipv4Addr) -> bool {
+    pub fn is_wired(&self, address: impl Into<IpAddr>) -> bool {
         self.placed(address)
             .is_some_and(|(eni, placed)| self.stands(eni) && placed.published)
     }
 
     /// Every address a sandbox may have now.
-    pub fn usable_addresses(&self, now: Tick) -> BTreeSet<Ipv4Addr> {
-        self.usable(now).map(|(address, ..)| address).collect()
+    pub fn usable_addresses(&self, now: Tick) -> BTreeSet<IpAddr> {
+        if self.policy.is_six() {
+            return six::free(self, now).into_iter().collect();
+        }
+        self.usable(now).map(|(address, ..)| address.into()).collect()
     }
 
     /// What can be handed out, in the order it should be: what the mode asks for before what it has left over, confirmed
     /// before unconfirmed, never used before used, least recently used first. Prefixes are filled one after the other, the
     /// lowest first, so that the last ones become free as a whole.
-    pub fn free_in_order(&self, now: Tick) -> Vec<Ipv4Addr> {
+    pub fn free_in_order(&self, now: Tick) -> Vec<IpAddr> {
+        if self.policy.is_six() {
+            return six::free(self, now);
+        }
         let goal = Goal::of(self);
         let place = |(address, known, eni, placed): (Ipv4Addr, &Address, &Eni, Placed)| {
             let cidr = eni.carries(address).map(|(cidr, _)| cidr);
@@ -170,11 +204,11 @@ impl Pool {
         };
         let mut free: Vec<_> = self.usable(now).map(place).collect();
         free.sort_unstable();
-        free.into_iter().map(|(.., address)| address).collect()
+        free.into_iter().map(|(.., address)| address.into()).collect()
     }
 
     /// Whether it, or its ENI, is to be given back.
-    pub fn is_going(&self, address: Ipv4Addr) -> bool {
+    pub fn is_going(&self, address: impl Into<IpAddr>) -> bool {
         self.placed(address).is_some_and(|(eni, placed)| {
             placed.releasing || matches!(eni.state, EniState::Draining | EniState::Detaching)
         })

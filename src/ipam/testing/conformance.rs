@@ -27,6 +27,7 @@ pub(super) fn foreign(device: u32, tags: &[(&str, &str)], addresses: u8) -> Clou
         primary: Ipv4Addr::new(10, 0, 200, low),
         secondary: (0..addresses).map(|n| Ipv4Addr::new(10, 0, 201, n)).collect(),
         prefixes: vec![],
+        prefixes6: vec![],
         public: vec![],
         tracking: crate::cloud::ConnectionTracking::default(),
         groups: vec![],
@@ -331,7 +332,7 @@ fn ipamd_95_the_nodes_own_address_never_enters_the_pool_whoever_lists_it() {
     world.event(Event::Imds(snapshot));
     world.settle();
     world.advance(Duration::from_secs(7200));
-    assert!(!world.pool.addresses().contains_key(&own));
+    assert!(!world.pool.knows(own));
 }
 
 /// Fault 4 in its general form: the Go daemon gives pods addresses of an ENI whose table was never made.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::growth::{PATIENCE, policy, sizes, started};
-use super::world::{World, key};
+use super::world::{World, key, v4};
 use crate::event::Event;
 use crate::witness::ImdsSnapshot;
 
@@ -75,7 +75,7 @@ fn what_only_imds_lists_is_asked_about_once_and_then_told() {
         world.settle();
     }
     assert_eq!(world.log, ["Describe Attached"]);
-    assert!(!world.pool.addresses().contains_key(&stale));
+    assert!(!world.pool.knows(stale));
     assert_eq!(counted(&world, "imds-extra-address"), 1);
 }
 
@@ -115,7 +115,7 @@ fn an_address_that_moves_between_our_enis_is_taken_along_when_nobody_has_it_and_
         .copied()
         .find(|address| *address != held.address);
     let free = free.unwrap();
-    let moved = [held.address, free];
+    let moved = [v4(held.address), free];
     world
         .enis
         .get_mut(&other)
@@ -124,8 +124,8 @@ fn an_address_that_moves_between_our_enis_is_taken_along_when_nobody_has_it_and_
         .retain(|address| !moved.contains(address));
     world.enis.get_mut(&primary).unwrap().secondary.extend(moved);
     world.advance(Duration::from_secs(3700));
-    assert_eq!(world.pool.addresses()[&free].eni, primary);
-    assert_eq!(world.pool.addresses()[&free].doubt, None);
+    assert_eq!(world.pool.known(free).unwrap().eni, primary);
+    assert_eq!(world.pool.known(free).unwrap().doubt, None);
     assert_eq!(world.pool.allocations()[&key(3)].address, held.address);
     assert!(world.pool.addresses()[&held.address].doubt.is_some());
     assert!(counted(&world, "ec2-moved-address") >= 1);

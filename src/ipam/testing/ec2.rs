@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::cidr::Ipv4Cidr;
+use crate::cidr6::Ipv6Cidr;
 use crate::cloud::*;
 use crate::event::Event;
 use crate::ids::*;
@@ -223,6 +224,11 @@ impl World {
         Ok(CloudAnswer::Done)
     }
 
+    fn fresh_prefix(&mut self) -> Ipv6Cidr {
+        self.next += 1;
+        format!("2001:db8:0:1:{:x}::/80", self.next).parse().unwrap()
+    }
+
     fn fresh_address(&mut self) -> Ipv4Addr {
         if let Some(address) = self.returning.pop() {
             return address;
@@ -251,7 +257,7 @@ impl World {
         if portion.is_err() {
             *self.free_in(&subnet)? += 1;
         }
-        let (secondary, prefixes) = portion?;
+        let (secondary, prefixes, prefixes6) = portion?;
         self.next += 1;
         let id = EniId(format!("eni-{:04}", self.next));
         let [_, _, high, low] = self.next.to_be_bytes();
@@ -263,6 +269,7 @@ impl World {
             primary: self.fresh_address(),
             secondary,
             prefixes,
+            prefixes6,
             public: vec![],
             tracking,
             groups,
@@ -321,11 +328,16 @@ impl World {
         &mut self,
         subnet: &SubnetId,
         amount: Amount,
-    ) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Cidr>), CloudFailure> {
+    ) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Cidr>, Vec<Ipv6Cidr>), CloudFailure> {
         match amount {
+            Amount::Block if self.delegates => Ok((vec![], vec![], vec![self.fresh_prefix()])),
+            Amount::Block => Err(CloudFailure {
+                code: Some("InsufficientCidrBlocks".to_owned()),
+                ..failure(FailureClass::SubnetFull, "no free /80")
+            }),
             Amount::Addresses(count) => {
                 self.take_from(subnet, count)?;
-                Ok(((0..count).map(|_| self.fresh_address()).collect(), vec![]))
+                Ok(((0..count).map(|_| self.fresh_address()).collect(), vec![], vec![]))
             }
             Amount::Prefixes(count) => {
                 let is_own = *subnet == self.facts.subnet;
@@ -338,7 +350,7 @@ impl World {
                     code: Some("InsufficientCidrBlocks".to_owned()),
                     ..failure(FailureClass::SubnetFull, "no free block")
                 })?;
-                Ok((vec![], (0..count).map(|_| self.fresh_block()).collect()))
+                Ok((vec![], (0..count).map(|_| self.fresh_block()).collect(), vec![]))
             }
         }
     }
@@ -354,16 +366,25 @@ impl World {
             .get(id)
             .map(|eni| (eni.cidrs().count(), eni.subnet.clone()));
         let (there, subnet) = there.ok_or_else(|| failure(FailureClass::Gone, "no such ENI"))?;
-        if there + amount.places() as usize >= self.limits.ipv4_per_eni as usize {
+        let is_block = amount == Amount::Block;
+        assert!(
+            !is_block || self.enis[id].prefixes6.is_empty(),
+            "a second /80 is asked for"
+        );
+        if !is_block && there + amount.places() as usize >= self.limits.ipv4_per_eni as usize {
             return Err(failure(
                 FailureClass::AddressLimit,
                 "PrivateIpAddressLimitExceeded",
             ));
         }
-        let (addresses, prefixes) = self.portion(&subnet, amount)?;
+        let (addresses, prefixes, prefixes6) = self.portion(&subnet, amount)?;
         if let Some(eni) = self.enis.get_mut(id) {
             eni.secondary.extend(&addresses);
             eni.prefixes.extend(&prefixes);
+            eni.prefixes6.extend(&prefixes6);
+        }
+        if is_block {
+            return Ok(CloudAnswer::Delegated(prefixes6));
         }
         Ok(CloudAnswer::Assigned { addresses, prefixes })
     }

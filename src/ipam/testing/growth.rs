@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{Fault, Work, World, key};
+use super::world::{Fault, Work, World, key, v4};
 use crate::cloud::FailureClass;
 use crate::effect::{RefusalKind, Reply};
 use crate::event::Event;
@@ -202,7 +202,10 @@ fn ipamd_79_81_83_110_sandboxes_come_and_go() {
     world.advance(Duration::from_millis(1));
     assert_eq!(
         world.granted(waiting),
-        world.clients[&first].grant.as_ref().map(|grant| grant.address)
+        world.clients[&first]
+            .grant
+            .as_ref()
+            .map(|grant| v4(grant.address))
     );
     assert!(world.granted(second).is_some() && world.granted(third).is_some());
     // One whose patience ends before the rest does is told at once.
@@ -242,7 +245,7 @@ fn ipamd_81_an_address_whose_pod_is_just_being_taken_away_is_waited_for() {
         world.eager = false;
         world.del(1);
         while world.flush() {}
-        world.routes.insert(address, key(1));
+        world.routes.insert(address.into(), key(1));
         world.settle();
         let next = world.add(2, PATIENCE);
         world.settle();
@@ -253,7 +256,7 @@ fn ipamd_81_an_address_whose_pod_is_just_being_taken_away_is_waited_for() {
             world.advance(Duration::from_secs(10));
             assert_eq!(world.refused(next).unwrap().kind, RefusalKind::Exhausted);
         } else {
-            world.routes.remove(&address);
+            world.routes.remove(&address.into());
             world.advance(Duration::from_millis(500));
             assert_eq!(world.granted(next), Some(address));
         }
@@ -270,11 +273,11 @@ fn a_pod_being_taken_away_is_waited_for_whatever_the_kernel_routed_before() {
     let mut world = started(1, 3, policy);
     let [stuck, going] = [1, 2].map(|n| world.add(n, PATIENCE));
     let [stuck, going] = [stuck, going].map(|waiter| world.granted(waiter).unwrap());
-    let release = |world: &mut World, n: u32, address| {
+    let release = |world: &mut World, n: u32, address: std::net::Ipv4Addr| {
         world.eager = false;
         world.del(n);
         while world.flush() {}
-        world.routes.insert(address, key(n));
+        world.routes.insert(address.into(), key(n));
         world.eager = true;
         world.settle();
     };
@@ -283,7 +286,7 @@ fn a_pod_being_taken_away_is_waited_for_whatever_the_kernel_routed_before() {
     release(&mut world, 2, going);
     let next = world.add(3, PATIENCE);
     assert!(world.granted(next).is_none() && world.refused(next).is_none());
-    world.routes.remove(&going);
+    world.routes.remove(&going.into());
     world.advance(Duration::from_millis(500));
     assert_eq!(world.granted(next), Some(going));
 }

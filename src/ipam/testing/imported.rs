@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::growth::{PATIENCE, policy};
-use super::world::{World, facts, key, veth};
+use super::world::{World, facts, key, v4, veth};
 use crate::checkpoint::Entry;
 use crate::effect::Change;
 use crate::ids::{CardIndex, DeviceIndex};
@@ -42,10 +42,11 @@ fn taken_over(entries: Vec<Entry>, routes: &[(Ipv4Addr, u32)]) -> (World, Vec<Ju
             subnet_cidr: None,
             addresses: vec![facts().primary_address],
             prefixes: Vec::new(),
+            prefixes6: Vec::new(),
         }],
         routes: routes
             .iter()
-            .map(|(address, n)| (*address, veth(&key(*n))))
+            .map(|(address, n)| ((*address).into(), veth(&key(*n))))
             .collect(),
         links: routes.iter().map(|(_, n)| veth(&key(*n))).collect(),
         tables: BTreeMap::new(),
@@ -63,8 +64,8 @@ fn taken_over(entries: Vec<Entry>, routes: &[(Ipv4Addr, u32)]) -> (World, Vec<Ju
         }
     }
     for (address, n) in routes {
-        world.routes.insert(*address, key(*n));
-        world.live.insert(key(*n), *address);
+        world.routes.insert((*address).into(), key(*n));
+        world.live.insert(key(*n), (*address).into());
     }
     world.crash(None, false);
     world.settle();
@@ -76,7 +77,12 @@ fn owned() -> Vec<Ipv4Addr> {
     let mut world = World::new(1, 4, policy(1));
     world.eager = true;
     world.settle();
-    let all: Vec<Ipv4Addr> = world.pool.usable_addresses(world.now).into_iter().collect();
+    let all: Vec<Ipv4Addr> = world
+        .pool
+        .usable_addresses(world.now)
+        .into_iter()
+        .map(v4)
+        .collect();
     assert_eq!(all.len(), 3);
     all
 }
@@ -87,8 +93,8 @@ fn ec2_says_which_eni_an_adopted_sandbox_has_its_address_on() {
     let (mut world, judged) = taken_over(vec![entry(1, all[0])], &[(all[0], 1)]);
     assert!(judged[0].is_adopted());
     let held = &world.pool.allocations()[&key(1)];
-    assert_eq!((held.address, &held.eni), (all[0], &facts().primary_eni));
-    assert_eq!(world.pool.addresses()[&all[0]].doubt, None, "EC2 has named it");
+    assert_eq!((v4(held.address), &held.eni), (all[0], &facts().primary_eni));
+    assert_eq!(world.pool.known(all[0]).unwrap().doubt, None, "EC2 has named it");
     for n in 2..4 {
         let waiter = world.add(n, PATIENCE);
         assert!(world.granted(waiter).is_some_and(|address| address != all[0]));
@@ -105,10 +111,10 @@ fn a_quarantine_of_the_take_over_ends_when_the_kernel_shows_nothing_of_it_any_mo
     // The checkpoint says sandbox 1, the kernel says 2.
     let (mut world, judged) = taken_over(vec![entry(1, all[0])], &[(all[0], 2)]);
     assert!(!judged[0].is_adopted());
-    let doubt = world.pool.addresses()[&all[0]].doubt.clone();
+    let doubt = world.pool.known(all[0]).unwrap().doubt.clone();
     assert!(matches!(doubt, Some(Doubt::Imported { .. })), "{doubt:?}");
     world.advance(Duration::from_mins(10));
-    let doubt = world.pool.addresses()[&all[0]].doubt.clone();
+    let doubt = world.pool.known(all[0]).unwrap().doubt.clone();
     assert!(
         matches!(doubt, Some(Doubt::Imported { .. })),
         "it stays: {doubt:?}"
@@ -116,7 +122,7 @@ fn a_quarantine_of_the_take_over_ends_when_the_kernel_shows_nothing_of_it_any_mo
     world.routes.clear();
     world.live.clear();
     world.advance(Duration::from_mins(5));
-    assert_eq!(world.pool.addresses()[&all[0]].doubt, None);
+    assert_eq!(world.pool.known(all[0]).unwrap().doubt, None);
     let waiters: Vec<_> = (3..6).map(|n| world.add(n, PATIENCE)).collect();
     assert!(waiters.iter().all(|waiter| world.granted(*waiter).is_some()));
 }

@@ -29,6 +29,7 @@ fn leave(world: &World, id: &str, owner: &str, seconds_ago: u64, edit: impl FnOn
         primary: "10.0.200.1".parse().unwrap(),
         secondary: vec!["10.0.200.2".parse().unwrap()],
         prefixes: vec![],
+        prefixes6: vec![],
         public: vec![],
         tracking: ConnectionTracking::default(),
         groups: vec![],

@@ -5,9 +5,9 @@ use crate::cloud::CloudCall;
 use crate::effect::{Grant, Reply};
 use crate::ids::{SandboxKey, WaiterId};
 use crate::records::RecordKey;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::world::World;
+use super::world::{World, v4};
 
 impl World {
     pub(super) fn reply(&mut self, waiter: WaiterId, reply: Reply) {
@@ -96,7 +96,8 @@ impl World {
 
     /// Design invariant 2 as the world sees it: EC2 is not given what a sandbox has, or had lately.
     pub(super) fn judge_unused(&self, addresses: &[Ipv4Addr]) {
-        for address in addresses {
+        for address in addresses.iter().copied().map(IpAddr::V4) {
+            let address = &address;
             let holder = self.live.iter().find(|(_, held)| *held == address);
             assert!(
                 holder.is_none(),
@@ -148,14 +149,19 @@ impl World {
             grant.address,
             grant.eni
         );
-        let is_there = |eni: &crate::cloud::CloudEni| eni.cidrs().any(|cidr| cidr.contains(grant.address));
+        let is_there = |eni: &crate::cloud::CloudEni| match grant.address {
+            IpAddr::V4(address) => eni.cidrs().any(|cidr| cidr.contains(address)),
+            IpAddr::V6(address) => eni.prefixes6.iter().any(|prefix| prefix.contains(address)),
+        };
         assert!(
             self.enis.get(&grant.eni).is_some_and(is_there),
             "{} was given, which EC2 does not have on {}",
             grant.address,
             grant.eni
         );
-        let mapped = grant.eni == self.facts.primary_eni || self.published.contains(&grant.address);
+        let is_published = |address| self.published.contains(&address);
+        let mapped =
+            grant.eni == self.facts.primary_eni || grant.address.is_ipv6() || is_published(v4(grant.address));
         assert!(
             mapped,
             "{} was given before the kernel's map holds it",

@@ -73,6 +73,7 @@ fn attach(world: &mut World, device: u32, addresses: u8, interface_type: &str, i
             .map(|n| [10, 0, 200 + last, 10 + n].into())
             .collect(),
         prefixes: vec![],
+        prefixes6: vec![],
         public: vec![],
         tracking: ConnectionTracking::default(),
         groups: vec![],
@@ -261,7 +262,7 @@ fn what_ec2_gives_again_itself_serves_at_once() {
     let left: BTreeSet<_> = world.enis[&id].secondary.iter().copied().collect();
     world.returning = old.difference(&left).copied().collect();
     run(&mut world, 2..4);
-    let given: BTreeSet<_> = world.live.values().copied().collect();
+    let given: BTreeSet<_> = world.live.values().copied().map(super::world::v4).collect();
     assert!(old.is_subset(&given), "{given:?}");
 }
 
@@ -545,7 +546,7 @@ fn a_witness_that_contradicts_keeps_it() {
         }),
         ("a route to a pod", |world, id| {
             let address = *world.enis[id].secondary.last().unwrap();
-            world.routes.insert(address, key(77));
+            world.routes.insert(address.into(), key(77));
         }),
         ("a rule that names it", |world, id| {
             let address = *world.enis[id].secondary.last().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::World;
+use super::world::{World, v4};
 use crate::cidr::Ipv4Cidr;
 use crate::cloud::FailureClass;
 use crate::event::Event;
@@ -95,7 +95,7 @@ fn an_unassigned_address_is_forgotten_though_its_route_went_after_the_reading() 
     assert!(
         world.pool.placed(address).is_none(),
         "{:?}",
-        world.pool.addresses().get(&address)
+        world.pool.known(address)
     );
 }
 
@@ -104,7 +104,12 @@ fn an_unassigned_address_is_forgotten_though_its_route_went_after_the_reading() 
 fn a_new_enis_own_address_leaves_the_pool() {
     let (mut world, _) = world_with_two_enis();
     let primary = world.facts.primary_eni.clone();
-    let idle: Vec<_> = world.pool.usable_addresses(world.now).into_iter().collect();
+    let idle: Vec<_> = world
+        .pool
+        .usable_addresses(world.now)
+        .into_iter()
+        .map(v4)
+        .collect();
     let stolen = idle[0];
     for eni in world.enis.values_mut() {
         eni.secondary.retain(|other| *other != stolen);
@@ -117,7 +122,7 @@ fn a_new_enis_own_address_leaves_the_pool() {
     eni.cidrs.clear();
     eni.primary = stolen;
     world.pool.insert_eni(eni);
-    assert!(!world.pool.usable_addresses(world.now).contains(&stolen));
+    assert!(!world.pool.usable_addresses(world.now).contains(&stolen.into()));
     assert_eq!(crate::verify::pool(&world.pool, world.now), []);
 }
 
@@ -126,10 +131,15 @@ fn a_new_enis_own_address_leaves_the_pool() {
 #[test]
 fn a_prefix_takes_the_place_of_a_stale_address_in_it() {
     let (mut world, second) = world_with_two_enis();
-    let idle: Vec<_> = world.pool.usable_addresses(world.now).into_iter().collect();
+    let idle: Vec<_> = world
+        .pool
+        .usable_addresses(world.now)
+        .into_iter()
+        .map(v4)
+        .collect();
     let block = Ipv4Cidr::prefix_around(idle[0]);
-    let is_held = |address| {
-        let known = world.pool.addresses().get(&address);
+    let is_held = |address: std::net::Ipv4Addr| {
+        let known = world.pool.known(address);
         known.is_some_and(|known| known.holder.is_some())
     };
     let held = block.addresses().any(is_held);

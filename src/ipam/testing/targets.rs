@@ -1,7 +1,7 @@
 //! What every warm target settles at: the worked tables of the reference, and where we deviate on purpose.
 
 use super::growth::{PATIENCE, started};
-use super::world::{World, key};
+use super::world::{World, key, v4};
 use crate::policy::{Policy, WarmTarget};
 
 /// How a node of a type settles: `(pods, what each ENI carries, in device order)`.
@@ -196,7 +196,8 @@ fn prefixes_are_filled_one_after_the_other() {
         .values()
         .map(|held| held.address)
         .collect();
-    let used = |cidr: &crate::cidr::Ipv4Cidr| held.iter().filter(|address| cidr.contains(**address)).count();
+    let used =
+        |cidr: &crate::cidr::Ipv4Cidr| held.iter().filter(|address| cidr.contains(v4(**address))).count();
     let primary = &world.pool.enis()[&world.facts.primary_eni];
     let per_prefix: Vec<usize> = primary.cidrs.keys().map(used).collect();
     assert_eq!(per_prefix, [16, 16, 8, 0, 0]);

@@ -323,9 +323,9 @@ fn arrange(words: AddressWords) -> Arranged {
     }
     world.eager = false;
     if words.kernel == KernelWord::Routed {
-        world.routes.insert(address, key(1));
+        world.routes.insert(address.into(), key(1));
     } else {
-        world.routes.remove(&address);
+        world.routes.remove(&address.into());
     }
     world.kernel();
     world.pool.memory.unproven.clear();
@@ -404,7 +404,7 @@ fn every_row_about_an_address_is_carried_out_by_the_pool() {
             address: x,
         } = arranged;
         let verdict = address(words);
-        let known = world.pool.addresses().get(&x);
+        let known = world.pool.known(x);
         let doubt = known
             .and_then(|known| known.doubt.as_ref())
             .map(|doubt| match doubt {

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ pub(super) struct World {
     /// What other instances have in the same VPC; nodes of one VPC share it.
     pub(super) neighbours: Rc<RefCell<Neighbours>>,
     pub(super) subnet_free: u32,
+    /// Whether it has a /80 left.
+    pub(super) delegates: bool,
     /// Blocks of 16 the subnet has left; apart from `subnet_free`, as if other blocks were fragmented.
     pub(super) blocks_free: u32,
     /// The tags of the node's own subnet.
@@ -111,15 +113,15 @@ pub(super) struct World {
     pub(super) configured: BTreeSet<EniId>,
     /// What the kernel's map holds.
     pub(super) published: BTreeSet<Ipv4Addr>,
-    pub(super) routes: BTreeMap<Ipv4Addr, SandboxKey>,
+    pub(super) routes: BTreeMap<IpAddr, SandboxKey>,
     /// The configuration's tags were changed while a creation was under way.
     pub(super) retagged: bool,
     /// Addresses that a rule names without a route.
     pub(super) bare_rules: BTreeSet<Ipv4Addr>,
     pub(super) clients: BTreeMap<WaiterId, Client>,
     next_waiter: u64,
-    pub(super) live: BTreeMap<SandboxKey, Ipv4Addr>,
-    pub(super) released: BTreeMap<Ipv4Addr, Tick>,
+    pub(super) live: BTreeMap<SandboxKey, IpAddr>,
+    pub(super) released: BTreeMap<IpAddr, Tick>,
     pub(super) alarms: Vec<Alarm>,
     pub(super) kernel_asked: bool,
     pub(super) imds_asked: bool,
@@ -188,6 +190,7 @@ impl World {
             primary: facts.primary_address,
             secondary: (0..there).map(|n| Ipv4Addr::from_bits(0x0a00_0900 + n)).collect(),
             prefixes: vec![],
+            prefixes6: vec![],
             public: vec![],
             tracking: ConnectionTracking::default(),
             groups: facts.security_groups.clone(),
@@ -218,6 +221,7 @@ impl World {
             tokens: BTreeMap::new(),
             neighbours: Rc::default(),
             subnet_free: 60_000,
+            delegates: true,
             blocks_free: 1_000,
             subnet_tags: BTreeMap::new(),
             subnets: BTreeMap::new(),
@@ -429,7 +433,7 @@ impl World {
                     device: veth(key),
                 })
                 .chain(self.bare_rules.iter().map(|address| PodRoute {
-                    address: *address,
+                    address: (*address).into(),
                     device: String::new(),
                 }))
                 .collect(),
@@ -456,6 +460,7 @@ impl World {
                         .chain(eni.secondary.iter().copied())
                         .collect(),
                     prefixes: eni.prefixes.clone(),
+                    prefixes6: eni.prefixes6.clone(),
                 })
                 .collect(),
         }
@@ -629,6 +634,20 @@ impl World {
     }
 
     pub(super) fn granted(&self, waiter: WaiterId) -> Option<Ipv4Addr> {
+        match self.granted_any(waiter)? {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(address) => panic!("{address} was granted where IPv4 addresses are"),
+        }
+    }
+
+    pub(super) fn granted_six(&self, waiter: WaiterId) -> Option<Ipv6Addr> {
+        match self.granted_any(waiter)? {
+            IpAddr::V4(address) => panic!("{address} was granted where IPv6 addresses are"),
+            IpAddr::V6(address) => Some(address),
+        }
+    }
+
+    fn granted_any(&self, waiter: WaiterId) -> Option<IpAddr> {
         let client = self.clients.get(&waiter)?;
         (client.last == Some(Reply::Durable)).then_some(client.grant.as_ref()?.address)
     }
@@ -650,6 +669,13 @@ impl World {
 pub(super) fn but_budget(mut records: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
     records.remove(&RecordKey::Budget.text());
     records
+}
+
+pub(super) fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
+    }
 }
 
 pub(super) fn veth(key: &SandboxKey) -> String {

@@ -216,6 +216,7 @@ mod tests {
             primary: "10.0.0.9".parse().unwrap(),
             secondary: vec![],
             prefixes: vec![],
+            prefixes6: vec![],
             public: vec![],
             tracking: ConnectionTracking::default(),
             groups: vec![],
