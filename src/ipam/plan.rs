@@ -58,6 +58,8 @@ pub enum Hindrance {
     LimitsUnknown,
     /// `DISABLE_NETWORK_RESOURCE_PROVISIONING` is set.
     ProvisioningOff,
+    /// The same, where pods get IPv6 addresses and no ENI has a /80.
+    NotDelegated,
     /// ENIs of the instance type carry no prefixes, and IPv6 addresses come in nothing else.
     NoPrefixes {
         /// The type.
@@ -284,7 +286,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         plan.report.hindrances.push(if pool.policy().ask_ec2 {
             Hindrance::LimitsUnknown
         } else {
-            Hindrance::ProvisioningOff
+            provisioning_off(pool)
         });
         return plan;
     };
@@ -304,7 +306,7 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         return plan;
     }
     if !pool.policy().provisioning {
-        plan.report.hindrances.push(Hindrance::ProvisioningOff);
+        plan.report.hindrances.push(provisioning_off(pool));
         return plan;
     }
     if pool.memory.ec2 == Ec2View::Asking {
@@ -324,6 +326,14 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
     }
     .grow(limits.enis);
     plan
+}
+
+fn provisioning_off(pool: &Pool) -> Hindrance {
+    if pool.policy().is_six() {
+        Hindrance::NotDelegated
+    } else {
+        Hindrance::ProvisioningOff
+    }
 }
 
 fn need(pool: &Pool, goal: Goal, census: &Census, report: &Report) -> Need {
@@ -377,7 +387,7 @@ impl Report {
             | Hindrance::NoSubnet { .. }
             | Hindrance::NoEniConfig { .. }
             | Hindrance::NoPrefixes { .. } => 0,
-            Hindrance::ProvisioningOff => 9,
+            Hindrance::ProvisioningOff | Hindrance::NotDelegated => 9,
             Hindrance::Starting
             | Hindrance::LimitsUnknown
             | Hindrance::SubnetsUnknown

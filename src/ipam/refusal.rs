@@ -176,6 +176,11 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
+        Some(none @ Hindrance::NotDelegated) => refusal(
+            RefusalKind::Exhausted,
+            format!("no address is free: {none}"),
+            "give the primary ENI a /80 (aws ec2 assign-ipv6-addresses --ipv6-prefix-count 1), or let the daemon ask for it",
+        ),
         Some(none @ Hindrance::NoPrefixes { .. }) => refusal(
             RefusalKind::Exhausted,
             format!("no address is free and {none}"),

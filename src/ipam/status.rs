@@ -45,6 +45,9 @@ impl std::fmt::Display for Hindrance {
             Self::Starting => f.write_str("EC2 has not yet said what is attached"),
             Self::LimitsUnknown => f.write_str("the instance type's limits are not known yet"),
             Self::ProvisioningOff => f.write_str("provisioning is switched off"),
+            Self::NotDelegated => {
+                f.write_str("no ENI for pods has a /80 IPv6 prefix, and provisioning is switched off")
+            }
             Self::NoPrefixes { instance_type } => write!(
                 f,
                 "ENIs of {instance_type} carry no prefixes, and IPv6 addresses for pods come in a /80 only"

@@ -332,7 +332,12 @@ pub(super) fn doubt(pool: &mut Pool) {
 
 /// Addresses that an amount takes from its subnet, a new ENI's own included.
 fn taken(amount: Amount, creates: bool) -> u32 {
-    amount.addresses().saturating_add(u32::from(creates))
+    let of_ipv4 = if amount == Amount::Block {
+        0
+    } else {
+        amount.addresses()
+    };
+    of_ipv4.saturating_add(u32::from(creates))
 }
 
 /// Free addresses of all subnets that ENIs may go to, as far as EC2 has told.

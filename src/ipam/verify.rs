@@ -11,6 +11,7 @@ use super::ids::{CardIndex, EniId, SandboxKey, Tick};
 use super::model::{EniRole, EniState};
 use super::plan::{Act, Plan};
 use super::pool::Pool;
+use super::six;
 use super::surplus::Return;
 
 /// A broken invariant, in words.
@@ -35,6 +36,8 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
     let Some(limits) = pool.limits() else {
         return vec![Violation("it grows without knowing the limits".to_owned())];
     };
+    violations.extend(six::judge::plan(pool, plan).into_iter().map(Violation));
+    let is_six = pool.policy().is_six();
     let slots = limits.secondary_per_eni() as usize;
     let mut asked: BTreeSet<&EniId> = BTreeSet::new();
     let mut created = 0_usize;
@@ -48,7 +51,7 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                 };
                 let taken = eni.cidrs.len();
                 let count = amount.places() as usize;
-                let fits = count >= 1 && taken + count <= slots;
+                let fits = is_six || (count >= 1 && taken + count <= slots);
                 require!(
                     violations,
                     fits,
@@ -73,7 +76,7 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                 );
                 created += 1;
                 let addresses = amount.places();
-                let fits = addresses as usize <= slots;
+                let fits = is_six || addresses as usize <= slots;
                 require!(
                     violations,
                     fits,
@@ -187,6 +190,7 @@ pub fn pool(pool: &Pool, now: Tick) -> Vec<Violation> {
     addresses_and_enis_agree(pool, &mut violations);
     enis_do_not_collide(pool, &mut violations);
     nobody_is_forgotten(pool, now, &mut violations);
+    violations.extend(six::judge::pool(pool, now).into_iter().map(Violation));
     violations
 }
 

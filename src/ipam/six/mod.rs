@@ -7,6 +7,7 @@
 mod block;
 mod cursor;
 mod growth;
+pub(crate) mod judge;
 mod word;
 
 pub use block::{Block, FIRST, LAST};

@@ -17,6 +17,10 @@ impl World {
         let line = match &request {
             CloudCall::CreateEni { amount, .. } => format!("Create {}", amount.places()),
             CloudCall::AttachEni { eni, device, .. } => format!("Attach {eni} {}", device.0),
+            CloudCall::Assign {
+                eni,
+                amount: Amount::Block,
+            } => format!("Delegate {eni}"),
             CloudCall::Assign { eni, amount } => format!("Assign {eni} {}", amount.places()),
             CloudCall::DeleteOnTermination { eni, .. } => format!("Modify {eni}"),
             CloudCall::DescribeEnis { scope, .. } => format!("Describe {scope:?}"),
@@ -132,6 +136,7 @@ impl World {
                         enis.remove(0);
                     } else if let Some(eni) = enis.first_mut() {
                         eni.secondary.pop();
+                        eni.prefixes6.pop();
                     }
                 }
                 Ok(CloudAnswer::Enis(enis))

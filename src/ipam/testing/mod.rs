@@ -17,6 +17,7 @@ mod model_check;
 mod oracle;
 mod shrink;
 mod simulated;
+mod six;
 mod subnets;
 mod survival;
 mod targets;
