@@ -8,6 +8,7 @@ use aws_sdk_ec2::types::{
 };
 
 use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::cidr6::Ipv6Cidr;
 use crate::ipam::cloud::{CloudAttachment, CloudEni, CloudSubnet, ConnectionTracking};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
 use crate::ipam::limits::InstanceLimits;
@@ -74,6 +75,7 @@ pub(super) fn eni(from: &NetworkInterface) -> Result<CloudEni, BadAnswer> {
         primary: primary.unwrap_or(Ipv4Addr::UNSPECIFIED),
         secondary,
         prefixes: prefixes(from.ipv4_prefixes())?,
+        prefixes6: prefixes6(from)?,
         public,
         tracking: tracking(from),
         groups: from
@@ -96,6 +98,17 @@ type Ipv4Prefixes = [aws_sdk_ec2::types::Ipv4PrefixSpecification];
 pub(super) fn prefixes(from: &Ipv4Prefixes) -> Result<Vec<Ipv4Cidr>, BadAnswer> {
     from.iter()
         .map(|prefix| parse(need(prefix.ipv4_prefix(), "ipv4Prefix")?, "ipv4Prefix"))
+        .collect()
+}
+
+pub(super) fn prefix6(text: &str) -> Result<Ipv6Cidr, BadAnswer> {
+    parse(text, "ipv6Prefix")
+}
+
+fn prefixes6(from: &NetworkInterface) -> Result<Vec<Ipv6Cidr>, BadAnswer> {
+    from.ipv6_prefixes()
+        .iter()
+        .map(|prefix| prefix6(need(prefix.ipv6_prefix(), "ipv6Prefix")?))
         .collect()
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::imds::{Imds, excerpt};
 use super::imds_error::ImdsError;
 use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::cidr6::Ipv6Cidr;
 use crate::ipam::ids::{
     CardIndex, DeviceIndex, EniId, InstanceId, InstanceType, Mac, SecurityGroupId, SubnetId, VpcId,
 };
@@ -66,6 +67,8 @@ pub struct DiscoveredEni {
     pub addresses: Vec<Ipv4Addr>,
     /// Delegated /28 prefixes.
     pub prefixes: Vec<Ipv4Cidr>,
+    /// Delegated /80 prefixes.
+    pub prefixes6: Vec<Ipv6Cidr>,
     /// Security groups.
     pub security_groups: Vec<SecurityGroupId>,
 }
@@ -198,6 +201,7 @@ impl Imds {
             vpc_cidrs: Vec::new(),
             addresses: Vec::new(),
             prefixes: Vec::new(),
+            prefixes6: Vec::new(),
             security_groups: Vec::new(),
         };
         if listed.contains("subnet-ipv4-cidr-block") {
@@ -216,6 +220,9 @@ impl Imds {
         }
         if listed.contains("ipv4-prefix") {
             eni.prefixes = self.list(&path("ipv4-prefix"), "an IPv4 network").await?;
+        }
+        if listed.contains("ipv6-prefix") {
+            eni.prefixes6 = self.list(&path("ipv6-prefix"), "an IPv6 network").await?;
         }
         if listed.contains("security-group-ids") {
             let path = path("security-group-ids");

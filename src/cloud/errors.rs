@@ -104,6 +104,9 @@ pub fn next_step(failure: &CloudFailure) -> Option<String> {
                 .to_owned()
         }
         (FailureClass::Denied, Some(_)) => format!("check the credentials and that they may call ec2:{action}"),
+        (FailureClass::SubnetFull, Some("InsufficientCidrBlocks")) if failure.action == "AssignIpv6Addresses" => {
+            "the subnet has no /80 left: give it an IPv6 network, free prefixes in it, or use another subnet".to_owned()
+        }
         (FailureClass::SubnetFull, Some("InsufficientCidrBlocks")) => {
             "the subnet has no contiguous /28 left: reserve a prefix range in it (subnet CIDR reservation) or use \
              another subnet"

@@ -64,7 +64,6 @@ pub(super) fn check(r: &mut Reader<'_>) {
             r.warn(name, &raw, ProblemKind::Remark((*remark).to_owned()));
         }
     }
-    families(r);
     network_policy(r);
 }
 
@@ -76,14 +75,20 @@ fn refuse_if(r: &mut Reader<'_>, on: bool, name: &'static str, feature: &'static
 
 /// Upstream's own default of both families is off, which once stopped every node whose manifest lacked the variable;
 /// here IPv4 is on unless it is switched off.
-fn families(r: &mut Reader<'_>) {
-    let v4 = r.boolean("ENABLE_IPv4", true);
+/// Returns whether pods get IPv6 addresses.
+pub(super) fn families(r: &mut Reader<'_>) -> bool {
     let v6 = r.boolean("ENABLE_IPv6", false);
-    refuse_if(r, v6, "ENABLE_IPv6", "IPv6");
+    // With IPv6 upstream's default holds: a cluster of that family need not switch the other one off.
+    let v4 = r.boolean("ENABLE_IPv4", !v6);
+    if let (true, true, Some(raw)) = (v4, v6, r.raw("ENABLE_IPv6")) {
+        let allowed = "one of ENABLE_IPv4 and ENABLE_IPv6, because a pod gets one address".to_owned();
+        r.refuse("ENABLE_IPv6", &raw, ProblemKind::Refused { allowed });
+    }
     if let (false, false, Some(raw)) = (v4, v6, r.raw("ENABLE_IPv4")) {
         let allowed = "true, because no other address family is on".to_owned();
         r.refuse("ENABLE_IPv4", &raw, ProblemKind::Refused { allowed });
     }
+    v6
 }
 
 /// `strict` promises that a pod is isolated until its policies are in force. Nothing here keeps that promise.

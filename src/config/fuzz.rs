@@ -33,7 +33,7 @@ pub fn configuration(data: &[u8]) {
                 .max(pool.warm_ip_target)
                 .max(pool.minimum_ip_target);
             assert!(
-                !pool.prefix_delegation || pool.adaptive || targets > 0,
+                pool.ipv6 || !pool.prefix_delegation || pool.adaptive || targets > 0,
                 "idle prefixes would flap"
             );
             for warning in &config.warnings {

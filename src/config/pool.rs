@@ -11,12 +11,14 @@ use super::types::PoolConfig;
 pub(super) fn read(r: &mut Reader<'_>) -> PoolConfig {
     let imds_only = r.boolean("ENABLE_IMDS_ONLY_MODE", false);
     let provisioning = !r.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", false) && !imds_only;
+    let ipv6 = super::features::families(r);
     let mut pool = PoolConfig {
+        ipv6,
         warm_eni_target: r.target("WARM_ENI_TARGET", 1),
         warm_ip_target: r.target("WARM_IP_TARGET", 0),
         minimum_ip_target: r.target("MINIMUM_IP_TARGET", 0),
         warm_prefix_target: r.target("WARM_PREFIX_TARGET", 0),
-        prefix_delegation: r.boolean("ENABLE_PREFIX_DELEGATION", false),
+        prefix_delegation: r.boolean("ENABLE_PREFIX_DELEGATION", ipv6),
         adaptive: r.boolean_or_empty("ADAPTIVE_WARM_POOL", false),
         max_eni: r.read("MAX_ENI", None, "a whole number of at least 1", |text| {
             or_default(parse::count(text, 1).map(Some))
@@ -71,6 +73,9 @@ const TARGETS: [&str; 4] = [
 /// Which target has the word where several are given. Upstream settles this in silence, and its users ask why their
 /// setting does nothing (quirks Q4, Q5 and Q36 of reference ipamd 11).
 fn targets_together(r: &mut Reader<'_>, pool: &mut PoolConfig) {
+    if pool.ipv6 {
+        return with_ipv6(r, pool);
+    }
     if pool.adaptive {
         for name in TARGETS {
             let why =
@@ -101,6 +106,35 @@ fn targets_together(r: &mut Reader<'_>, pool: &mut PoolConfig) {
         let why = "without WARM_IP_TARGET only one address is kept free beyond this number, so pods that come together \
                    wait for EC2; WARM_IP_TARGET says how many are";
         remark(r, "MINIMUM_IP_TARGET", why);
+    }
+}
+
+/// IPv6 addresses come in one /80, of which 2^48 pods get theirs: nothing is held ready. Upstream refuses the other two, too
+/// (reference ipamd 1.1).
+fn with_ipv6(r: &mut Reader<'_>, pool: &PoolConfig) {
+    for name in [
+        "WARM_ENI_TARGET",
+        "WARM_IP_TARGET",
+        "MINIMUM_IP_TARGET",
+        "WARM_PREFIX_TARGET",
+        "ADAPTIVE_WARM_POOL",
+    ] {
+        remark_if_chosen(
+            r,
+            name,
+            "has no effect with ENABLE_IPv6: one /80 has addresses for every pod",
+        );
+    }
+    let name = "ENABLE_PREFIX_DELEGATION";
+    if let (false, Some(raw)) = (pool.prefix_delegation, r.raw(name)) {
+        let allowed =
+            "true or unset, because ENABLE_IPv6 is on and IPv6 addresses come in prefixes only".to_owned();
+        r.refuse(name, &raw, ProblemKind::Refused { allowed });
+    }
+    let name = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG";
+    if let (true, Some(raw)) = (pool.custom_networking, r.raw(name)) {
+        let allowed = "false, because ENABLE_IPv6 is on, which knows no custom networking".to_owned();
+        r.refuse(name, &raw, ProblemKind::Refused { allowed });
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each switch of upstream's")]
 pub struct PoolConfig {
+    /// `ENABLE_IPv6`: pods get addresses of a /80, and no target counts.
+    pub ipv6: bool,
     /// `WARM_ENI_TARGET`.
     pub warm_eni_target: u32,
     /// `WARM_IP_TARGET`; 0 is unset.

@@ -4,7 +4,7 @@
 //! in use until something better is known.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
@@ -30,6 +30,17 @@ pub struct PodRoute {
     pub table: TableId,
 }
 
+/// A route to one IPv6 pod: in the main table, over a link that looks like a pod's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PodRoute6 {
+    /// The pod's address.
+    pub address: Ipv6Addr,
+    /// Index of the host's end.
+    pub link: u32,
+    /// Name of the host's end.
+    pub link_name: Option<String>,
+}
+
 /// What the host's namespace says about pods and ENIs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostFacts {
@@ -37,6 +48,8 @@ pub struct HostFacts {
     pub links: Vec<LinkFact>,
     /// Routes to pods, of both layouts.
     pub pod_routes: Vec<PodRoute>,
+    /// Routes to IPv6 pods.
+    pub pod_routes6: Vec<PodRoute6>,
     /// All IPv4 rules, in the kernel's order.
     pub rules: Vec<RuleFact>,
 }
@@ -52,6 +65,7 @@ impl HostFacts {
         // Routes first: a link made after them is noticed without its route, not the other way round.
         let mut routes = rtnl.routes(Some(POD_TABLE), None)?;
         routes.extend(rtnl.routes(Some(TableId::MAIN), None)?);
+        let routes6 = rtnl.host_routes6()?;
         let links = rtnl.links()?;
         let rules = rtnl.rules()?;
         let names: BTreeMap<u32, &LinkFact> = links.iter().map(|link| (link.index, link)).collect();
@@ -59,9 +73,21 @@ impl HostFacts {
             .iter()
             .filter_map(|route| pod_route(route, names.get(&route.oif).copied(), veth_prefix))
             .collect();
+        let pod_routes6 = routes6
+            .iter()
+            .filter_map(|route| {
+                let link = names.get(&route.oif)?;
+                is_pod_link(link, veth_prefix).then(|| PodRoute6 {
+                    address: route.address,
+                    link: route.oif,
+                    link_name: Some(link.name.clone()),
+                })
+            })
+            .collect();
         Ok(Self {
             links,
             pod_routes,
+            pod_routes6,
             rules,
         })
     }

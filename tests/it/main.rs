@@ -38,6 +38,7 @@ mod plugin;
 mod reconcile_doc;
 mod scene;
 mod shrink;
+mod six;
 mod subnets;
 mod targets;
 mod throttling;

@@ -1,7 +1,7 @@
 //! A node of the lab with our daemon on it: where the integration tests play.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -396,7 +396,8 @@ impl Scene {
     }
 
     /// What the daemon records of an address.
-    pub fn address(&self, address: Ipv4Addr) -> Value {
+    pub fn address(&self, address: impl Into<IpAddr>) -> Value {
+        let address = address.into();
         let dump = self.dump();
         let all = dump["addresses"].as_array().unwrap();
         let known = all.iter().find(|known| known["address"] == address.to_string());

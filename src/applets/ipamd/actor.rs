@@ -1,7 +1,7 @@
 //! The one task that owns the pool: every request, answer, notification and timer reaches it through one mailbox.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -184,10 +184,8 @@ impl Actor {
             return;
         };
         info!(address = %held.address, container = %held.key.container, "released: its plugin is gone");
-        self.hands.unwire(
-            vec![removal(held.address, held.table(), &held.host_veth, self.layout)],
-            None,
-        );
+        let pod = removal(held.address, held.table(), &held.host_veth, self.layout);
+        self.hands.unwire(pod.into_iter().collect(), None);
     }
 
     fn check(&self, check: &types::Check) -> Result<Answer, Box<ServiceError>> {
@@ -195,7 +193,7 @@ impl Actor {
         let held = self.pool.allocations().get(&key).and_then(|held| {
             let eni = self.pool.enis().get(&held.eni)?;
             Some(Allocation {
-                address: held.address.into(),
+                address: held.address,
                 eni_table: eni.table(),
                 device: eni.device?,
                 eni: eni.id.clone(),
@@ -265,7 +263,7 @@ impl Actor {
         };
         let pods = left_to_us
             .iter()
-            .map(|held| removal(held.address, held.table, &held.host_veth, self.layout))
+            .filter_map(|held| removal(held.address, held.table, &held.host_veth, self.layout))
             .collect();
         self.hands.unwire(pods, Some((waiter, reply)));
     }
@@ -279,8 +277,8 @@ impl Actor {
         self.said.push((reply.clone(), held));
     }
 
-    fn holder(&self, address: Ipv4Addr) -> Option<Held> {
-        let key = self.pool.addresses().get(&address)?.holder.as_ref()?;
+    fn holder(&self, address: IpAddr) -> Option<Held> {
+        let key = self.pool.known(address)?.holder.as_ref()?;
         self.pool.allocations().get(key).cloned()
     }
 
@@ -316,14 +314,16 @@ fn say(replies: &Replies, answer: Result<Answer, Box<ServiceError>>) {
     }
 }
 
-fn removal(address: Ipv4Addr, table: TableId, host_veth: &str, layout: RuleLayout) -> PodRemoval {
-    PodRemoval {
+/// What is to be taken out of the kernel; nothing of an IPv6 pod, which nothing here has wired.
+fn removal(address: IpAddr, table: TableId, host_veth: &str, layout: RuleLayout) -> Option<PodRemoval> {
+    let IpAddr::V4(address) = address else { return None };
+    Some(PodRemoval {
         host_veth: Some(host_veth.to_owned()).filter(|name| !name.is_empty()),
         address,
         eni_table: Some(table),
         layout,
         link: LinkRemoval::DoomIfRouted,
-    }
+    })
 }
 
 fn write(change: Change) -> Write {

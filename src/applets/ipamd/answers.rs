@@ -1,7 +1,5 @@
 //! From what the pool replies to what the socket says.
 
-use std::net::IpAddr;
-
 use crate::cloud::next_step;
 use crate::ipam::cloud::CloudFailure;
 use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
@@ -58,7 +56,7 @@ pub(super) fn answer(reply: Reply, layout: RuleLayout) -> Result<Answer, Box<Ser
 fn assigned(grant: Grant, layout: RuleLayout) -> Assigned {
     Assigned {
         allocation: Allocation {
-            address: IpAddr::V4(grant.address),
+            address: grant.address,
             eni_table: grant.table,
             device: grant.device,
             eni: grant.eni,
@@ -72,7 +70,7 @@ fn assigned(grant: Grant, layout: RuleLayout) -> Assigned {
 
 fn released(held: ReleasedAddress, layout: RuleLayout) -> crate::rpc::types::ReleasedAddress {
     crate::rpc::types::ReleasedAddress {
-        address: IpAddr::V4(held.address),
+        address: held.address,
         eni_table: held.table,
         device: held.device,
         host_veth: held.host_veth,
@@ -116,7 +114,7 @@ pub(super) fn status(status: PoolStatus) -> Status {
         serving: status.serving,
         existing_affected: false,
         reasons: status.reasons,
-        free: status.free.into(),
+        free: status.free,
         assigned: status.assigned.into(),
         cooling: status.cooling.into(),
         quarantined: status.quarantined.into(),

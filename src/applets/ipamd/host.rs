@@ -1,7 +1,7 @@
 //! The host as the pool and the configuration want it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::kernel::{Setup, mark};
 use crate::config::Config;
@@ -41,13 +41,16 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts, seen: &H
 
 /// The pods that hold an address, as they were wired.
 fn recorded(pool: &Pool, layout: RuleLayout) -> Vec<RecordedPod> {
-    let pod = |held: &Allocation| RecordedPod {
-        address: held.address,
-        host_veth: held.host_veth.clone(),
-        eni_table: held.table(),
-        layout,
+    let pod = |held: &Allocation| match held.address {
+        IpAddr::V4(address) => Some(RecordedPod {
+            address,
+            host_veth: held.host_veth.clone(),
+            eni_table: held.table(),
+            layout,
+        }),
+        IpAddr::V6(_) => None,
     };
-    pool.allocations().values().map(pod).collect()
+    pool.allocations().values().filter_map(pod).collect()
 }
 
 type Standing = (BTreeMap<EniMark, u32>, BTreeMap<Ipv4Addr, EniMark>);

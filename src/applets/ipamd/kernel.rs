@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,10 @@ pub(super) fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
     for route in seen.pod_routes {
         devices.insert(route.address, route.link_name.unwrap_or_default());
     }
+    let routes6 = seen.pod_routes6.into_iter().map(|route| PodRoute {
+        address: IpAddr::V6(route.address),
+        device: route.link_name.unwrap_or_default(),
+    });
     KernelFacts {
         bare_rules: addresses
             .iter()
@@ -120,9 +124,10 @@ pub(super) fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
         pod_routes: addresses
             .into_iter()
             .map(|address| PodRoute {
-                address,
+                address: IpAddr::V4(address),
                 device: devices.remove(&address).unwrap_or_default(),
             })
+            .chain(routes6)
             .collect(),
     }
 }

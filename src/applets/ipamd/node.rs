@@ -75,6 +75,7 @@ pub(super) fn snapshot(enis: Vec<DiscoveredEni>) -> ImdsSnapshot {
                 subnet_cidr: eni.subnet_cidr,
                 addresses: eni.addresses,
                 prefixes: eni.prefixes,
+                prefixes6: eni.prefixes6,
             })
             .collect(),
     }

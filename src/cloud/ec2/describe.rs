@@ -138,7 +138,12 @@ pub(super) async fn subnets(client: &Client, vpc: &VpcId, zone: &str) -> CloudRe
             .max_results(PAGE);
         let answer = request.set_next_token(next).send().await;
         let answer = answer.map_err(|error| failure(ACTION, &error))?;
-        for subnet in answer.subnets() {
+        // An IPv6-only subnet takes none of our ENIs, and must not hide the others.
+        for subnet in answer
+            .subnets()
+            .iter()
+            .filter(|subnet| subnet.cidr_block().is_some())
+        {
             subnets.push(convert::subnet(subnet).map_err(|error| bad_answer(ACTION, &error))?);
         }
         match answer.next_token().filter(|token| !token.is_empty()) {

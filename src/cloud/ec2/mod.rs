@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::failure::setup_failure;
 use super::settings::Ec2Settings;
-use crate::ipam::cloud::{CloudCall, CloudFailure, CloudResult};
+use crate::ipam::cloud::{Amount, CloudCall, CloudFailure, CloudResult};
 use crate::ipam::witness::Proof;
 
 /// EC2, reached when first asked.
@@ -108,6 +108,10 @@ pub fn action(call: &CloudCall) -> &'static str {
             "ModifyNetworkInterfaceAttribute"
         }
         CloudCall::TagEni { .. } => "CreateTags",
+        CloudCall::Assign {
+            amount: Amount::Block,
+            ..
+        } => "AssignIpv6Addresses",
         CloudCall::Assign { .. } => "AssignPrivateIpAddresses",
         CloudCall::UnassignAddresses { .. } | CloudCall::UnassignPrefixes { .. } => {
             "UnassignPrivateIpAddresses"

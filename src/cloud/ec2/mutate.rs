@@ -14,6 +14,7 @@ use aws_sdk_ec2::types::{
 use super::super::convert::{self, BadAnswer};
 use super::super::failure::{bad_answer, failure};
 use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::cidr6::Ipv6Cidr;
 use crate::ipam::cloud::{Amount, CloudAnswer, CloudResult, ConnectionTracking};
 use crate::ipam::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, InstanceId, SecurityGroupId};
 
@@ -49,6 +50,7 @@ pub(in crate::cloud) async fn create(
     let request = match amount {
         Amount::Addresses(number) => request.set_secondary_private_ip_address_count(wanted(number)),
         Amount::Prefixes(number) => request.set_ipv4_prefix_count(wanted(number)),
+        Amount::Block => request.ipv6_prefix_count(1),
     };
     let request = request
         .set_connection_tracking_specification(tracking)
@@ -105,12 +107,16 @@ pub(in crate::cloud) async fn delete_on_termination(
 
 pub(in crate::cloud) async fn assign(client: &Client, eni: &EniId, amount: Amount) -> CloudResult {
     const ACTION: &str = "AssignPrivateIpAddresses";
+    if amount == Amount::Block {
+        return delegate(client, eni).await;
+    }
     let request = client
         .assign_private_ip_addresses()
         .network_interface_id(eni.as_str());
     let request = match amount {
         Amount::Addresses(number) => request.secondary_private_ip_address_count(count(number)),
         Amount::Prefixes(number) => request.ipv4_prefix_count(count(number)),
+        Amount::Block => request,
     };
     let answer = request.customize().config_override(once()).send().await;
     let answer = answer.map_err(|error| failure(ACTION, &error))?;
@@ -124,6 +130,25 @@ pub(in crate::cloud) async fn assign(client: &Client, eni: &EniId, amount: Amoun
         prefixes: convert::prefixes(answer.assigned_ipv4_prefixes())
             .map_err(|error| bad_answer(ACTION, &error))?,
     })
+}
+
+/// One /80. The call has no token: it is the core that never asks twice.
+async fn delegate(client: &Client, eni: &EniId) -> CloudResult {
+    const ACTION: &str = "AssignIpv6Addresses";
+    let request = client
+        .assign_ipv6_addresses()
+        .network_interface_id(eni.as_str())
+        .ipv6_prefix_count(1);
+    let answer = request.customize().config_override(once()).send().await;
+    let answer = answer.map_err(|error| failure(ACTION, &error))?;
+    let prefixes: Result<Vec<Ipv6Cidr>, BadAnswer> = answer
+        .assigned_ipv6_prefixes()
+        .iter()
+        .map(|prefix| convert::prefix6(prefix))
+        .collect();
+    Ok(CloudAnswer::Delegated(
+        prefixes.map_err(|error| bad_answer(ACTION, &error))?,
+    ))
 }
 
 pub(in crate::cloud) async fn unassign(

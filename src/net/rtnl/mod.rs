@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod six;
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,6 +11,8 @@ use nix::errno::Errno;
 use nix::libc::{RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
 
 pub(crate) use decode::link_event;
+pub use six::HostRoute6;
+
 pub use decode::{AddressFact, LinkFact, NeighbourFact, RouteFact, RuleFact};
 
 use super::netlink::{Batch, Family, NetError, OpenInError, Outcome, Reply, Socket};

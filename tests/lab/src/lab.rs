@@ -23,7 +23,7 @@ mod workspace;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ use crate::http::Server;
 use crate::netns::raise_open_files;
 use crate::node::{Node, NodeError, NodeOptions};
 use crate::probe::{ECHO_PORT, EchoError, EchoServer, Target};
-use crate::vpc::{ApiError, GroupId, Ipv4Cidr, NewInstance, SubnetId, VpcId};
+use crate::vpc::{ApiError, GroupId, Ipv4Cidr, Ipv6Cidr, NewInstance, SubnetId, VpcId};
 
 /// Why a lab can't be built or changed.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,7 @@ pub struct LabBuilder {
     cloud: CloudConfig,
     networks: Networks,
     subnets: Vec<(String, Ipv4Cidr)>,
+    ipv6: bool,
     nodes: Vec<(NodeSpec, Customize)>,
 }
 
@@ -157,6 +158,13 @@ impl LabBuilder {
         self
     }
 
+    /// The VPC has an IPv6 network, too, and each subnet a /64 of it.
+    #[must_use]
+    pub fn ipv6(mut self) -> Self {
+        self.ipv6 = true;
+        self
+    }
+
     /// Builds everything and waits until each node's primary ENI is up.
     pub fn build(self) -> Result<Lab, LabError> {
         raise_open_files().map_err(|errno| LabError::Io {
@@ -166,7 +174,7 @@ impl LabBuilder {
         let workspace = Workspace::new().map_err(io_error("making the lab's directory"))?;
         let cloud = Cloud::new(&self.cloud).map_err(io_error("starting the cloud"))?;
         let fabric = Arc::new(Fabric::new(self.networks)?);
-        let vpc = create_vpc(&cloud, fabric.networks(), &self.subnets)?;
+        let vpc = create_vpc(&cloud, fabric.networks(), &self.subnets, self.ipv6)?;
         let servers = serve(&cloud, &fabric)?;
         let outside = fabric.outside();
         let hosts = [&outside.internet, &outside.on_premises, &outside.second_vpc];
@@ -229,6 +237,7 @@ impl Lab {
                 ("eu-central-1a".to_owned(), subnet(16)),
                 ("eu-central-1b".to_owned(), subnet(32)),
             ],
+            ipv6: false,
             nodes: Vec::new(),
         }
     }
@@ -349,14 +358,19 @@ fn create_vpc(
     cloud: &Cloud,
     networks: &Networks,
     subnets: &[(String, Ipv4Cidr)],
+    ipv6: bool,
 ) -> Result<VpcIds, LabError> {
     let cidrs: Vec<_> = networks.all_vpc().collect();
     Ok(cloud.model(|model| -> Result<_, ApiError> {
-        let vpc = model.create_vpc(&cidrs, None);
+        let six = |subnet: u16, len| {
+            ipv6.then(|| Ipv6Cidr::new(Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 0, 0, 0, 0), len))
+        };
+        let vpc = model.create_vpc(&cidrs, six(0, 56));
         let group = model.create_group(&vpc, "nodes")?;
         let created = subnets
             .iter()
-            .map(|(zone, cidr)| model.create_subnet(&vpc, zone, *cidr, None));
+            .zip(1..)
+            .map(|((zone, cidr), number)| model.create_subnet(&vpc, zone, *cidr, six(number, 64)));
         let subnets = created.collect::<Result<_, _>>()?;
         Ok(VpcIds { vpc, subnets, group })
     })?)

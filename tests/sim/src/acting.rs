@@ -171,8 +171,9 @@ impl World {
         let idle: Vec<Ipv4Addr> = pool
             .addresses()
             .iter()
-            .filter(|(address, known)| known.holder.is_none() && !routes.contains_key(*address))
-            .map(|(address, _)| *address)
+            .filter(|(_, known)| known.holder.is_none())
+            .map(|(address, _)| crate::kernel::v4(*address))
+            .filter(|address| !routes.contains_key(address))
             .collect();
         let index = usize::try_from(nth).unwrap_or(0).checked_rem(idle.len());
         if let Some(address) = index.and_then(|index| idle.get(index)) {

@@ -23,6 +23,7 @@ fn listed(eni: &CloudEni, account: &Account) -> Option<ImdsEni> {
             .into_iter()
             .chain(eni.secondary.iter().copied())
             .collect(),
+        prefixes6: Vec::new(),
         prefixes: eni.prefixes.clone(),
     })
 }

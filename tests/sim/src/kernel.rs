@@ -62,7 +62,7 @@ impl Kernel {
     /// A reading of everything.
     pub fn facts(&self) -> KernelFacts {
         let routed = self.routes.iter().map(|(address, key)| PodRoute {
-            address: *address,
+            address: (*address).into(),
             device: veth(key),
         });
         let bare = || {
@@ -71,7 +71,7 @@ impl Kernel {
                 .filter(|address| !self.routes.contains_key(*address))
         };
         let ruled = bare().map(|address| PodRoute {
-            address: *address,
+            address: (*address).into(),
             device: String::new(),
         });
         KernelFacts {
@@ -79,5 +79,13 @@ impl Kernel {
             pod_routes: routed.chain(ruled).collect(),
             bare_rules: bare().copied().collect(),
         }
+    }
+}
+
+/// Nodes here are IPv4's: whatever else is given is no address any node has, which the oracles tell.
+pub fn v4(address: std::net::IpAddr) -> Ipv4Addr {
+    match address {
+        std::net::IpAddr::V4(address) => address,
+        std::net::IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     }
 }

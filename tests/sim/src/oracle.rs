@@ -225,11 +225,7 @@ impl World {
         }
         let is_held = |cidr: &Ipv4Cidr| {
             let mut addresses = cidr.addresses();
-            addresses.any(|address| {
-                pool.addresses()
-                    .get(&address)
-                    .is_some_and(|known| known.holder.is_some())
-            })
+            addresses.any(|address| pool.known(address).is_some_and(|known| known.holder.is_some()))
         };
         for eni in pool
             .enis()

@@ -46,6 +46,7 @@ fn answer(answer: &CloudAnswer) -> String {
                 count(prefixes.len(), "prefix")
             )
         }
+        CloudAnswer::Delegated(prefixes) => format!("delegated {}", count(prefixes.len(), "/80")),
         CloudAnswer::Enis(enis) => format!("ENIs: {}", list(enis)),
         CloudAnswer::Subnets(subnets) => {
             let each: Vec<String> = subnets
@@ -114,6 +115,7 @@ fn amount(amount: Amount) -> String {
     match amount {
         Amount::Addresses(n) => count(usize::try_from(n).unwrap_or(0), "address"),
         Amount::Prefixes(n) => count(usize::try_from(n).unwrap_or(0), "prefix"),
+        Amount::Block => "a /80".to_owned(),
     }
 }
 

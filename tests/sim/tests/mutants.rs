@@ -85,11 +85,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the kernel's pod routes ignored",
         profile: "deaths",
-        edits: &[(
-            "evidence.rs",
-            "pool.memory.pod_routes.contains_key(&address)",
-            "false",
-        )],
+        edits: &[("evidence.rs", "pool.memory.is_routed(address)", "false")],
     },
     Mutant {
         name: "a repeated ADD taken for a new one",
@@ -228,11 +224,7 @@ const UNPROVEN: [Edit; 4] = [
         "known.is_some_and(|known| known.holder.is_some())",
         "false",
     ),
-    (
-        "release.rs",
-        "pool.memory.pod_routes.contains_key(&address)",
-        "false",
-    ),
+    ("release.rs", "pool.memory.is_routed(address)", "false"),
 ];
 
 fn root() -> PathBuf {

@@ -38,6 +38,7 @@ fn eni(value: &Value) -> ImdsEni {
         subnet: "subnet-0aaaaaaaaaaaaaaaa".into(),
         subnet_cidr: None,
         addresses: addresses(&value["addresses"]),
+        prefixes6: Vec::new(),
         prefixes: prefixes
             .map(|text| text.as_str().unwrap().parse().unwrap())
             .collect(),

@@ -38,6 +38,7 @@ impl Account {
             primary,
             secondary,
             prefixes,
+            prefixes6: Vec::new(),
             public: Vec::new(),
             tracking: ConnectionTracking::default(),
             groups: Vec::new(),
@@ -218,6 +219,7 @@ type Places = (Vec<Ipv4Addr>, Vec<Ipv4Cidr>);
 
 fn take_places(subnet: &mut Subnet, amount: Amount, dice: &mut Dice) -> Result<Places, Refused> {
     match amount {
+        Amount::Block => Err((FailureClass::SubnetFull, "InsufficientCidrBlocks")),
         Amount::Addresses(count) => {
             let addresses = subnet.take_many(count, dice);
             let full = (FailureClass::SubnetFull, "InsufficientFreeAddressesInSubnet");

@@ -8,6 +8,8 @@ use aws_cni_ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
 use aws_cni_ipam::ids::{ContainerId, IfName, SandboxKey, Tick, WaiterId};
 use aws_cni_ipam::records::RecordKey;
 
+use crate::kernel::v4;
+
 use super::{Happening, Node, PodState};
 
 /// An ADD that waits for its answers.
@@ -91,7 +93,7 @@ impl Node {
 
     /// Design invariant 1, as the world sees it, and the rest before reuse.
     fn granted(&mut self, key: &SandboxKey, grant: &Grant, was_wired: bool) {
-        let address = grant.address;
+        let address = v4(grant.address);
         if let Some(other) = self.truth.holder_but(address, key) {
             let what = format!("{address} was given to {key} while {other} lives on it");
             self.violated("one-address-one-sandbox", what);
@@ -156,7 +158,7 @@ impl Node {
         let Some(grant) = &add.grant else { return };
         add.wired = true;
         add.through = true;
-        let (key, address) = (add.key.clone(), grant.address);
+        let (key, address) = (add.key.clone(), v4(grant.address));
         self.kernel.routes.insert(address, key);
         self.finish(waiter);
     }
@@ -169,7 +171,7 @@ impl Node {
         let (Some(grant), true, true) = (&add.grant, add.durable, add.wired) else {
             return;
         };
-        let (n, key, address) = (add.pod, add.key.clone(), grant.address);
+        let (n, key, address) = (add.pod, add.key.clone(), v4(grant.address));
         let is_wired = self.kernel.routes.get(&address) == Some(&key);
         if !is_wired && !add.through {
             // `wired` of an earlier life; this grant's own wiring follows.
@@ -239,7 +241,7 @@ impl Node {
         // rest has begun again.
         let rested = tick.after(Duration::from_millis(wait.saturating_sub(1000)));
         let is_for_pods = |address: &&Ipv4Addr| {
-            let known = pool.addresses().get(*address);
+            let known = pool.known(**address);
             let eni = known.and_then(|known| pool.enis().get(&known.eni));
             let is_in_time = |until: Tick| until < rested;
             eni.is_some_and(|eni| !eni.excluded)
