@@ -11,6 +11,7 @@ use super::model::AddressState;
 use super::plan::{Act, Plan, Report, plan};
 use super::policy::WarmTarget;
 use super::pool::Pool;
+use super::six;
 use super::status::told;
 use super::targets::Goal;
 
@@ -66,8 +67,13 @@ pub(super) const SPOKEN_OF: [&str; 12] = [
 pub fn explain(pool: &Pool, now: Tick) -> Vec<Sentence> {
     let Plan { acts, report } = plan(pool, now);
     let mut told = Telling(Vec::new());
-    there_is(&mut told, &report);
-    wanted(&mut told, pool, &report);
+    if pool.policy().is_six() {
+        told.say(About::Now, six::told::now(pool, &report, now));
+        told.say(About::Wanted, six::told::wanted(&report));
+    } else {
+        there_is(&mut told, &report);
+        wanted(&mut told, pool, &report);
+    }
     for act in &acts {
         told.say(About::Next, next(act));
     }
@@ -169,6 +175,9 @@ fn wanted(told: &mut Telling, pool: &Pool, report: &Report) {
 }
 
 fn carried(amount: Amount) -> String {
+    if amount == Amount::Block {
+        return "a /80".to_owned();
+    }
     addresses(amount.addresses())
 }
 

@@ -1,7 +1,7 @@
 //! Why an ADD gets no address, in words and numbers, and what to do about it.
 
 use super::budget::Brake;
-use super::cloud::FailureClass;
+use super::cloud::{CloudFailure, FailureClass};
 use super::effect::{Refusal, RefusalKind};
 use super::ids::{SandboxKey, Tick};
 use super::plan::{Hindrance, Report};
@@ -80,12 +80,18 @@ fn over_budget(brake: &Brake, now: Tick) -> Refusal {
     }
 }
 
-/// There is no subnet for another ENI.
+/// There is no place for another ENI, or no /80 for this one.
 fn nowhere(none: &Hindrance) -> Refusal {
-    let next_step = if matches!(none, Hindrance::NoSubnet { .. }) {
-        "tag a subnet of the zone with kubernetes.io/role/cni=1 and, where clusters share it, with the cluster's name"
-    } else {
-        "write that ENIConfig, or have the node's label name another one"
+    let next_step = match none {
+        Hindrance::NoSubnet { .. } => {
+            "tag a subnet of the zone with kubernetes.io/role/cni=1 and, where clusters share it, with the cluster's name"
+        }
+        Hindrance::NotDelegated => {
+            "give the primary ENI a /80 (aws ec2 assign-ipv6-addresses --ipv6-prefix-count 1), or let the daemon ask for \
+             one"
+        }
+        Hindrance::NoPrefixes { .. } => "use an instance type on the Nitro System",
+        _ => "write that ENIConfig, or have the node's label name another one",
     };
     refusal(
         RefusalKind::Exhausted,
@@ -94,44 +100,47 @@ fn nowhere(none: &Hindrance) -> Refusal {
     )
 }
 
+/// EC2 refuses, and another try will not help who waits.
+fn failed(failure: &CloudFailure, until: Tick, now: Tick) -> Refusal {
+    let (kind, next_step) = match failure.class {
+        FailureClass::SubnetFull => (
+            RefusalKind::SubnetFull,
+            "free addresses in the subnet, or give the node another one",
+        ),
+        FailureClass::Denied => (RefusalKind::Denied, "allow the action in the node's IAM role"),
+        FailureClass::AccountLimit => (
+            RefusalKind::Exhausted,
+            "raise the account's quota, or delete unused network interfaces",
+        ),
+        FailureClass::AttachmentLimit => (
+            RefusalKind::Exhausted,
+            "detach network interfaces that are not ours, or use a larger instance type",
+        ),
+        FailureClass::Throttled => (RefusalKind::Throttled, "retry later"),
+        _ => (
+            RefusalKind::TryAgain,
+            "retry later; the message names EC2's reason",
+        ),
+    };
+    let wait = until.since(now);
+    Refusal {
+        aws: Some(failure.clone()),
+        retry_after_ms: u64::try_from(wait.as_millis()).ok(),
+        ..refusal(
+            kind,
+            format!(
+                "no address is free and {failure}; next try in {} s",
+                wait.as_secs()
+            ),
+            next_step,
+        )
+    }
+}
+
 /// Why no address can come, in words and numbers.
 pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
     match report.cause() {
-        Some(Hindrance::Failed { failure, until }) => {
-            let (kind, next_step) = match failure.class {
-                FailureClass::SubnetFull => (
-                    RefusalKind::SubnetFull,
-                    "free addresses in the subnet, or give the node another one",
-                ),
-                FailureClass::Denied => (RefusalKind::Denied, "allow the action in the node's IAM role"),
-                FailureClass::AccountLimit => (
-                    RefusalKind::Exhausted,
-                    "raise the account's quota, or delete unused network interfaces",
-                ),
-                FailureClass::AttachmentLimit => (
-                    RefusalKind::Exhausted,
-                    "detach network interfaces that are not ours, or use a larger instance type",
-                ),
-                FailureClass::Throttled => (RefusalKind::Throttled, "retry later"),
-                _ => (
-                    RefusalKind::TryAgain,
-                    "retry later; the message names EC2's reason",
-                ),
-            };
-            let wait = until.since(now);
-            Refusal {
-                aws: Some(failure.clone()),
-                retry_after_ms: u64::try_from(wait.as_millis()).ok(),
-                ..refusal(
-                    kind,
-                    format!(
-                        "no address is free and {failure}; next try in {} s",
-                        wait.as_secs()
-                    ),
-                    next_step,
-                )
-            }
-        }
+        Some(Hindrance::Failed { failure, until }) => failed(failure, *until, now),
         Some(Hindrance::Braked(brake)) => over_budget(brake, now),
         Some(Hindrance::EniLimit {
             enis,
@@ -176,17 +185,12 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             "every address is taken and provisioning is switched off".to_owned(),
             "attach addresses to the node, or unset DISABLE_NETWORK_RESOURCE_PROVISIONING",
         ),
-        Some(none @ Hindrance::NotDelegated) => refusal(
-            RefusalKind::Exhausted,
-            format!("no address is free: {none}"),
-            "give the primary ENI a /80 (aws ec2 assign-ipv6-addresses --ipv6-prefix-count 1), or let the daemon ask for it",
-        ),
-        Some(none @ Hindrance::NoPrefixes { .. }) => refusal(
-            RefusalKind::Exhausted,
-            format!("no address is free and {none}"),
-            "use an instance type on the Nitro System",
-        ),
-        Some(none @ (Hindrance::NoSubnet { .. } | Hindrance::NoEniConfig { .. })) => nowhere(none),
+        Some(
+            none @ (Hindrance::NoSubnet { .. }
+            | Hindrance::NoEniConfig { .. }
+            | Hindrance::NotDelegated
+            | Hindrance::NoPrefixes { .. }),
+        ) => nowhere(none),
         Some(
             Hindrance::Starting
             | Hindrance::LimitsUnknown

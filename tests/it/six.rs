@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
+use aws_cni::ipam::ids::PodRef;
 use aws_cni::rpc::client::Client;
 use aws_cni::rpc::types::{Add, Check, Del, DelReason};
 use aws_cni_lab::calls::Service;
@@ -37,7 +37,7 @@ fn request(container: &str) -> Add {
         container_id: container.into(),
         ifname: "eth0".into(),
         netns: format!("/run/netns/{container}"),
-        pod: Default::default(),
+        pod: PodRef::default(),
         host_veth: format!("eni{container}"),
         deadline_ms: 30_000,
     }
@@ -61,7 +61,7 @@ fn del(scene: &Scene, container: &str) -> Vec<IpAddr> {
         network: "aws-cni".into(),
         container_id: container.into(),
         ifname: "eth0".into(),
-        pod: Default::default(),
+        pod: PodRef::default(),
         reason: DelReason::PodDeleted,
     };
     let (released, pending) = client(scene).del(request).unwrap();
@@ -231,5 +231,4 @@ fn the_plugin_says_that_it_does_not_wire_ipv6_pods_and_keeps_nothing() {
     scene.wait_until("its address to be given back", || {
         (scene.count("assigned") == 0).then_some(())
     });
-    let _patience: Duration = PATIENCE;
 }

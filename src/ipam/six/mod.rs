@@ -8,6 +8,7 @@ mod block;
 mod cursor;
 mod growth;
 pub(crate) mod judge;
+pub(crate) mod told;
 mod word;
 
 pub use block::{Block, FIRST, LAST};

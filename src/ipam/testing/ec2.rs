@@ -12,6 +12,9 @@ use crate::tags;
 
 use super::world::{Fault, Work, World, attachment, failure};
 
+/// Addresses, prefixes and /80s.
+type Portion = (Vec<Ipv4Addr>, Vec<Ipv4Cidr>, Vec<Ipv6Cidr>);
+
 impl World {
     pub(super) fn answer(&mut self, request: CloudCall, fault: Option<Fault>) -> CloudResult {
         let line = match &request {
@@ -329,11 +332,7 @@ impl World {
     }
 
     /// Addresses or prefixes from the subnet, all or none.
-    fn portion(
-        &mut self,
-        subnet: &SubnetId,
-        amount: Amount,
-    ) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Cidr>, Vec<Ipv6Cidr>), CloudFailure> {
+    fn portion(&mut self, subnet: &SubnetId, amount: Amount) -> Result<Portion, CloudFailure> {
         match amount {
             Amount::Block if self.delegates => Ok((vec![], vec![], vec![self.fresh_prefix()])),
             Amount::Block => Err(CloudFailure {

@@ -409,6 +409,28 @@ fn ipv4_pods_keep_their_addresses_when_the_family_changes_and_the_other_way_roun
 }
 
 #[test]
+fn explain_speaks_of_the_80_and_of_no_endless_number() {
+    let mut world = node();
+    add(&mut world, 1);
+    let told = |world: &World| -> String {
+        let all = crate::explain::explain(&world.pool, world.now);
+        all.into_iter().map(|sentence| sentence.text + "\n").collect()
+    };
+    let text = told(&world);
+    assert!(
+        text.contains(&prefix(&world).to_string()) && text.contains("1 with pods"),
+        "{text}"
+    );
+    assert!(!text.contains(&u32::MAX.to_string()), "{text}");
+    let world = node_refused("Delegate", FailureClass::Denied);
+    let text = told(&world);
+    assert!(
+        text.contains("it is missing") && text.contains("There is no more because"),
+        "{text}"
+    );
+}
+
+#[test]
 fn ipamd_114_leaks_of_others_are_not_looked_for() {
     let mut world = node();
     world.advance(Duration::from_secs(36_000));

@@ -30,6 +30,10 @@ pub use pods::{Do, Pod, PodState};
 use replies::Client;
 
 /// Something that will happen to a node. What names a `life` is about the daemon process it was begun by.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, moved a few times: a box would cost more than it saves"
+)]
 #[derive(Debug)]
 pub enum Happening {
     /// The daemon starts.
