@@ -21,6 +21,7 @@ use super::records::{AddressRecord, NodeRecord, Record, RecordKey};
 use super::witness::Doubt;
 
 mod reading;
+mod six;
 
 /// The state of the address management of one node.
 #[derive(Debug, Clone)]
@@ -175,17 +176,6 @@ impl Pool {
         }
     }
 
-    /// An address is on this ENI, wherever it was before. It keeps its past, and its holder the claim.
-    pub(super) fn move_to(&mut self, id: &EniId, address: impl Into<IpAddr>) {
-        let address = address.into();
-        let known = self.addresses.entry(address);
-        let known = known.or_insert_with(|| Address::unused(id.clone()));
-        if known.eni != *id {
-            known.eni = id.clone();
-            self.dirty.insert(RecordKey::Address(address));
-        }
-    }
-
     /// Where else addresses of a CIDR are thought to be: on another ENI, or on this one as part of another CIDR. EC2 has
     /// each of them in one place only.
     fn overlapping(&self, id: &EniId, cidr: Ipv4Cidr) -> BTreeSet<(EniId, Ipv4Cidr)> {
@@ -233,23 +223,13 @@ impl Pool {
 
     /// Forgets an address that is on no ENI and has nothing left to remember but that it rests no longer.
     pub(super) fn forget_rested(&mut self, now: Tick) {
-        // Of a /80 nothing is listed that nobody has; what the kernel has still to be asked about is remembered.
-        let is_left = |address: &IpAddr, known: &Address| match address {
-            IpAddr::V6(_) if self.placed(*address).is_some() => {
-                known.doubt.is_none() && !self.memory.is_unproven(*address)
-            }
-            _ => {
-                !matches!(known.doubt, Some(Doubt::PodRoute { .. } | Doubt::Imported { .. }))
-                    && self.placed(*address).is_none()
-            }
-        };
         let gone: Vec<IpAddr> = self
             .addresses
             .iter()
             .filter(|(address, known)| {
                 known.holder.is_none()
                     && known.rests_until.is_none_or(|until| until < now)
-                    && is_left(address, known)
+                    && self.is_left(**address, known)
             })
             .map(|(address, _)| *address)
             .collect();
@@ -311,13 +291,7 @@ impl Pool {
             since: now,
             told: Some(request.waiter),
         };
-        if let (IpAddr::V6(address), Some(block)) = (address, &eni.block)
-            && let Some(place) = block.place_of(address)
-        {
-            let prefix = block.prefix;
-            self.memory.cursor.pass(prefix, place);
-            self.move_to(&allocation.eni, address);
-        }
+        self.count_given(&allocation.eni, address);
         if let Some(known) = self.addresses.get_mut(&address) {
             known.holder = Some(request.key.clone());
         }
