@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use aws_sdk_ec2::types::{
-    InstanceTypeHypervisor, InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachment, Subnet, Tag,
+    InstanceTypeHypervisor, InstanceTypeInfo, NetworkInfo, NetworkInterface, NetworkInterfaceAttachment,
+    Subnet, Tag,
 };
 
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::cidr6::Ipv6Cidr;
 use crate::ipam::cloud::{CloudAttachment, CloudEni, CloudSubnet, ConnectionTracking};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
-use crate::ipam::limits::InstanceLimits;
+use crate::ipam::limits::{FurtherCards, InstanceLimits};
 
 /// An answer that lacks a part, or has one that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -148,6 +149,21 @@ fn attachment(from: &NetworkInterfaceAttachment) -> Result<CloudAttachment, BadA
     })
 }
 
+/// What the cards besides the default one can carry.
+fn further_cards(network: &NetworkInfo, default_card: i32) -> Result<FurtherCards, BadAnswer> {
+    let others = network.network_cards().iter().filter_map(|card| {
+        let index = card.network_card_index().unwrap_or_default();
+        (index != default_card).then(|| {
+            let index = CardIndex(number(Some(index), "networkCardIndex")?);
+            Ok((
+                index,
+                number(card.maximum_network_interfaces(), "maximumNetworkInterfaces")?,
+            ))
+        })
+    });
+    Ok(FurtherCards::new(others.collect::<Result<Vec<_>, _>>()?))
+}
+
 /// The limits of the default network card; the type's own total counts all cards.
 pub(super) fn limits(from: &InstanceTypeInfo) -> Result<InstanceLimits, BadAnswer> {
     let network = need(from.network_info(), "networkInfo")?;
@@ -168,6 +184,7 @@ pub(super) fn limits(from: &InstanceTypeInfo) -> Result<InstanceLimits, BadAnswe
         )?,
         prefixes: from.bare_metal() == Some(true)
             || from.hypervisor() == Some(&InstanceTypeHypervisor::Nitro),
+        further: further_cards(network, default_card)?,
     })
 }
 
@@ -237,36 +254,40 @@ mod tests {
         );
     }
 
-    /// Quirk Q19: a type's total over all cards is not what its default card can carry.
+    /// Quirk Q19: a type's total over all cards is not what one of them can carry.
     #[test]
-    fn limits_are_the_default_cards() {
+    fn every_card_has_its_own_limit_by_ec2s_answer() {
         let card = |index, enis| {
             NetworkCardInfo::builder()
                 .network_card_index(index)
                 .maximum_network_interfaces(enis)
                 .build()
         };
-        let network = NetworkInfo::builder()
-            .maximum_network_interfaces(30)
-            .default_network_card_index(1)
-            .network_cards(card(0, 15))
-            .network_cards(card(1, 14))
-            .ipv4_addresses_per_interface(50)
-            .build();
-        let limits = limits(
-            &InstanceTypeInfo::builder()
+        let of = |default: i32| {
+            let network = NetworkInfo::builder()
+                .maximum_network_interfaces(30)
+                .default_network_card_index(default)
+                .network_cards(card(0, 15))
+                .network_cards(card(1, 14))
+                .ipv4_addresses_per_interface(50)
+                .build();
+            let kind = InstanceTypeInfo::builder()
                 .network_info(network)
                 .bare_metal(true)
-                .build(),
-        )
-        .unwrap();
+                .build();
+            limits(&kind).unwrap()
+        };
+        let expected = |enis, further| InstanceLimits {
+            enis,
+            ipv4_per_eni: 50,
+            prefixes: true,
+            further,
+        };
+        assert_eq!(of(0), expected(15, FurtherCards::new([(CardIndex(1), 14)])));
         assert_eq!(
-            limits,
-            InstanceLimits {
-                enis: 14,
-                ipv4_per_eni: 50,
-                prefixes: true,
-            }
+            of(1),
+            expected(14, FurtherCards::NONE),
+            "the primary ENI's card is the first"
         );
     }
 }

@@ -8,7 +8,7 @@ use super::testing::{Action, Asked, ENI, Server, failing, fault, sent, settings,
 use super::*;
 use crate::ipam::cloud::{Amount, CloudAnswer, CloudCall, ConnectionTracking, DescribeScope, FailureClass};
 use crate::ipam::ids::{CardIndex, DeviceIndex};
-use crate::ipam::limits::InstanceLimits;
+use crate::ipam::limits::{FurtherCards, InstanceLimits};
 
 const ATTACHMENT: &str = "<attachment><attachmentId>eni-attach-1</attachmentId><instanceId>i-1</instanceId>\
     <deviceIndex>2</deviceIndex><networkCardIndex>0</networkCardIndex><status>attached</status>\
@@ -285,6 +285,7 @@ async fn instance_types_have_limits() {
         enis: 3,
         ipv4_per_eni: 10,
         prefixes: true,
+        further: FurtherCards::NONE,
     };
     assert_eq!(ec2.execute(&call).await, Ok(CloudAnswer::Limits(limits)));
     sent(&server, &["InstanceType.1=m9.large"]);

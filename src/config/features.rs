@@ -4,10 +4,7 @@ use super::problem::ProblemKind;
 use super::reader::{Read, Reader};
 
 /// Pods would get wrong addresses, or none of the isolation that was asked for.
-const REFUSED: &[(&str, &str)] = &[
-    ("ENABLE_POD_ENI", "security groups for pods"),
-    ("ENABLE_MULTI_NIC", "managing several network cards"),
-];
+const REFUSED: &[(&str, &str)] = &[("ENABLE_POD_ENI", "security groups for pods")];
 
 /// Something is missing, but what runs is right; each with what to expect.
 const REMARKED: &[(&str, &str)] = &[

@@ -23,6 +23,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> PoolConfig {
         max_eni: r.read("MAX_ENI", None, "a whole number of at least 1", |text| {
             or_default(parse::count(text, 1).map(Some))
         }),
+        multi_nic: r.boolean("ENABLE_MULTI_NIC", false),
         cooldown: cooldown(r),
         max_pods: r.read(
             "AWS_CNI_MAX_PODS",

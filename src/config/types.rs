@@ -50,8 +50,10 @@ pub struct PoolConfig {
     pub prefix_delegation: bool,
     /// `ADAPTIVE_WARM_POOL`: no target counts, the pool sizes itself.
     pub adaptive: bool,
-    /// `MAX_ENI`, the primary included.
+    /// `MAX_ENI`, on each network card; on the first one the primary included.
     pub max_eni: Option<u32>,
+    /// `ENABLE_MULTI_NIC`: network cards besides the first are managed, too.
+    pub multi_nic: bool,
     /// `IP_COOLDOWN_PERIOD`.
     pub cooldown: Duration,
     /// `AWS_CNI_MAX_PODS`: no more addresses than this are ever wanted.

@@ -285,7 +285,7 @@ fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick)
     let Some(eni) = pool.enis().get(id).filter(|eni| eni.state == EniState::Attaching) else {
         return;
     };
-    let device = eni.device;
+    let place = eni.device.map(|device| (eni.card, device));
     let progress = pool.memory.progress(id);
     if failure.class == FailureClass::Throttled {
         return obstruct(pool, Topic::Attach(id.clone()), failure, now);
@@ -302,7 +302,7 @@ fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick)
         FailureClass::Conflict if failures < ATTACH_ATTEMPTS => {
             let next = pool.memory.next_call;
             pool.memory.progress(id).doubt = Some(next);
-            pool.memory.devices_taken.extend(device);
+            pool.memory.devices_taken.extend(place);
             pool.edit_eni(id, |eni| eni.device = None);
             obstruct(pool, Topic::Attach(id.clone()), failure, now);
         }

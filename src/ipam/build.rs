@@ -25,8 +25,21 @@ fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// ENIs on the default card, IPv4 addresses an ENI, and whether prefixes can be delegated, by instance type.
-type Rows = BTreeMap<String, (u32, u32, bool)>;
+/// What is known of an instance type.
+#[derive(PartialEq)]
+struct Limits {
+    /// ENIs on the default card.
+    enis: u32,
+    /// IPv4 addresses an ENI.
+    ipv4: u32,
+    /// Whether prefixes can be delegated.
+    prefixes: bool,
+    /// The other cards and how many ENIs each carries.
+    further: Vec<(u32, u32)>,
+}
+
+/// By instance type.
+type Rows = BTreeMap<String, Limits>;
 
 fn rows_of(path: &str) -> Result<Rows, AnyError> {
     let csv = fs::read_to_string(path)?;
@@ -48,24 +61,44 @@ fn check_corrections(rows: &Rows, corrections: &Rows) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// One `(type, ENIs, IPv4 addresses an ENI, prefixes)` row a type, sorted for binary search.
+/// One `(type, ENIs, IPv4 addresses an ENI, prefixes, further cards)` row a type, sorted for binary search.
 fn limits_table(rows: &Rows) -> Result<String, AnyError> {
     let mut table = format!(
-        "pub(super) static LIMITS: [(&str, u32, u32, bool); {}] = [\n",
+        "pub(super) static LIMITS: [(&str, u32, u32, bool, &[(u32, u32)]); {}] = [\n",
         rows.len()
     );
-    for (name, (enis, ipv4, prefixes)) in rows {
-        writeln!(table, "    ({name:?}, {enis}, {ipv4}, {prefixes}),")?;
+    for (name, limits) in rows {
+        let Limits {
+            enis,
+            ipv4,
+            prefixes,
+            further,
+        } = limits;
+        writeln!(table, "    ({name:?}, {enis}, {ipv4}, {prefixes}, &{further:?}),")?;
     }
     table.push_str("];\n");
     Ok(table)
 }
 
-fn parse_row(line: &str) -> Option<(String, (u32, u32, bool))> {
+fn parse_row(line: &str) -> Option<(String, Limits)> {
     let mut fields = line.split(',');
     let name = fields.next()?.to_owned();
     let (enis, ipv4) = (fields.next()?, fields.next()?);
     let (hypervisor, is_bare_metal) = (fields.next()?, fields.next()?);
     let prefixes = hypervisor == "nitro" || is_bare_metal.parse().ok()?;
-    Some((name, (enis.parse().ok()?, ipv4.parse().ok()?, prefixes)))
+    let cards: Vec<(u32, u32)> = fields.next()?.split(';').map(parse_card).collect::<Option<_>>()?;
+    let default: u32 = fields.next()?.trim().parse().ok()?;
+    let limits = Limits {
+        enis: enis.parse().ok()?,
+        ipv4: ipv4.parse().ok()?,
+        prefixes,
+        further: cards.into_iter().filter(|(card, _)| *card != default).collect(),
+    };
+    Some((name, limits))
+}
+
+/// `index:ENIs`.
+fn parse_card(text: &str) -> Option<(u32, u32)> {
+    let (card, enis) = text.split_once(':')?;
+    Some((card.parse().ok()?, enis.parse().ok()?))
 }

@@ -1,10 +1,10 @@
-//! Counts every address by where it stands and how soon it can be had.
+//! Counts every address of a network card by where it stands and how soon it can be had.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cloud::{Amount, Unit};
-use super::ids::Tick;
-use super::model::{AddressState, Eni, EniRole, EniState};
+use super::ids::{CardIndex, Tick};
+use super::model::{Address, AddressState, Eni, EniRole, EniState};
 use super::pool::Pool;
 use super::six;
 use super::targets::Goal;
@@ -60,13 +60,14 @@ struct Idle {
 }
 
 impl Census {
-    pub(super) fn of(pool: &Pool, goal: Goal, now: Tick) -> Self {
+    pub(super) fn of(pool: &Pool, card: CardIndex, goal: Goal, now: Tick) -> Self {
         if pool.policy().is_six() {
             return six::census(pool, now);
         }
-        let usable = count(pool.count_usable(now));
+        let usable = count(pool.count_usable(card, now));
         let mut census = Self::default();
-        for (address, known) in pool.addresses() {
+        let here = |(_, known): &(&IpAddr, &Address)| pool.card_of(known) == card;
+        for (address, known) in pool.addresses().iter().filter(here) {
             match known.state(now) {
                 AddressState::Assigned(_) => census.assigned += 1,
                 AddressState::Quarantined(_) => census.quarantined += 1,
@@ -76,7 +77,7 @@ impl Census {
             }
         }
         let mut idle = Idle::default();
-        let counts = |eni: &&Eni| !eni.excluded;
+        let counts = |eni: &&Eni| !eni.excluded && eni.card == card;
         for eni in pool
             .enis()
             .values()
@@ -93,7 +94,11 @@ impl Census {
             .values()
             .filter(counts)
             .filter_map(|eni| eni.assigning);
-        let created = pool.creations().values().map(|creation| creation.amount);
+        let created = pool
+            .creations()
+            .values()
+            .filter(|creation| creation.card == card)
+            .map(|creation| creation.amount);
         let under_way: u32 = asked.chain(created).map(Amount::addresses).sum();
         census.coming = census.coming.saturating_add(under_way);
         census.arriving = census.arriving.saturating_add(under_way);

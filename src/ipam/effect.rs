@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::cidr::Ipv4Cidr;
 use super::cloud::{CloudCall, CloudFailure};
 use super::ids::{
-    CallId, CardIndex, CommitId, DeviceIndex, EniId, Mac, PodRef, SandboxKey, TableId, Tick, WaiterId,
+    CallId, CardIndex, CommitId, DeviceIndex, EniId, Mac, Mark, PodRef, SandboxKey, TableId, Tick, WaiterId,
 };
 
 /// One thing to do. Effects of one step are executed in order; everything behind a [`Effect::Commit`] only once that
@@ -45,8 +45,8 @@ pub enum Effect {
     Publish {
         /// The ENI.
         eni: EniId,
-        /// Its place, which gives its mark.
-        device: DeviceIndex,
+        /// Its mark.
+        mark: Option<Mark>,
         /// What to add.
         addresses: Vec<Ipv4Addr>,
     },
@@ -63,9 +63,11 @@ pub enum Effect {
         eni: EniId,
         /// Its own address.
         primary: Ipv4Addr,
-        /// Its place, which gave its mark; `None` when another may have it by now.
-        device: Option<DeviceIndex>,
+        /// Its mark; `None` when another may have it by now.
+        mark: Option<Mark>,
     },
+    /// Take what these sandboxes had out of the kernel, routes, rules and links: no plugin will. No event.
+    Unwire(Vec<ReleasedAddress>),
     /// Remove the rules for pods that name these addresses: nobody holds them, and no route leads to them. No event; the
     /// next reading shows what became of it.
     RemoveRules(BTreeSet<Ipv4Addr>),
@@ -213,6 +215,8 @@ pub struct EniIntent {
     pub device: DeviceIndex,
     /// Its network card.
     pub card: CardIndex,
+    /// Its mark.
+    pub mark: Option<Mark>,
     /// Its own address.
     pub primary: Ipv4Addr,
     /// Its subnet's network; the gateway is its first address.

@@ -11,6 +11,7 @@ use super::ids::{
 };
 use super::node::NodeFacts;
 use super::policy::Policy;
+use super::wishes::Wish;
 use super::witness::{ImdsSnapshot, KernelFacts, LinkFact};
 
 /// A sandbox asks for an address.
@@ -26,6 +27,11 @@ pub struct AddRequest {
     pub host_veth: String,
     /// The path of its network namespace, for the same reason.
     pub netns: String,
+    /// Which network card's address it wants.
+    pub wish: Wish,
+    /// The sandbox's main interface, when this is another one. The runtime names only that, so this one goes with it; and
+    /// when this one cannot be had, that one is taken back.
+    pub main: Option<IfName>,
     /// Until when the client waits.
     pub deadline: Tick,
 }

@@ -5,14 +5,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::cloud::{Amount, Unit};
-use super::ids::Tick;
+use super::ids::{CardIndex, Tick};
 use super::memory::Purpose;
 use super::model::AddressState;
 use super::plan::{Act, Plan, Report, plan};
 use super::policy::WarmTarget;
 use super::pool::Pool;
 use super::six;
-use super::status::told;
+use super::status::{told, told_of};
 use super::targets::Goal;
 
 /// What a sentence is about.
@@ -66,14 +66,20 @@ pub(super) const SPOKEN_OF: [&str; 12] = [
 /// Why the pool is as large as it is, and what would happen next.
 pub fn explain(pool: &Pool, now: Tick) -> Vec<Sentence> {
     let Plan { acts, report } = plan(pool, now);
-    let mut told = Telling(Vec::new());
+    let mut told = Telling::default();
     if pool.policy().is_six() {
         told.say(About::Now, six::told::now(pool, &report, now));
         told.say(About::Wanted, six::told::wanted(&report));
-    } else {
+    } else if report.cards.is_empty() {
         there_is(&mut told, &report);
-        wanted(&mut told, pool, &report);
+        wanted(&mut told, pool, CardIndex::FIRST, &report);
     }
+    for (card, of_card) in &report.cards {
+        told.card = Some(*card);
+        there_is(&mut told, of_card);
+        wanted(&mut told, pool, *card, of_card);
+    }
+    told.card = None;
     for act in &acts {
         told.say(About::Next, next(act));
     }
@@ -81,14 +87,20 @@ pub fn explain(pool: &Pool, now: Tick) -> Vec<Sentence> {
     limits(&mut told, pool, &report, now);
     waiting(&mut told, pool, &report, now);
     besides(&mut told, &report);
-    told.0
+    told.sentences
 }
 
-struct Telling(Vec<Sentence>);
+#[derive(Default)]
+struct Telling {
+    sentences: Vec<Sentence>,
+    /// Of which card among several the talk is.
+    card: Option<CardIndex>,
+}
 
 impl Telling {
     fn say(&mut self, about: About, text: String) {
-        self.0.push(Sentence { about, text });
+        let text = told_of(self.card, text);
+        self.sentences.push(Sentence { about, text });
     }
 }
 
@@ -129,9 +141,10 @@ fn there_is(told: &mut Telling, report: &Report) {
     }
 }
 
-fn wanted(told: &mut Telling, pool: &Pool, report: &Report) {
-    let goal = Goal::of(pool);
+fn wanted(told: &mut Telling, pool: &Pool, card: CardIndex, report: &Report) {
+    let goal = Goal::of(pool, card);
     let (by, minimum) = match goal.target {
+        _ if !card.is_first() => ("Every network card besides the first".to_owned(), 0),
         WarmTarget::Enis(enis) => (format!("WARM_ENI_TARGET={enis}"), 0),
         WarmTarget::Ips { .. } if pool.policy().is_adaptive() => (
             "ADAPTIVE_WARM_POOL, by how many pods came at once lately,".to_owned(),
@@ -184,9 +197,14 @@ fn carried(amount: Amount) -> String {
 fn next(act: &Act) -> String {
     match act {
         Act::Assign { eni, amount } => format!("Next EC2 is asked for {} on {eni}.", carried(*amount)),
-        Act::Create { subnet, amount } => {
+        Act::Create { subnet, amount, card } => {
+            let place = if card.is_first() {
+                String::new()
+            } else {
+                format!(" for network {card}")
+            };
             format!(
-                "Next EC2 is asked for an ENI with {} in {subnet}.",
+                "Next EC2 is asked for an ENI with {} in {subnet}{place}.",
                 carried(*amount)
             )
         }
@@ -234,12 +252,14 @@ fn limits(told: &mut Telling, pool: &Pool, report: &Report, now: Tick) {
             format!("No pod gets an address: the store cannot be written: {reason}."),
         );
     }
-    for hindrance in &report.hindrances {
+    for (card, hindrance) in report.hindrances_by_card() {
+        told.card = card;
         told.say(
             About::Limit,
             format!("There is no more because: {}.", self::told(hindrance, now)),
         );
     }
+    told.card = None;
     for delay in &report.delays {
         told.say(
             About::Limit,
@@ -303,7 +323,8 @@ fn besides(told: &mut Telling, report: &Report) {
             Value::Object(map) => map.is_empty(),
             _ => false,
         };
-        if !SPOKEN_OF.contains(&name.as_str()) && !is_empty {
+        // Every card's own report has been told as such.
+        if !SPOKEN_OF.contains(&name.as_str()) && name != "cards" && !is_empty {
             told.say(About::Besides, format!("{}: {value}", name.replace('_', " ")));
         }
     }

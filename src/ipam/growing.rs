@@ -3,7 +3,7 @@
 use super::budget::{Kind, Priority};
 use super::census::{count, is_underway};
 use super::cloud::{Amount, Unit};
-use super::ids::{SubnetId, Tick};
+use super::ids::{CardIndex, SubnetId, Tick};
 use super::model::{Creation, Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::plan::{Act, Hindrance, Need, Plan, eni_limit, places_taken};
@@ -16,6 +16,8 @@ use super::targets::Goal;
 /// A plan in the making.
 pub(super) struct Growing<'a> {
     pub(super) pool: &'a Pool,
+    /// The network card that is to grow.
+    pub(super) card: CardIndex,
     pub(super) goal: Goal,
     /// Places for pods an ENI has.
     pub(super) slots: u32,
@@ -64,6 +66,7 @@ impl Growing<'_> {
         let is_new = |eni: &Eni| matches!(eni.state, EniState::Created | EniState::Attaching);
         let is_busy = |eni: &&Eni| {
             eni.role != EniRole::Unmanaged
+                && eni.card == self.card
                 && !eni.excluded
                 && is_underway(self.pool, eni)
                 && self.gives(&eni.subnet)
@@ -75,7 +78,7 @@ impl Growing<'_> {
         let enis = self.pool.enis().values().filter(is_busy).map(places);
         let is_going_on = |creation: &&Creation| {
             let topic = Topic::Creation(creation.token.clone());
-            self.is_clear(&topic) && self.gives(&creation.subnet)
+            creation.card == self.card && self.is_clear(&topic) && self.gives(&creation.subnet)
         };
         let creations = self.pool.creations().values().filter(is_going_on);
         let creations = creations.map(|creation| self.slots.saturating_sub(creation.amount.places()));
@@ -141,10 +144,19 @@ impl Growing<'_> {
         true
     }
 
+    fn is_here(&self, act: &Act) -> bool {
+        match act {
+            Act::Assign { eni, .. } => self.pool.enis().get(eni).is_some_and(|eni| eni.card == self.card),
+            Act::Create { card, .. } => *card == self.card,
+            Act::DescribeSubnets => true,
+        }
+    }
+
     /// Whether one more call has to wait for its budget. Pods that wait come first, and may have all of it.
     fn is_braked(&mut self) -> bool {
         let report = &self.plan.report;
-        let planned = self.plan.acts.iter().map(|act| match act {
+        let here = self.plan.acts.iter().filter(|act| self.is_here(act));
+        let planned = here.map(|act| match act {
             Act::Assign { amount, .. } | Act::Create { amount, .. } => amount.addresses(),
             Act::DescribeSubnets => 0,
         });
@@ -180,6 +192,7 @@ impl Growing<'_> {
             .enis()
             .values()
             .filter(|eni| eni.role != EniRole::Unmanaged && !eni.excluded && is_underway(pool, eni))
+            .filter(|eni| eni.card == self.card)
             .filter(|eni| !matches!(eni.state, EniState::Created | EniState::Attaching))
             .collect();
         enis.sort_by_key(|eni| eni.device);
@@ -224,11 +237,11 @@ impl Growing<'_> {
             slots: self.slots,
             by_setting,
         };
-        let is_creation = |act: &&Act| matches!(act, Act::Create { .. });
+        let is_creation = |act: &&Act| matches!(act, Act::Create { card, .. } if *card == self.card);
         let planned = count(self.plan.acts.iter().filter(is_creation).count());
-        let devices = count(self.pool.room_for_devices());
+        let devices = count(self.pool.room_for_devices(self.card));
         let mut room = limit
-            .saturating_sub(places_taken(self.pool))
+            .saturating_sub(places_taken(self.pool, self.card))
             .min(devices)
             .saturating_sub(planned);
         if room == 0 {
@@ -255,7 +268,8 @@ impl Growing<'_> {
             let amount = shortage::modest(self.pool, &subnet, wish, self.now);
             self.need.take(amount);
             room = room.saturating_sub(1);
-            self.plan.acts.push(Act::Create { subnet, amount });
+            let card = self.card;
+            self.plan.acts.push(Act::Create { subnet, card, amount });
         }
         if !self.need.is_met() {
             self.hinder(at_limit);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cloud::{Amount, CloudCall};
-use super::ids::{ClientToken, EniId, SubnetId, Tick};
+use super::ids::{CardIndex, ClientToken, EniId, SubnetId, Tick};
 use super::memory::Purpose;
 use super::model::Creation;
 use super::outbox::Outbox;
@@ -30,7 +30,7 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
     for act in &plan.acts {
         match act {
             Act::Assign { eni, amount } => assign(pool, eni, *amount, now, out),
-            Act::Create { subnet, amount } => create(pool, subnet.clone(), *amount, now, out),
+            Act::Create { subnet, card, amount } => create(pool, subnet.clone(), *card, *amount, now, out),
             Act::DescribeSubnets => subnets::ask(pool, now, out),
         }
     }
@@ -47,12 +47,13 @@ fn assign(pool: &mut Pool, id: &EniId, amount: Amount, now: Tick, out: &mut Outb
     out.call(pool, purpose, CloudCall::Assign { eni, amount }, now);
 }
 
-fn create(pool: &mut Pool, subnet: SubnetId, amount: Amount, now: Tick, out: &mut Outbox) {
+fn create(pool: &mut Pool, subnet: SubnetId, card: CardIndex, amount: Amount, now: Tick, out: &mut Outbox) {
     let token = token(pool, now);
     let creation = Creation {
         tags: labels(pool, &token, now),
         token: token.clone(),
         subnet,
+        card,
         groups: groups::wanted(pool).to_vec(),
         amount,
         tracking: pool.memory.tracking,

@@ -182,9 +182,36 @@ counted_id!(
 pub struct DeviceIndex(pub u32);
 
 /// An EC2 network card; ordinary instance types have only card 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CardIndex(pub u32);
+
+impl CardIndex {
+    /// The card of the primary ENI, which every instance has.
+    pub const FIRST: Self = Self(0);
+
+    /// Whether nothing need be said of it.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub fn is_first(&self) -> bool {
+        *self == Self::FIRST
+    }
+}
+
+impl fmt::Display for CardIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "card {}", self.0)
+    }
+}
+
+/// The number by which the kernel tells the packets of secondary ENIs apart: 1 to 127, seven bits of the packet mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mark(pub u8);
+
+impl Mark {
+    /// The greatest there is.
+    pub const MAX: Self = Self(127);
+}
 
 /// A kernel route table number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

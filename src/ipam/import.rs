@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::checkpoint::Entry;
 use super::effect::Change;
-use super::ids::{CardIndex, DeviceIndex, EniId, PodRef, SandboxKey, TableId, Tick};
+use super::ids::{CardIndex, DeviceIndex, EniId, IfName, PodRef, SandboxKey, TableId, Tick};
 use super::model::Allocation;
 use super::node::NodeFacts;
 use super::records::{AddressRecord, NodeRecord, Record, RecordKey};
@@ -147,6 +147,7 @@ pub fn judge(files: &[(CardIndex, Vec<Entry>)], seen: &Witnesses, clocks: Clocks
         clocks,
         carried: seen.routes.values().map(String::as_str).collect(),
         held: BTreeMap::new(),
+        cards: BTreeMap::new(),
         holders: BTreeMap::new(),
     };
     let mut entries: Vec<(usize, CardIndex, &Entry)> = files
@@ -160,7 +161,7 @@ pub fn judge(files: &[(CardIndex, Vec<Entry>)], seen: &Witnesses, clocks: Clocks
     let mut judged: Vec<(usize, Judged)> = entries
         .into_iter()
         .map(|(place, card, entry)| {
-            let verdict = judge.entry(entry);
+            let verdict = judge.entry(card, entry);
             let entry = entry.clone();
             (place, Judged { entry, card, verdict })
         })
@@ -188,11 +189,13 @@ struct Judge<'a> {
     clocks: Clocks,
     carried: BTreeSet<&'a str>,
     held: BTreeMap<SandboxKey, IpAddr>,
+    /// In which card's file an interface was found.
+    cards: BTreeMap<SandboxKey, CardIndex>,
     holders: BTreeMap<IpAddr, SandboxKey>,
 }
 
 impl Judge<'_> {
-    fn entry(&mut self, entry: &Entry) -> Verdict {
+    fn entry(&mut self, card: CardIndex, entry: &Entry) -> Verdict {
         let Some(address) = entry.address() else {
             return Verdict::Left(Left::NoAddress);
         };
@@ -214,7 +217,8 @@ impl Judge<'_> {
             }
             Trace::None(why) => return Verdict::Left(why),
         };
-        if self.held.get(&entry.key) == Some(&address) {
+        let key = self.interface(card, entry, &host_veth);
+        if self.held.get(&key) == Some(&address) {
             return Verdict::Left(Left::Repeated);
         }
         if let Some(other) = self.holders.get(&address) {
@@ -224,13 +228,28 @@ impl Judge<'_> {
             );
             return Self::in_doubt(address, why);
         }
-        if self.held.contains_key(&entry.key) {
+        if self.held.contains_key(&key) {
             let why = format!("the Go daemon's checkpoint gives it to {entry} as another of its addresses");
             return Self::in_doubt(address, why);
         }
-        self.held.insert(entry.key.clone(), address);
+        self.held.insert(key.clone(), address);
+        self.cards.insert(key.clone(), card);
         self.holders.insert(address, entry.key.clone());
-        self.adopt(entry, address, host_veth)
+        self.adopt(entry, key, address, host_veth)
+    }
+
+    /// The Go daemon files all interfaces of a sandbox under its main one's name, each in its card's file, and numbers them
+    /// and their links; in the sandbox they are called so (reference dataplane 0.5).
+    fn interface(&self, card: CardIndex, entry: &Entry, link: &str) -> SandboxKey {
+        let number = self.number_of(entry, link).unwrap_or_default();
+        let is_other_card = self.cards.get(&entry.key).is_none_or(|main| *main != card);
+        if number == 0 || !is_other_card {
+            return entry.key.clone();
+        }
+        SandboxKey {
+            ifname: IfName(format!("mNicIf{number}")),
+            ..entry.key.clone()
+        }
     }
 
     fn in_doubt(address: IpAddr, why: String) -> Verdict {
@@ -240,14 +259,15 @@ impl Judge<'_> {
         }
     }
 
-    fn adopt(&self, entry: &Entry, address: IpAddr, host_veth: String) -> Verdict {
+    fn adopt(&self, entry: &Entry, key: SandboxKey, address: IpAddr, host_veth: String) -> Verdict {
         let home = home(&self.seen.enis, address);
         let (eni, device, card) = home.map_or_else(
             || self.supposed_home(address),
             |eni| (eni.id.clone(), eni.device, eni.card),
         );
+        let main = (key != entry.key).then(|| entry.key.ifname.clone());
         let allocation = Box::new(Allocation {
-            key: entry.key.clone(),
+            key,
             pod: PodRef {
                 namespace: entry.namespace.clone(),
                 name: entry.name.clone(),
@@ -259,6 +279,7 @@ impl Judge<'_> {
             card,
             host_veth,
             netns: String::new(),
+            main,
             since: self.clocks.tick_of(entry.given_ns),
             told: None,
         });
@@ -304,8 +325,14 @@ impl Judge<'_> {
 
     /// The Go daemon looks at the end of the name alone, since the prefix may have been another.
     fn is_link_of(&self, entry: &Entry, link: &str) -> bool {
+        self.number_of(entry, link).is_some()
+    }
+
+    /// Which of its pod's interfaces a link belongs to.
+    fn number_of(&self, entry: &Entry, link: &str) -> Option<u32> {
         let hash = |interface| (self.seen.link_hash)(&entry.namespace, &entry.name, interface);
-        (0..entry.interfaces.clamp(1, MOST_INTERFACES)).any(|interface| link.ends_with(&hash(interface)))
+        let mut numbers = 0..entry.interfaces.clamp(1, MOST_INTERFACES);
+        numbers.find(|interface| link.ends_with(&hash(*interface)))
     }
 
     fn is_routed_to(&self, entry: &Entry) -> bool {
@@ -408,14 +435,29 @@ pub fn changes(judged: &[Judged], seen: &Witnesses, now: Tick, cooldown: Duratio
     records.into_iter().map(change).collect()
 }
 
+/// The name that a sandbox's interfaces are filed under.
+fn main_key(held: &Allocation) -> SandboxKey {
+    SandboxKey {
+        ifname: held.main.as_ref().unwrap_or(&held.key.ifname).clone(),
+        ..held.key.clone()
+    }
+}
+
 /// What the Go daemon would have to read to take these pods over: a file for each network card that has any, always one
-/// for the first.
+/// for the first. It deletes as many interfaces as an entry says its sandbox has.
 pub fn export(allocations: &[Allocation], clocks: Clocks) -> BTreeMap<CardIndex, Vec<Entry>> {
     let mut files = BTreeMap::from([(CardIndex(0), Vec::new())]);
+    let mut interfaces: BTreeMap<SandboxKey, u32> = BTreeMap::new();
     for held in allocations {
+        let count = interfaces.entry(main_key(held)).or_default();
+        *count = count.saturating_add(1);
+    }
+    for held in allocations {
+        let key = main_key(held);
         let file: &mut Vec<Entry> = files.entry(held.card).or_default();
         file.push(Entry {
-            key: held.key.clone(),
+            interfaces: interfaces.get(&key).copied().unwrap_or(1),
+            key,
             namespace: held.pod.namespace.clone(),
             name: held.pod.name.clone(),
             ipv4: match held.address {
@@ -427,8 +469,6 @@ pub fn export(allocations: &[Allocation], clocks: Clocks) -> BTreeMap<CardIndex,
                 IpAddr::V6(address) => Some(address),
             },
             given_ns: clocks.unix_ns_of(held.since),
-            // It deletes as many interfaces as this says; a pod of ours has one.
-            interfaces: 1,
         });
     }
     files

@@ -6,11 +6,13 @@
 mod adaptive;
 mod answers;
 pub mod budget;
+mod cards;
 mod census;
 pub mod checkpoint;
 pub mod cidr;
 pub mod cidr6;
 pub mod cloud;
+mod companions;
 mod drift;
 pub mod effect;
 pub mod event;
@@ -56,6 +58,7 @@ pub mod treatment;
 mod upkeep;
 pub mod verdict;
 pub mod verify;
+pub mod wishes;
 pub mod witness;
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             now,
         );
     }
+    pool.separate_marks();
     create(pool, now, out);
     let ids: Vec<EniId> = pool.enis().keys().cloned().collect();
     for id in ids {
@@ -76,6 +77,7 @@ pub(super) fn advance(pool: &mut Pool, now: Tick, out: &mut Outbox) {
 /// Where EC2 is asked nothing, what stands is kept standing, and IMDS is asked for what others have added. What was
 /// begun at EC2 stays an intent until it may be asked again.
 fn advance_without_ec2(pool: &mut Pool, now: Tick, out: &mut Outbox) {
+    pool.separate_marks();
     let standing = |eni: &&Eni| {
         eni.role == EniRole::Secondary && matches!(eni.state, EniState::Attached | EniState::Ready)
     };
@@ -117,7 +119,8 @@ fn attach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     if !pool.memory.is_clear(&Topic::Attach(id.clone()), now) {
         return;
     }
-    let Some(device) = pool.free_device() else {
+    let Some(eni) = pool.enis().get(id) else { return };
+    let Some(device) = pool.free_device(eni.card) else {
         let why = "no device index is free";
         doom(pool, id, why);
         return discard(pool, id, now, out);
@@ -206,6 +209,9 @@ fn configure(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     if !pool.memory.is_clear(&Topic::Configure(id.clone()), now) {
         return;
     }
+    if !pool.give_mark(id) {
+        return;
+    }
     match pool.intent(id) {
         Some(intent) => {
             pool.memory.progress(id).configuring = true;
@@ -251,7 +257,10 @@ fn await_link(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 
 fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let Some(eni) = pool.enis().get(id) else { return };
-    let Some(device) = eni.device else { return };
+    if eni.device.is_none() {
+        return;
+    }
+    let mark = eni.mark();
     if !pool.memory.is_configured(id) || !pool.memory.is_clear(&Topic::Publish(id.clone()), now) {
         return;
     }
@@ -271,7 +280,7 @@ fn publish(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
         .extend(addresses.iter().copied());
     out.now(Effect::Publish {
         eni: id.clone(),
-        device,
+        mark,
         addresses,
     });
 }
@@ -282,6 +291,7 @@ pub(super) fn doom(pool: &mut Pool, id: &EniId, why: &str) {
     let why: String = why.chars().take(LONGEST_REASON).collect();
     pool.edit_eni(id, |eni| {
         eni.device = None;
+        eni.given_mark = None;
         eni.state = EniState::Discarding { why };
     });
     let next = pool.memory.next_call;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
-use super::ids::{CardIndex, DeviceIndex, EniId, Mac, Tick};
+use super::ids::{DeviceIndex, EniId, Mac, Tick};
 use super::memory::Ec2View;
 use super::model::{Eni, EniKind, EniRole, EniState};
 use super::node::NodeFacts;
@@ -209,7 +209,7 @@ pub(super) fn absorb_imds(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         return;
     };
     for seen in &snapshot.enis {
-        if !pool.enis().contains_key(&seen.id) && seen.card == CardIndex(0) {
+        if !pool.enis().contains_key(&seen.id) && pool.may_manage(seen.card) {
             let words = EniWords {
                 imds: ImdsWord::Lists,
                 ..evidence::of_eni(pool, &seen.id, Ec2EniWord::Unreachable, now)
@@ -234,7 +234,7 @@ fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
         return;
     };
     // Device 0 of card 0 is the primary ENI, which is known from the start.
-    if seen.device == DeviceIndex(0) {
+    if seen.device == DeviceIndex(0) && seen.card.is_first() {
         return;
     }
     pool.insert_eni(Eni {
@@ -246,6 +246,7 @@ fn insert_unverified(pool: &mut Pool, seen: &ImdsEni) {
         state: EniState::Attached,
         device: Some(seen.device),
         card: seen.card,
+        given_mark: None,
         attachment: None,
         delete_on_termination: false,
         subnet: seen.subnet.clone(),

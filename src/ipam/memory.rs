@@ -11,8 +11,8 @@ use super::drift::Drifts;
 use super::effect::Reply;
 use super::event::AddRequest;
 use super::ids::{
-    CallId, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SecurityGroupId, SubnetId, Tick,
-    WaiterId,
+    CallId, CardIndex, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SecurityGroupId, SubnetId,
+    Tick, WaiterId,
 };
 use super::leaks::{LeakCall, Leaks};
 use super::obstacle::{Obstacle, Pace, Topic, spread};
@@ -242,8 +242,8 @@ pub(super) struct Memory {
     pub(super) link_news: BTreeSet<Mac>,
     pub(super) imds: Option<ImdsSnapshot>,
     pub(super) imds_pending: bool,
-    /// Device indexes EC2 said are taken, by whom is not known.
-    pub(super) devices_taken: BTreeSet<DeviceIndex>,
+    /// Places EC2 said are taken, by whom is not known.
+    pub(super) devices_taken: BTreeSet<(CardIndex, DeviceIndex)>,
     pub(super) subnets: SubnetView,
     /// The primary ENI's connection-tracking time-outs.
     pub(super) tracking: ConnectionTracking,

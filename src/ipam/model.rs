@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudCall, ConnectionTracking};
 use super::ids::{
-    AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, Mac, PodRef, SandboxKey, SecurityGroupId,
-    SubnetId, TableId, Tick, WaiterId,
+    AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, IfName, Mac, Mark, PodRef, SandboxKey,
+    SecurityGroupId, SubnetId, TableId, Tick, WaiterId,
 };
 use super::six::Block;
 use super::witness::Doubt;
@@ -91,6 +91,9 @@ pub struct Eni {
     pub device: Option<DeviceIndex>,
     /// Its network card.
     pub card: CardIndex,
+    /// Its mark, where its place does not give it: on further cards ([`Self::mark`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_mark: Option<Mark>,
     /// Its attachment, once known.
     pub attachment: Option<AttachmentId>,
     /// Whether EC2 is known to delete it with the instance.
@@ -156,9 +159,9 @@ impl Eni {
         self.cidrs.iter().flat_map(of)
     }
 
-    /// Whether it takes a place on card 0 of the instance, now or soon.
+    /// Whether it takes a place on its card, now or soon.
     pub fn takes_place(&self) -> bool {
-        self.card == CardIndex(0) && !matches!(self.state, EniState::Discarding { .. } | EniState::Lost)
+        !matches!(self.state, EniState::Discarding { .. } | EniState::Lost)
     }
 }
 
@@ -298,6 +301,9 @@ pub struct Allocation {
     pub host_veth: String,
     /// The network namespace as the ADD named it.
     pub netns: String,
+    /// The sandbox's main interface, when this is another one: it goes with that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<IfName>,
     /// Since when.
     pub since: Tick,
     /// The only client that has been told, as long as it is the only one.
@@ -314,6 +320,9 @@ pub struct Creation {
     pub token: ClientToken,
     /// Where.
     pub subnet: SubnetId,
+    /// The network card it is for.
+    #[serde(default, skip_serializing_if = "CardIndex::is_first")]
+    pub card: CardIndex,
     /// Security groups.
     pub groups: Vec<SecurityGroupId>,
     /// What to create it with.

@@ -25,6 +25,7 @@ fn new_eni(pool: &Pool, cloud: &CloudEni, role: EniRole, state: EniState) -> Eni
         state,
         device: None,
         card: CardIndex(0),
+        given_mark: None,
         attachment: None,
         delete_on_termination: false,
         subnet: cloud.subnet.clone(),
@@ -55,7 +56,7 @@ pub(super) fn adopt_created(
     now: Tick,
     out: &mut Outbox,
 ) {
-    let wanted = token.is_some_and(|token| pool.forget_creation(token).is_some());
+    let wanted = token.and_then(|token| pool.forget_creation(token));
     if pool.enis().contains_key(&cloud.id) {
         for cidr in cloud.cidrs() {
             reconcile::listed(pool, &cloud.id, cidr, now, out);
@@ -63,10 +64,13 @@ pub(super) fn adopt_created(
         six::named(pool, &cloud.id, &cloud.prefixes6, now, out);
         return;
     }
-    let limit = pool.limits().map_or(0, |limits| eni_limit(pool, limits.enis).0);
-    let has_room = wanted || places_taken(pool) < limit;
-    let state = EniState::Created;
-    pool.insert_eni(new_eni(pool, cloud, EniRole::Secondary, state));
+    let card = match wanted {
+        Some(creation) => Some(creation.card),
+        None => card_with_room(pool),
+    };
+    let mut eni = new_eni(pool, cloud, EniRole::Secondary, EniState::Created);
+    eni.card = card.unwrap_or_default();
+    pool.insert_eni(eni);
     see(pool, cloud);
     pool.memory.progress(&cloud.id).can_go = release::can_go(pool, cloud);
     for cidr in cloud.cidrs() {
@@ -74,13 +78,20 @@ pub(super) fn adopt_created(
         reconcile::listed(pool, &cloud.id, cidr, now, out);
     }
     six::named(pool, &cloud.id, &cloud.prefixes6, now, out);
-    if !has_room {
+    if card.is_none() {
         out.alarm(
             "left-over",
             format!("{} is ours, attached nowhere, and finds no place", cloud.id),
         );
         super::lifecycle::doom(pool, &cloud.id, "no place is left for it");
     }
+}
+
+/// The first managed card that can carry one more ENI.
+fn card_with_room(pool: &Pool) -> Option<CardIndex> {
+    let limits = pool.limits()?;
+    let has_room = |card: &CardIndex| places_taken(pool, *card) < eni_limit(pool, limits.enis_on(*card)).0;
+    pool.managed_cards().into_iter().find(has_room)
 }
 
 /// EC2's list of what is attached to this instance.

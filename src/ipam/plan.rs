@@ -4,7 +4,7 @@
 //! state shows: everything that is needed is asked for at once instead of one step every five seconds, what is on its
 //! way counts, and what cools does not count as available (its fault Q1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,13 +13,14 @@ use super::budget::{Brake, Priority};
 use super::census::{Census, count};
 use super::cloud::{Amount, CloudFailure, FailureClass, Unit};
 use super::growing::Growing;
-use super::ids::{EniId, InstanceType, SubnetId, Tick};
+use super::ids::{CardIndex, EniId, InstanceType, SubnetId, Tick};
 use super::memory::Ec2View;
 use super::obstacle::{Obstacle, Topic};
 use super::pool::Pool;
 use super::six;
 use super::subnets;
 use super::targets::Goal;
+use super::wishes::Waiting;
 
 /// One thing to ask EC2 for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,6 +36,9 @@ pub enum Act {
     Create {
         /// Where.
         subnet: SubnetId,
+        /// The network card it is for.
+        #[serde(skip_serializing_if = "CardIndex::is_first")]
+        card: CardIndex,
         /// What it carries besides its own address.
         amount: Amount,
     },
@@ -148,6 +152,9 @@ pub struct Report {
     pub delays: Vec<Hindrance>,
     /// What EC2 does not permit although no pod depends on it.
     pub losses: Vec<Loss>,
+    /// The same of each network card, where more than one is managed; all above is their sum then.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cards: BTreeMap<CardIndex, Report>,
 }
 
 /// Something optional that is switched off for lack of permission.
@@ -182,12 +189,14 @@ pub struct Plan {
     pub report: Report,
 }
 
-/// ENIs that take a place on the default card, now or soon.
-pub(super) fn places_taken(pool: &Pool) -> u32 {
-    count(pool.enis().values().filter(|eni| eni.takes_place()).count() + pool.creations().len())
+/// ENIs that take a place on a card, now or soon.
+pub(super) fn places_taken(pool: &Pool, card: CardIndex) -> u32 {
+    let enis = pool.enis().values().filter(|eni| eni.takes_place_on(card));
+    let creations = pool.creations().values().filter(|creation| creation.card == card);
+    count(enis.count() + creations.count())
 }
 
-/// How many ENIs there may be, and whether `MAX_ENI` is the smaller limit.
+/// How many ENIs there may be on a card that can carry so many, and whether `MAX_ENI` is the smaller limit.
 pub(super) fn eni_limit(pool: &Pool, by_type: u32) -> (u32, bool) {
     match pool.policy().max_enis {
         Some(max) if max >= 1 && max < by_type => (max, true),
@@ -222,9 +231,11 @@ impl Need {
 /// Links take a second or two to appear; one that takes longer than this is worth a word.
 const LINK_NOTICE: Duration = Duration::from_secs(5);
 
-/// ENIs whose link should have appeared by now.
-fn missing_links(pool: &Pool, now: Tick) -> impl Iterator<Item = Hindrance> {
-    pool.memory.enis.iter().filter_map(move |(id, progress)| {
+/// ENIs of a card whose link should have appeared by now.
+fn missing_links(pool: &Pool, card: CardIndex, now: Tick) -> impl Iterator<Item = Hindrance> {
+    let is_here = move |id: &EniId| pool.enis().get(id).is_none_or(|eni| eni.card == card);
+    let progress = pool.memory.enis.iter().filter(move |(id, _)| is_here(id));
+    progress.filter_map(move |(id, progress)| {
         let waited = now.since(progress.link_awaited?);
         (waited >= LINK_NOTICE).then(|| Hindrance::NoLink {
             eni: id.clone(),
@@ -261,26 +272,44 @@ fn delays(pool: &Pool, now: Tick) -> Vec<Hindrance> {
 
 /// How the pool should grow now. Planning again after the acts were taken up yields no further acts.
 pub fn plan(pool: &Pool, now: Tick) -> Plan {
-    let goal = Goal::of(pool);
-    let census = Census::of(pool, goal, now);
-    let waiting: BTreeSet<_> = pool.memory.waiters.values().map(|request| &request.key).collect();
-    let mut plan = Plan {
-        acts: Vec::new(),
-        report: Report {
-            free: census.free.saturating_add(census.left_over),
-            left_over: census.left_over,
-            assigned: census.assigned,
-            cooling: census.cooling,
-            quarantined: census.quarantined,
-            coming: census.coming,
-            waiting: count(waiting.len()),
-            enis: places_taken(pool),
-            delays: delays(pool, now),
-            losses: losses(pool),
-            ..Report::default()
-        },
+    let mut acts = Vec::new();
+    let mut reports = BTreeMap::new();
+    let mut waiting = Waiting::of(pool);
+    let total = waiting.total();
+    for card in pool.managed_cards() {
+        let here = waiting.on(card);
+        let mut plan = Plan {
+            acts,
+            report: Report::default(),
+        };
+        let unmet = plan_card(pool, card, here, &mut plan, now);
+        waiting.pass_on(unmet);
+        acts = plan.acts;
+        reports.insert(card, plan.report);
+    }
+    let report = Report::of_cards(reports, total);
+    Plan { acts, report }
+}
+
+/// Plans for one card by its own targets and limits. What is left undone for want of places is returned: other cards may
+/// have some.
+fn plan_card(pool: &Pool, card: CardIndex, waiting: u32, plan: &mut Plan, now: Tick) -> u32 {
+    let goal = Goal::of(pool, card);
+    let census = Census::of(pool, card, goal, now);
+    plan.report = Report {
+        free: census.free.saturating_add(census.left_over),
+        left_over: census.left_over,
+        assigned: census.assigned,
+        cooling: census.cooling,
+        quarantined: census.quarantined,
+        coming: census.coming,
+        waiting,
+        enis: places_taken(pool, card),
+        delays: delays(pool, now),
+        losses: losses(pool),
+        ..Report::default()
     };
-    plan.report.hindrances.extend(missing_links(pool, now));
+    plan.report.hindrances.extend(missing_links(pool, card, now));
     let Some(limits) = pool.limits() else {
         // Nobody will tell where EC2 is not asked: that is no reason to wait.
         plan.report.hindrances.push(if pool.policy().ask_ec2 {
@@ -288,44 +317,48 @@ pub fn plan(pool: &Pool, now: Tick) -> Plan {
         } else {
             provisioning_off(pool)
         });
-        return plan;
+        return 0;
     };
     if let Some(hindrance) = six::cannot(pool).filter(|_| pool.policy().is_six()) {
         plan.report.hindrances.push(hindrance);
-        return plan;
+        return 0;
     }
     let slots = limits.secondary_per_eni();
     plan.report.warm = goal.warm(slots);
     let mut need = need(pool, goal, &census, &plan.report);
     plan.report.short = need.addresses;
     if need.addresses == 0 {
-        return plan;
+        return 0;
     }
     if let (Some(max_pods), Some(0)) = (pool.policy().max_pods, need.room_for_pods) {
         plan.report.hindrances.push(Hindrance::MaxPods { max_pods });
-        return plan;
+        return 0;
     }
     if !pool.policy().provisioning {
         plan.report.hindrances.push(provisioning_off(pool));
-        return plan;
+        return 0;
     }
     if pool.memory.ec2 == Ec2View::Asking {
         plan.report.hindrances.push(Hindrance::Starting);
-        if subnets::is_needed_first(pool) && subnets::is_due(pool, now) {
+        let is_asked = plan.acts.contains(&Act::DescribeSubnets);
+        if subnets::is_needed_first(pool) && subnets::is_due(pool, now) && !is_asked {
             plan.acts.push(Act::DescribeSubnets);
         }
-        return plan;
+        return 0;
     }
     Growing {
         pool,
+        card,
         goal,
         slots,
         need: &mut need,
-        plan: &mut plan,
+        plan,
         now,
     }
-    .grow(limits.enis);
-    plan
+    .grow(limits.enis_on(card));
+    let is_full = |hindrance: &Hindrance| matches!(hindrance, Hindrance::EniLimit { .. });
+    let lacks_places = plan.report.hindrances.iter().any(is_full);
+    if lacks_places { need.addresses } else { 0 }
 }
 
 fn provisioning_off(pool: &Pool) -> Hindrance {

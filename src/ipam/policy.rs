@@ -57,8 +57,11 @@ pub struct Policy {
     /// `ENABLE_PREFIX_DELEGATION`: addresses come in /28 prefixes where the instance type can carry them, and this much is
     /// held ready.
     pub prefixes: Option<WarmTarget>,
-    /// `MAX_ENI`, when it is a number of at least 1; the instance type's limit applies in any case.
+    /// `MAX_ENI`, when it is a number of at least 1: so many on each network card. The instance type's limit applies in
+    /// any case.
     pub max_enis: Option<u32>,
+    /// `ENABLE_MULTI_NIC`: the network cards besides the first are managed, too ([`Self::has_further_cards`]).
+    pub multi_nic: bool,
     /// Kubelet's max-pods, where known: there is no use for more addresses at a time.
     pub max_pods: Option<u32>,
     /// `IP_COOLDOWN_PERIOD`: how long a released address rests; zero switches it off.
@@ -110,6 +113,11 @@ impl Policy {
         self.family == Family::V6
     }
 
+    /// Whether network cards besides the first are managed. On an IPv6 node they are not.
+    pub fn has_further_cards(&self) -> bool {
+        self.multi_nic && !self.is_six()
+    }
+
     /// Whether the pool sizes itself.
     pub fn is_adaptive(&self) -> bool {
         !self.is_six() && (self.warm == WarmTarget::Adaptive || self.prefixes == Some(WarmTarget::Adaptive))
@@ -123,6 +131,7 @@ impl Default for Policy {
             warm: WarmTarget::Enis(1),
             prefixes: None,
             max_enis: None,
+            multi_nic: false,
             max_pods: None,
             cooldown: Duration::from_secs(30),
             cluster_name: None,

@@ -288,6 +288,7 @@ impl Pool {
             card: eni.card,
             host_veth: request.host_veth.clone(),
             netns: request.netns.clone(),
+            main: request.main.clone(),
             since: now,
             told: Some(request.waiter),
         };
@@ -475,23 +476,29 @@ impl Pool {
         (keys, changes)
     }
 
-    /// The lowest free device index on card 0.
-    pub(super) fn free_device(&self) -> Option<DeviceIndex> {
-        self.free_devices().next()
+    /// The lowest free device index on a card.
+    pub(super) fn free_device(&self, card: CardIndex) -> Option<DeviceIndex> {
+        self.free_devices(card).next()
     }
 
-    /// How many more ENIs find a device index once those without one have theirs.
-    pub(super) fn room_for_devices(&self) -> usize {
-        let without = |eni: &&Eni| eni.takes_place() && eni.device.is_none();
-        let owed = self.enis.values().filter(without).count() + self.creations.len();
-        self.free_devices().count().saturating_sub(owed)
+    /// How many more ENIs find a device index on a card once those without one have theirs.
+    pub(super) fn room_for_devices(&self, card: CardIndex) -> usize {
+        let without = |eni: &&Eni| eni.takes_place_on(card) && eni.device.is_none();
+        let here = |creation: &&Creation| creation.card == card;
+        let owed = self.enis.values().filter(without).count() + self.creations.values().filter(here).count();
+        self.free_devices(card).count().saturating_sub(owed)
     }
 
-    /// The free device indexes on card 0; 0 is the primary ENI's. EC2 takes 0 to 99.
-    fn free_devices(&self) -> impl Iterator<Item = DeviceIndex> {
-        let here = |eni: &&Eni| eni.card == CardIndex(0) && eni.takes_place();
-        let used = self.enis.values().filter(here).filter_map(|eni| eni.device);
-        let taken: BTreeSet<DeviceIndex> = used.chain(self.memory.devices_taken.iter().copied()).collect();
+    /// The free device indexes on a card. EC2 takes 0 to 99; 0 is the primary ENI's on the first card, and on the others
+    /// AWS counts from 1 (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-acc-inst-types.html>).
+    fn free_devices(&self, card: CardIndex) -> impl Iterator<Item = DeviceIndex> {
+        let here = self.enis.values().filter(move |eni| eni.takes_place_on(card));
+        let refused = self.memory.devices_taken.iter();
+        let refused = refused.filter(move |(other, _)| *other == card);
+        let taken: BTreeSet<DeviceIndex> = here
+            .filter_map(|eni| eni.device)
+            .chain(refused.map(|(_, device)| *device))
+            .collect();
         (1..=99)
             .map(DeviceIndex)
             .filter(move |device| !taken.contains(device))

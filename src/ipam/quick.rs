@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::effect::Effect;
 use super::event::{AddRequest, Event};
-use super::ids::{CommitId, SandboxKey, Tick, WaiterId};
+use super::ids::{CardIndex, CommitId, SandboxKey, Tick, WaiterId};
 use super::model::{AddressState, Allocation};
 use super::outbox::Outbox;
 use super::plan::{Hindrance, Plan};
@@ -38,11 +38,12 @@ enum Growth {
 }
 
 /// What is worth keeping once everything is settled; nothing while somebody waits, calls are being sent, or the kernel
-/// routes an address that its sandbox may come to claim; or while what is missing waits for calls under way, because more
+/// routes an address that its sandbox may come to claim; where several network cards are managed; or while what is missing waits for calls under way, because more
 /// may be missing than they leave room for.
 pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
     let waits_for_calls = |hindrance: &Hindrance| matches!(hindrance, Hindrance::RestFollows { .. });
     let is_quiet = plan.acts.is_empty()
+        && plan.report.cards.is_empty()
         && pool.memory.waiters.is_empty()
         && !pool.has_strange_routes()
         && !plan.report.hindrances.iter().any(waits_for_calls);
@@ -123,6 +124,10 @@ fn frees_addresses(pool: &Pool, commit: CommitId, now: Tick) -> bool {
 }
 
 fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &mut Outbox) -> Option<()> {
+    // There is one card, and nothing goes with anything.
+    if !request.wish.takes(CardIndex::FIRST) || request.main.is_some() {
+        return None;
+    }
     let after = match calm.growth {
         Growth::After(0) => return None,
         Growth::After(spare) => Growth::After(spare.saturating_sub(1)),
@@ -151,13 +156,16 @@ fn is_only_rest(pool: &Pool, calm: &Calm, key: &SandboxKey) -> bool {
         let known = pool.known(held.address);
         pool.is_wired(held.address) && known.is_some_and(|known| known.doubt.is_none())
     };
-    !policy.cooldown.is_zero() && unhindered && pool.allocations().get(key).is_none_or(is_sound)
+    !policy.cooldown.is_zero()
+        && unhindered
+        && !pool.has_companions(key)
+        && pool.allocations().get(key).is_none_or(is_sound)
 }
 
 fn del(pool: &mut Pool, waiter: WaiterId, key: &SandboxKey, now: Tick, out: &mut Outbox) {
     let released = pool.release(key, now);
     let known = released.is_some();
-    serve::released(waiter, released, out);
+    serve::released(waiter, released.into_iter().collect(), out);
     if known {
         // The kernel is asked about it then.
         let rested = now.after(pool.policy().cooldown);

@@ -329,7 +329,7 @@ fn lose(pool: &mut Pool, id: &EniId, words: EniWords, now: Tick, out: &mut Outbo
     if eni.role != EniRole::Secondary || eni.state == EniState::Lost {
         return;
     }
-    let (primary, device) = (eni.primary, eni.device);
+    let (primary, mark) = (eni.primary, eni.mark());
     let addresses: Vec<Ipv4Addr> = eni.addresses().map(|(address, _)| address).collect();
     let progress = pool.memory.progress(id);
     progress.configured = false;
@@ -355,7 +355,7 @@ fn lose(pool: &mut Pool, id: &EniId, words: EniWords, now: Tick, out: &mut Outbo
     out.now(Effect::UnconfigureEni {
         eni: id.clone(),
         primary,
-        device,
+        mark,
     });
 }
 

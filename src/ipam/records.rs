@@ -233,6 +233,7 @@ mod tests {
             card: super::super::ids::CardIndex(0),
             host_veth: "eni0".to_owned(),
             netns: "/run/netns/x".to_owned(),
+            main: None,
             since: Tick(5),
             told: None,
         }
@@ -261,7 +262,7 @@ mod tests {
     /// changed its mode may have lists of both.
     #[test]
     fn the_largest_eni_fits_into_a_record_of_the_store() {
-        use super::super::ids::{CardIndex, DeviceIndex};
+        use super::super::ids::{DeviceIndex, Mark};
         use super::super::model::{EniKind, EniRole, EniState, Placed};
         let longest = |last: u8| Ipv4Addr::new(255, 255, 255, 200 + last);
         let placed = Placed {
@@ -279,7 +280,8 @@ mod tests {
                 why: "\u{10FFFF}".repeat(super::super::lifecycle::LONGEST_REASON),
             },
             device: Some(DeviceIndex(u32::MAX)),
-            card: CardIndex(u32::MAX),
+            card: crate::ids::CardIndex(u32::MAX),
+            given_mark: Some(Mark(u8::MAX)),
             attachment: Some("eni-attach-0123456789abcdef0".into()),
             delete_on_termination: false,
             subnet: "subnet-0123456789abcdef0".into(),
@@ -308,6 +310,7 @@ mod tests {
         let creation = Creation {
             token: ClientToken("i-0123456789abcdef0-01234567-ffffffffffffffff-ffffffffffffffff".to_owned()),
             subnet: "subnet-0123456789abcdef0".into(),
+            card: crate::ids::CardIndex(u32::MAX),
             // The most a quota increase allows for one ENI.
             groups: vec!["sg-0123456789abcdef0".into(); 16],
             amount: crate::cloud::Amount::Prefixes(u32::MAX),

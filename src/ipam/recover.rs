@@ -122,6 +122,7 @@ impl Pool {
         }
         ensure_primary(&mut pool);
         separate_devices(&mut pool);
+        pool.separate_marks();
         local::kernel(&mut pool, kernel, now, &mut out);
         release::resume(&mut pool, now, &mut out);
         resume(&mut pool, now, &mut out);
@@ -259,6 +260,7 @@ fn ensure_primary(pool: &mut Pool) {
             state: EniState::Ready,
             device: Some(DeviceIndex(0)),
             card: CardIndex(0),
+            given_mark: None,
             attachment: None,
             delete_on_termination: true,
             subnet: facts.subnet.clone(),
@@ -287,7 +289,7 @@ fn separate_devices(pool: &mut Pool) {
         .collect();
     for eni in enis.iter().filter(|eni| eni.role != EniRole::Primary) {
         let Some(device) = eni.device else { continue };
-        if let Some(other) = seen.insert(device, eni.id.clone()) {
+        if let Some(other) = seen.insert((eni.card, device), eni.id.clone()) {
             pool.edit_eni(&other, |eni| eni.device = None);
             pool.edit_eni(&eni.id, |eni| eni.device = None);
         }
@@ -340,12 +342,12 @@ fn stand(pool: &mut Pool, eni: &Eni, out: &mut Outbox) {
     progress.configured = true;
     progress.configuring = true;
     progress.publishing.extend(published.iter().copied());
-    let device = intent.device;
+    let mark = intent.mark;
     out.now(Effect::ConfigureEni(intent));
     if !published.is_empty() {
         out.now(Effect::Publish {
             eni: eni.id.clone(),
-            device,
+            mark,
             addresses: published,
         });
     }

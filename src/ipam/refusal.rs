@@ -3,8 +3,10 @@
 use super::budget::Brake;
 use super::cloud::{CloudFailure, FailureClass};
 use super::effect::{Refusal, RefusalKind};
-use super::ids::{SandboxKey, Tick};
+use super::event::AddRequest;
+use super::ids::{CardIndex, IfName, SandboxKey, Tick};
 use super::plan::{Hindrance, Report};
+use super::pool::Pool;
 
 fn refusal(kind: RefusalKind, message: String, next_step: &str) -> Refusal {
     Refusal {
@@ -23,6 +25,34 @@ pub(super) fn cancelled(key: &SandboxKey) -> Refusal {
         RefusalKind::Cancelled,
         format!("sandbox {key} was deleted while its ADD waited for an address"),
         "nothing: the runtime has given this sandbox up",
+    )
+}
+
+/// One interface of a sandbox was asked for, and the main one is not there.
+pub(super) fn without_main(request: &AddRequest) -> Refusal {
+    let main = request.main.as_ref().map_or("", IfName::as_str);
+    refusal(
+        RefusalKind::Cancelled,
+        format!(
+            "{} belongs to interface {main} of its sandbox, which has no address",
+            request.key
+        ),
+        "nothing: the runtime makes the sandbox again; its main interface is asked for first",
+    )
+}
+
+/// A card's address is wanted that is not ours to give.
+pub(super) fn unmanaged(card: CardIndex, pool: &Pool) -> Refusal {
+    let next_step = if pool.policy().has_further_cards() {
+        "use an instance type with that network card, or ask for another; one with an EFA-only interface alone is left to \
+         it"
+    } else {
+        "set ENABLE_MULTI_NIC=true, or take the annotation k8s.amazonaws.com/nicConfig off the pod"
+    };
+    refusal(
+        RefusalKind::Exhausted,
+        format!("an address of network {card} is wanted, which is not managed on this node"),
+        next_step,
     )
 }
 

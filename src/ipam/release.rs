@@ -431,7 +431,7 @@ pub(super) fn drain(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
 /// Waits until EC2 and the kernel both show that an ENI is detached, and has it deleted then.
 pub(super) fn detach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     let Some(eni) = pool.enis().get(id) else { return };
-    let (primary, device) = (eni.primary, eni.device);
+    let (primary, mark) = (eni.primary, eni.mark());
     let has_link = pool.memory.links.contains_key(&eni.mac);
     let inquiry = &pool.memory.progress(id).inquiry;
     if !inquiry.detached {
@@ -451,7 +451,7 @@ pub(super) fn detach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
     out.now(Effect::UnconfigureEni {
         eni: id.clone(),
         primary,
-        device,
+        mark,
     });
     pool.memory.clear(&Topic::Detached(id.clone()));
     pool.memory.clear(&Topic::Shrink);
@@ -577,7 +577,7 @@ pub(super) fn resume(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             EniState::Discarding { .. } => out.now(Effect::UnconfigureEni {
                 eni: eni.id.clone(),
                 primary: eni.primary,
-                device: None,
+                mark: None,
             }),
             _ if is_leaving(&eni) => await_word(pool, &eni.id, now),
             _ => {}

@@ -38,7 +38,7 @@ pub(super) fn role_of(pool: &Pool, eni: &CloudEni, card: CardIndex) -> EniRole {
         (None, Some(instance)) => instance == pool.facts().instance.as_str(),
         (None, None) => pool.policy().manage_untagged,
     };
-    let is_usable = EniKind::of(&eni.interface_type).carries_pods() && card == CardIndex(0);
+    let is_usable = EniKind::of(&eni.interface_type).carries_pods() && pool.may_manage(card);
     if is_usable && managed {
         EniRole::Secondary
     } else {

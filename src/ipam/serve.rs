@@ -1,14 +1,15 @@
 //! Sandboxes: ADD, DEL, GC, and who waits for what.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use super::census::Census;
-use super::effect::{Effect, ReleasedAddress, Reply};
+use super::companions;
+use super::effect::{Effect, Refusal, ReleasedAddress, Reply};
 use super::event::AddRequest;
-use super::ids::{CommitId, ContainerId, IfName, NetworkName, SandboxKey, Tick, WaiterId};
+use super::ids::{CardIndex, CommitId, ContainerId, IfName, NetworkName, SandboxKey, Tick, WaiterId};
 use super::memory::Final;
-use super::model::AddressState;
+use super::model::{Address, AddressState, Allocation};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::plan::{Hindrance, Report};
@@ -16,43 +17,39 @@ use super::pool::Pool;
 use super::records::RecordKey;
 use super::refusal;
 use super::targets::Goal;
+use super::wishes::Wish;
 
-pub(super) fn add(pool: &mut Pool, request: AddRequest, out: &mut Outbox) {
+pub(super) fn add(pool: &mut Pool, request: AddRequest, now: Tick, out: &mut Outbox) {
     if let Some(reason) = &pool.memory.store_trouble {
-        out.refuse(request.waiter, refusal::disk_full(reason));
-        return;
+        let refusal = refusal::disk_full(reason);
+        return companions::deny(pool, &request, refusal, now, out);
+    }
+    if !pool.has_main(&request) {
+        let refusal = refusal::without_main(&request);
+        return out.refuse(request.waiter, refusal);
     }
     pool.memory.waiters.insert(request.waiter, request);
 }
 
 pub(super) fn del(pool: &mut Pool, waiter: WaiterId, key: &SandboxKey, now: Tick, out: &mut Outbox) {
-    let cancelled: Vec<WaiterId> = waiting_for(pool, key);
-    for other in cancelled {
+    for other in pool.waiting_for(key) {
         pool.memory.waiters.remove(&other);
         out.refuse(other, refusal::cancelled(key));
     }
-    let released = pool.release(key, now);
+    let released = pool.release_all(key, now);
     self::released(waiter, released, out);
 }
 
 /// Tells what a DEL released: at once, and that it is done when that is durable.
-pub(super) fn released(waiter: WaiterId, released: Option<ReleasedAddress>, out: &mut Outbox) {
+pub(super) fn released(waiter: WaiterId, released: Vec<ReleasedAddress>, out: &mut Outbox) {
     out.now(Effect::Reply {
         waiter,
         reply: Reply::Released {
-            known: released.is_some(),
-            addresses: released.into_iter().collect(),
+            known: !released.is_empty(),
+            addresses: released,
         },
     });
     out.tell(waiter, Reply::Settled);
-}
-
-fn waiting_for(pool: &Pool, key: &SandboxKey) -> Vec<WaiterId> {
-    let waiters = pool.memory.waiters.iter();
-    waiters
-        .filter(|(_, request)| request.key == *key)
-        .map(|(waiter, _)| *waiter)
-        .collect()
 }
 
 /// Releases what the runtime does not list. A sandbox whose ADD is under way is younger than the list, and stays.
@@ -74,29 +71,36 @@ pub(super) fn collect(
             Final::Told(_) => None,
         })
         .collect();
+    let is_listed =
+        |container: &ContainerId, ifname: &IfName| valid.contains(&(container.clone(), ifname.clone()));
+    let lives = |held: &Allocation| {
+        let container = &held.key.container;
+        let with_main = held.main.as_ref().is_some_and(|main| is_listed(container, main));
+        with_main || is_listed(container, &held.key.ifname)
+    };
     let stale: Vec<SandboxKey> = pool
         .allocations()
-        .keys()
-        .filter(|key| key.network == *network && !fresh.contains(key))
-        .filter(|key| !valid.contains(&(key.container.clone(), key.ifname.clone())))
-        .cloned()
+        .iter()
+        .filter(|(key, held)| key.network == *network && !fresh.contains(key) && !lives(held))
+        .map(|(key, _)| key.clone())
         .collect();
     let released = stale.iter().filter_map(|key| pool.release(key, now)).collect();
     out.tell(waiter, Reply::Collected(released));
 }
 
 /// A client is gone: it waits no longer, and what it alone was told of is released again.
-pub(super) fn give_up(pool: &mut Pool, waiter: WaiterId, now: Tick) {
-    if pool.memory.waiters.remove(&waiter).is_some() {
-        return;
+pub(super) fn give_up(pool: &mut Pool, waiter: WaiterId, now: Tick, out: &mut Outbox) {
+    if let Some(request) = pool.memory.waiters.remove(&waiter) {
+        return companions::roll_back(pool, &request.key, request.main.as_ref(), now, out);
     }
     let unwanted = pool
         .allocations()
         .values()
         .find(|allocation| allocation.told == Some(waiter))
-        .map(|allocation| allocation.key.clone());
-    if let Some(key) = unwanted {
+        .map(|allocation| (allocation.key.clone(), allocation.main.clone()));
+    if let Some((key, main)) = unwanted {
         pool.release(&key, now);
+        companions::roll_back(pool, &key, main.as_ref(), now, out);
     }
 }
 
@@ -122,7 +126,7 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         return;
     }
     // Once for all who wait: looking through the pool for each of them is what 440 at once cannot afford.
-    let mut free = pool.free_in_order(now).into_iter();
+    let mut free = pool.free_by_card(now);
     for (deadline, waiter) in queue {
         let Some(request) = pool.memory.waiters.get(&waiter).cloned() else {
             continue;
@@ -155,11 +159,12 @@ pub(super) fn assigned(pool: &Pool, waiter: WaiterId, key: SandboxKey, repeated:
 fn assign_next(
     pool: &mut Pool,
     request: &AddRequest,
-    free: &mut impl Iterator<Item = IpAddr>,
+    free: &mut BTreeMap<CardIndex, VecDeque<IpAddr>>,
     now: Tick,
 ) -> bool {
-    free.next()
-        .is_some_and(|address| pool.assign(request, address, now))
+    let mut wanted = free.iter_mut().filter(|(card, _)| request.wish.takes(**card));
+    let next = wanted.find_map(|(_, free)| free.pop_front());
+    next.is_some_and(|address| pool.assign(request, address, now))
 }
 
 /// Tells those whose time is over, and those for whom nothing can come.
@@ -168,43 +173,83 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         return;
     }
     let report = pool.memory.report.clone();
-    let mut resting: Vec<Tick> = pool
-        .addresses()
+    let cards = pool.managed_cards();
+    let is_known =
+        |card: &CardIndex| cards.contains(card) || (pool.policy().has_further_cards() && pool.limits().is_none());
+    let mut coming: BTreeMap<CardIndex, Coming> = cards
         .iter()
-        .filter(|(address, _)| pool.is_wired(**address) && !pool.is_excluded(**address))
-        .filter_map(|(_, known)| match known.state(now) {
-            AddressState::Cooling { until } => Some(until),
-            _ => None,
-        })
+        .map(|card| (*card, Coming::to(pool, *card, now)))
         .collect();
-    resting.sort_unstable_by(|a, b| b.cmp(a));
-    let mut coming = Census::of(pool, Goal::of(pool), now).arriving;
-    let patient = report.has_transient() || is_asking_around(pool) || is_kernel_catching_up(pool);
+    let is_looked_for = is_asking_around(pool) || is_kernel_catching_up(pool);
     let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
+    let mut refused: Vec<(AddRequest, Refusal)> = Vec::new();
     for (deadline, waiter) in queue(pool) {
-        let Some(key) = pool
-            .memory
-            .waiters
-            .get(&waiter)
-            .map(|request| request.key.clone())
-        else {
+        let Some(request) = pool.memory.waiters.get(&waiter) else {
             continue;
         };
-        let refusal = if deadline <= now {
-            refusal::out_of_time(&report)
-        } else if !counted.insert(key) || patient || soon(&report, deadline) || doubts_end(pool, deadline) {
-            continue;
-        } else if resting.last().is_some_and(|until| *until < deadline) {
-            resting.pop();
-            continue;
-        } else if coming > 0 {
-            coming -= 1;
-            continue;
-        } else {
-            refusal::hopeless(&report, now)
+        let report = request.wish.report(&report);
+        let mut wanted = coming.iter_mut().filter(|(card, _)| request.wish.takes(**card));
+        let refusal = match request.wish {
+            Wish::Card(card) if !is_known(&card) => refusal::unmanaged(card, pool),
+            _ if deadline <= now => refusal::out_of_time(report),
+            _ if !counted.insert(request.key.clone())
+                || report.has_transient()
+                || is_looked_for
+                || soon(report, deadline)
+                || doubts_end(pool, deadline)
+                || wanted.any(|(_, coming)| coming.take(deadline)) =>
+            {
+                continue;
+            }
+            _ => refusal::hopeless(report, now),
         };
-        pool.memory.waiters.remove(&waiter);
-        out.refuse(waiter, refusal);
+        refused.push((request.clone(), refusal));
+    }
+    for (request, refusal) in refused {
+        if pool.memory.waiters.remove(&request.waiter).is_some() {
+            companions::deny(pool, &request, refusal, now, out);
+        }
+    }
+}
+
+/// What those who wait for an address of a card can count on.
+struct Coming {
+    /// When addresses at rest can be had, the first one last.
+    resting: Vec<Tick>,
+    /// Addresses on their way.
+    arriving: u32,
+}
+
+impl Coming {
+    fn to(pool: &Pool, card: CardIndex, now: Tick) -> Self {
+        let is_here = |(address, known): &(&IpAddr, &Address)| {
+            pool.card_of(known) == card && pool.is_wired(**address) && !pool.is_excluded(**address)
+        };
+        let mut resting: Vec<Tick> = pool
+            .addresses()
+            .iter()
+            .filter(is_here)
+            .filter_map(|(_, known)| match known.state(now) {
+                AddressState::Cooling { until } => Some(until),
+                _ => None,
+            })
+            .collect();
+        resting.sort_unstable_by(|a, b| b.cmp(a));
+        Self {
+            resting,
+            arriving: Census::of(pool, card, Goal::of(pool, card), now).arriving,
+        }
+    }
+
+    /// One of them, if it comes in time.
+    fn take(&mut self, deadline: Tick) -> bool {
+        if self.resting.last().is_some_and(|until| *until < deadline) {
+            self.resting.pop();
+            return true;
+        }
+        let comes = self.arriving > 0;
+        self.arriving = self.arriving.saturating_sub(1);
+        comes
     }
 }
 
@@ -260,13 +305,11 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     for (waiter, last) in tail.finals {
         match last {
             Final::Durable(key) => {
-                let own = |told: Option<WaiterId>| told == Some(waiter);
-                if pool
-                    .allocations()
-                    .get(&key)
-                    .is_some_and(|allocation| own(allocation.told))
-                {
+                let held = pool.allocations().get(&key);
+                let own = held.filter(|held| held.told == Some(waiter));
+                if let Some(main) = own.map(|held| held.main.clone()) {
                     pool.release(&key, now);
+                    companions::roll_back(pool, &key, main.as_ref(), now, out);
                 } else {
                     pool.mark([RecordKey::Allocation(key)]);
                 }
@@ -282,10 +325,9 @@ pub(super) fn commit_failed(pool: &mut Pool, commit: CommitId, reason: String, n
     if pool.memory.store_trouble.is_none() {
         out.alarm("store", format!("the store cannot be written: {reason}"));
     }
-    let waiting: Vec<WaiterId> = pool.memory.waiters.keys().copied().collect();
-    for waiter in waiting {
-        pool.memory.waiters.remove(&waiter);
-        out.refuse(waiter, refusal::disk_full(&reason));
+    let waiting = std::mem::take(&mut pool.memory.waiters);
+    for request in waiting.values() {
+        companions::deny(pool, request, refusal::disk_full(&reason), now, out);
     }
     pool.memory.store_trouble = Some(reason);
     pool.memory.obstruct(Topic::Store, Pace::secs(1, 10), None, now);

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::cloud::FailureClass;
 use super::explain::explain;
-use super::ids::Tick;
+use super::ids::{CardIndex, Tick};
 use super::model::AddressState;
 use super::obstacle::Topic;
-use super::plan::{Hindrance, Plan, plan};
+use super::plan::{Hindrance, Plan, Report, plan};
 use super::pool::Pool;
 use super::six;
 
@@ -37,6 +37,39 @@ pub struct Status {
     pub enis: u32,
     /// Contradictions between witnesses, by kind, counted since the start.
     pub drift: BTreeMap<&'static str, u64>,
+    /// The same numbers of each network card, where more than one is managed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cards: BTreeMap<CardIndex, CardStatus>,
+}
+
+/// What a network card has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CardStatus {
+    /// ENIs that take or will take a place.
+    pub enis: u32,
+    /// Addresses a sandbox could have now.
+    pub free: u32,
+    /// Addresses sandboxes have.
+    pub assigned: u32,
+    /// Addresses at rest.
+    pub cooling: u32,
+    /// Addresses in doubt.
+    pub quarantined: u32,
+    /// Addresses on their way.
+    pub coming: u32,
+}
+
+impl From<&Report> for CardStatus {
+    fn from(report: &Report) -> Self {
+        Self {
+            enis: report.enis,
+            free: report.free,
+            assigned: report.assigned,
+            cooling: report.cooling,
+            quarantined: report.quarantined,
+            coming: report.coming,
+        }
+    }
 }
 
 impl std::fmt::Display for Hindrance {
@@ -105,16 +138,29 @@ pub(super) fn told(obstacle: &Hindrance, now: Tick) -> String {
     }
 }
 
+/// The same of one network card among several.
+pub(super) fn told_of(card: Option<CardIndex>, text: String) -> String {
+    match card {
+        Some(card) => format!("{card}: {text}"),
+        None => text,
+    }
+}
+
 impl Pool {
     /// Numbers and reasons now.
     pub fn status(&self, now: Tick) -> Status {
         let Plan { report, .. } = plan(self, now);
-        let obstacles = report.hindrances.iter().chain(&report.delays);
         let put_off = self.memory.budget.brakes().filter(|brake| brake.until > now);
         let put_off: Vec<Hindrance> = put_off.copied().map(Hindrance::Braked).collect();
         let mut reasons: Vec<String> = Vec::new();
-        for obstacle in obstacles.chain(&put_off) {
-            let reason = told(obstacle, now);
+        let by_card = report.hindrances_by_card();
+        let of_card = by_card.map(|(card, hindrance)| told_of(card, told(hindrance, now)));
+        let others = report
+            .delays
+            .iter()
+            .chain(&put_off)
+            .map(|obstacle| told(obstacle, now));
+        for reason in of_card.chain(others) {
             if !reasons.contains(&reason) {
                 reasons.push(reason);
             }
@@ -155,6 +201,11 @@ impl Pool {
             waiting: report.waiting,
             enis: report.enis,
             drift: self.memory.drifts.counted(),
+            cards: report
+                .cards
+                .iter()
+                .map(|(card, of_card)| (*card, of_card.into()))
+                .collect(),
         }
     }
 

@@ -37,14 +37,14 @@ impl Pool {
 /// Takes note of what happened.
 pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
     match event {
-        Event::Add(request) => serve::add(pool, request, out),
+        Event::Add(request) => serve::add(pool, request, now, out),
         Event::Del { waiter, key } => serve::del(pool, waiter, &key, now, out),
         Event::Gc {
             waiter,
             network,
             valid,
         } => serve::collect(pool, waiter, &network, &valid, now, out),
-        Event::GiveUp { waiter } => serve::give_up(pool, waiter, now),
+        Event::GiveUp { waiter } => serve::give_up(pool, waiter, now, out),
         Event::CallEnded { call, result } => answers::ended(pool, call, result, now, out),
         Event::Committed { commit } => serve::committed(pool, commit),
         Event::CommitFailed { commit, reason } => serve::commit_failed(pool, commit, reason, now, out),

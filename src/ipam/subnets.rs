@@ -372,7 +372,7 @@ pub(super) fn left(pool: &Pool, planned: &[Act], candidate: &Candidate) -> Optio
         .filter(|eni| eni.subnet == *id)
         .filter_map(|eni| Some(taken(eni.assigning?, false)));
     let planned = planned.iter().map(|act| match act {
-        Act::Create { subnet, amount } if subnet == id => taken(*amount, true),
+        Act::Create { subnet, amount, .. } if subnet == id => taken(*amount, true),
         Act::Assign { eni, amount } if here(eni) => taken(*amount, false),
         _ => 0,
     });

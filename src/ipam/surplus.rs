@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::census::{Census, count};
 use super::cidr::Ipv4Cidr;
 use super::cloud::Unit;
-use super::ids::{EniId, Tick};
+use super::ids::{CardIndex, EniId, Tick};
 use super::model::{Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::plan::{Hindrance, Report};
@@ -47,18 +47,30 @@ pub(super) struct Surplus {
     pub(super) is_held_up: bool,
 }
 
-/// What could go now, given what growth has found.
+/// What could go now, given what growth has found; every card by itself.
 pub(super) fn surplus(pool: &Pool, report: &Report, now: Tick) -> Surplus {
+    let mut all = Surplus::default();
+    for card in pool.managed_cards() {
+        let found = of_card(pool, card, report.of(card), now);
+        all.returns.extend(found.returns);
+        all.next = [all.next, found.next].into_iter().flatten().min();
+        all.is_held_up |= found.is_held_up;
+    }
+    all
+}
+
+fn of_card(pool: &Pool, card: CardIndex, report: &Report, now: Tick) -> Surplus {
     let Some(limits) = pool.limits() else {
         return Surplus::default();
     };
-    let goal = Goal::of(pool);
-    let census = Census::of(pool, goal, now);
+    let goal = Goal::of(pool, card);
+    let census = Census::of(pool, card, goal, now);
     let warm = goal.warm(limits.secondary_per_eni());
     let is_covered = report.short == 0 && census.free >= warm && census.total >= goal.minimum();
     let spare = census.free.saturating_sub(warm);
     let mut sparing = Sparing {
         pool,
+        enis: pool.enis().values().filter(|eni| eni.card == card).collect(),
         goal,
         now,
         addresses: spare.min(census.total.saturating_sub(goal.minimum())),
@@ -101,6 +113,8 @@ fn pods(pool: &Pool) -> BTreeMap<EniId, usize> {
 /// What is to go, in the making.
 struct Sparing<'a> {
     pool: &'a Pool,
+    /// The card's.
+    enis: Vec<&'a Eni>,
     goal: Goal,
     now: Tick,
     /// So many addresses are more than the targets ask for.
@@ -117,7 +131,7 @@ impl<'a> Sparing<'a> {
     /// `WARM_PREFIX_TARGET` is about whole prefixes, too: as many free ones as it says stay, unless none are asked for.
     fn spare_whole_prefixes(&mut self) {
         if let WarmTarget::Prefixes(warm) = self.goal.target {
-            let standing = self.pool.enis().values().filter(|eni| is_standing(eni));
+            let standing = self.enis.iter().filter(|eni| is_standing(eni));
             let free = standing.flat_map(|eni| {
                 let is_free = |cidr: &&Ipv4Cidr| !cidr.is_host() && self.is_idle(eni, **cidr);
                 eni.cidrs.keys().filter(is_free)
@@ -147,8 +161,8 @@ impl<'a> Sparing<'a> {
 
     /// Whole ENIs that nothing uses, the highest device first: one call takes all they carry, and a place comes free.
     fn whole_enis(&mut self) {
-        let pool = self.pool;
-        let mut idle: Vec<&Eni> = pool.enis().values().filter(|eni| self.could_go(eni)).collect();
+        let enis = self.enis.iter().copied();
+        let mut idle: Vec<&Eni> = enis.filter(|eni| self.could_go(eni)).collect();
         idle.sort_by_key(|eni| Reverse(eni.device));
         for eni in idle {
             let counted = eni.cidrs.keys().filter(|cidr| self.counts(eni, **cidr));
@@ -199,9 +213,9 @@ impl<'a> Sparing<'a> {
 
     /// Whatever is free on ENIs that get no new pods, whether the targets are met or not: nobody will have it here.
     fn excluded(&mut self) {
-        let pool = self.pool;
         let excluded = |eni: &&Eni| eni.excluded && is_standing(eni);
-        for eni in pool.enis().values().filter(excluded) {
+        let enis: Vec<&Eni> = self.enis.iter().copied().filter(excluded).collect();
+        for eni in enis {
             let free: Vec<Ipv4Cidr> = eni
                 .cidrs
                 .keys()
@@ -270,10 +284,9 @@ impl<'a> Sparing<'a> {
     /// What could be taken from ENIs that stay, in the order in which it should be; single addresses before prefixes,
     /// which a fragmented subnet may not have again.
     fn idle_parts(&self) -> Vec<(&'a Eni, Ipv4Cidr)> {
-        let pool = self.pool;
         let stays = |eni: &&Eni| is_standing(eni) && !self.settled.contains(&eni.id);
         let mut parts: Vec<(&Eni, Ipv4Cidr)> = Vec::new();
-        for eni in pool.enis().values().filter(stays) {
+        for eni in self.enis.iter().copied().filter(stays) {
             let idle = eni.cidrs.keys().filter(|cidr| self.is_idle(eni, **cidr));
             parts.extend(idle.map(|cidr| (eni, *cidr)));
         }

@@ -8,7 +8,11 @@ use super::obstacle::Topic;
 use super::policy::WarmTarget;
 use super::pool::Pool;
 
-use super::ids::Tick;
+use super::ids::{CardIndex, Tick};
+
+/// What is held ready on every card but the first: the pods that want an address of each card are few, and come one by
+/// one (reference ipamd 0). In addresses, whatever they come in: the Go daemon takes them for prefixes (its fault Q7).
+const FURTHER_CARDS: WarmTarget = WarmTarget::Ips { warm: 1, minimum: 1 };
 
 /// What the node's addresses come in, and how many are to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +24,9 @@ pub(super) struct Goal {
 }
 
 impl Goal {
-    /// By the settings and by what the instance type can carry: a type without prefixes gets single addresses.
-    pub(super) fn of(pool: &Pool) -> Self {
+    /// By the settings and by what the instance type can carry: a type without prefixes gets single addresses. The
+    /// settings are the first card's; on the others one address is held ready, as by the Go daemon.
+    pub(super) fn of(pool: &Pool, card: CardIndex) -> Self {
         let policy = pool.policy();
         let can = pool.limits().is_none_or(|limits| limits.prefixes);
         if policy.is_six() {
@@ -37,6 +42,7 @@ impl Goal {
             _ => (Unit::Address, policy.warm),
         };
         let target = match target {
+            _ if !card.is_first() => FURTHER_CARDS,
             WarmTarget::Adaptive => WarmTarget::Ips {
                 warm: pool.memory.churn.level(),
                 minimum: 0,

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
+use super::event::AddRequest;
 use super::ids::{CardIndex, EniId, SandboxKey, Tick};
-use super::model::{EniRole, EniState};
+use super::model::{Eni, EniRole, EniState};
 use super::plan::{Act, Plan};
 use super::pool::Pool;
 use super::six;
@@ -40,7 +41,7 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
     let is_six = pool.policy().is_six();
     let slots = limits.secondary_per_eni() as usize;
     let mut asked: BTreeSet<&EniId> = BTreeSet::new();
-    let mut created = 0_usize;
+    let mut created: BTreeMap<CardIndex, usize> = BTreeMap::new();
     for act in &plan.acts {
         match act {
             Act::Assign { eni: id, amount } => {
@@ -66,7 +67,7 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                 require!(violations, !eni.excluded, "{id} is to be emptied, not grown");
             }
             Act::DescribeSubnets => {}
-            Act::Create { amount, subnet } => {
+            Act::Create { amount, subnet, card } => {
                 let choice = pool.policy().eni_config.as_ref();
                 let custom = choice.filter(|_| pool.policy().custom_networking);
                 require!(
@@ -74,7 +75,7 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
                     custom.is_none_or(|choice| choice.subnets.contains(subnet)),
                     "an ENI is to be made in {subnet}, which the ENIConfig does not name"
                 );
-                created += 1;
+                *created.entry(*card).or_default() += 1;
                 let addresses = amount.places();
                 let fits = is_six || addresses as usize <= slots;
                 require!(
@@ -85,26 +86,28 @@ pub fn plan(pool: &Pool, plan: &Plan) -> Vec<Violation> {
             }
         }
     }
-    let on_card = |card: CardIndex, state: &EniState| {
-        card == CardIndex(0) && !matches!(state, EniState::Discarding { .. } | EniState::Lost)
-    };
-    let there = pool
-        .enis()
-        .values()
-        .filter(|eni| on_card(eni.card, &eni.state))
-        .count();
-    let total = there + pool.creations().len() + created;
-    let most = pool
-        .policy()
-        .max_enis
-        .filter(|max| *max >= 1)
-        .unwrap_or(u32::MAX)
-        .min(limits.enis) as usize;
-    require!(
-        violations,
-        created == 0 || total <= most,
-        "{total} ENIs where {most} may be"
-    );
+    for (card, created) in created {
+        let switched_on = card == CardIndex(0) || pool.policy().has_further_cards();
+        require!(violations, switched_on, "{card} is not ours to grow");
+        let takes_place = |state: &EniState| !matches!(state, EniState::Discarding { .. } | EniState::Lost);
+        let enis = pool.enis().values();
+        let there = enis
+            .filter(|eni| eni.card == card && takes_place(&eni.state))
+            .count();
+        let coming = pool
+            .creations()
+            .values()
+            .filter(|creation| creation.card == card)
+            .count();
+        let total = there + coming + created;
+        let by_setting = pool.policy().max_enis.filter(|max| *max >= 1).unwrap_or(u32::MAX);
+        let most = by_setting.min(limits.enis_on(card)) as usize;
+        require!(
+            violations,
+            total <= most,
+            "{total} ENIs where {most} may be, on {card}"
+        );
+    }
     violations
 }
 
@@ -295,9 +298,17 @@ fn enis_do_not_collide(pool: &Pool, violations: &mut Vec<Violation>) {
         let Some(device) = eni.device else { continue };
         if let Some(other) = places.insert((eni.card, device), &eni.id) {
             violations.push(Violation(format!(
-                "{other} and {} share device {}",
-                eni.id, device.0
+                "{other} and {} share device {} of {}",
+                eni.id, device.0, eni.card
             )));
+        }
+    }
+    let mut marks = BTreeMap::new();
+    let standing = |eni: &&Eni| eni.role == EniRole::Secondary && eni.state == EniState::Ready;
+    for eni in pool.enis().values().filter(standing) {
+        let Some(mark) = eni.mark() else { continue };
+        if let Some(other) = marks.insert(mark, &eni.id) {
+            violations.push(Violation(format!("{other} and {} share mark {}", eni.id, mark.0)));
         }
     }
 }
@@ -305,6 +316,10 @@ fn enis_do_not_collide(pool: &Pool, violations: &mut Vec<Violation>) {
 fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) {
     let memory = &pool.memory;
     let usable = pool.usable_addresses(now);
+    let takes = |request: &AddRequest, address: IpAddr| {
+        let card = pool.placed(address).map(|(eni, _)| eni.card);
+        request.wish.takes(card.unwrap_or_default())
+    };
     for request in memory.waiters.values() {
         let (waiter, key) = (request.waiter, &request.key);
         require!(
@@ -321,7 +336,7 @@ fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) 
         require!(violations, woken, "nobody wakes waiter {waiter}");
         require!(
             violations,
-            usable.is_empty(),
+            !usable.iter().any(|address| takes(request, *address)),
             "waiter {waiter} waits although an address is free"
         );
     }

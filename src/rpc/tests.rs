@@ -12,7 +12,7 @@ use super::frame::{FrameBuffer, FrameError, MAX_REQUEST, RawReply, decode_reply,
 use super::frame::{encode_error, encode_reply, encode_request};
 use super::server::{Incoming, Limits, bind, serve};
 use super::types::*;
-use crate::ipam::ids::{DeviceIndex, PodRef, TableId};
+use crate::ipam::ids::{CardIndex, DeviceIndex, PodRef, TableId};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,6 +29,8 @@ fn add() -> Add {
         },
         host_veth: "enic440f455693".to_owned(),
         deadline_ms: 30_000,
+        card: None,
+        main: None,
     }
 }
 
@@ -49,6 +51,7 @@ fn assigned() -> Assigned {
             eni_table: TableId(3),
             device: DeviceIndex(2),
             eni: "eni-1".into(),
+            card: CardIndex(0),
             eni_primary: Some(Ipv4Addr::new(10, 0, 1, 20)),
             layout: RuleLayout::PerPod,
             host_veth: "enic440f455693".to_owned(),
@@ -512,6 +515,8 @@ fn a_request_nobody_answers_is_answered_at_its_deadline_and_given_up() {
     let client = daemon.client();
     let hurried = Add {
         deadline_ms: 10,
+        card: None,
+        main: None,
         ..add()
     };
     let plugin = in_thread(move || client.send_add(hurried).unwrap().assigned().unwrap_err());

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::net::layout::RuleLayout;
 
-use crate::ipam::ids::{ContainerId, DeviceIndex, EniId, IfName, NetworkName, PodRef, SandboxKey, TableId};
+use crate::ipam::ids::{
+    CardIndex, ContainerId, DeviceIndex, EniId, IfName, NetworkName, PodRef, SandboxKey, TableId,
+};
 
 /// The interface this build speaks; a change that old peers can't read gets the next number.
 pub const INTERFACE: &str = "local.awscni.Ipamd1";
@@ -33,6 +35,13 @@ pub struct Add {
     pub host_veth: String,
     /// How long the plugin waits, counted from when the daemon reads the request.
     pub deadline_ms: u64,
+    /// The network card whose address is wanted; any one's, the first one's first, when it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<CardIndex>,
+    /// The sandbox's main interface, when this is another one: [`Del`] and [`Gc`] of that one hold for this one, too, and
+    /// when this one is refused, that one is taken back. The main one is asked for first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<IfName>,
 }
 
 /// Releases what a sandbox's interface holds. An unknown sandbox is a success. Two replies: [`Reply::Released`], then
@@ -148,6 +157,9 @@ pub struct Allocation {
     pub eni_table: TableId,
     /// The ENI's device index; upstream's prevResult carries it.
     pub device: DeviceIndex,
+    /// The ENI's network card.
+    #[serde(default, skip_serializing_if = "CardIndex::is_first")]
+    pub card: CardIndex,
     /// The ENI that owns the address.
     pub eni: EniId,
     /// The ENI's own primary address.
@@ -234,8 +246,29 @@ pub struct Status {
     pub enis: u64,
     /// Contradictions between EC2, IMDS, the kernel and the store, by kind, counted since the daemon's start.
     pub drift: BTreeMap<String, u64>,
+    /// Each network card's numbers, where more than one is managed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cards: BTreeMap<CardIndex, CardStatus>,
     /// The daemon's version.
     pub version: String,
+}
+
+/// What a network card has; all cards' together is in [`Status`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CardStatus {
+    /// Attached ENIs.
+    pub enis: u64,
+    /// Addresses that can be assigned now.
+    pub free: u64,
+    /// Addresses that sandboxes hold.
+    pub assigned: u64,
+    /// Released addresses that may not be reused yet.
+    pub cooling: u64,
+    /// Addresses set aside because the witnesses disagree.
+    pub quarantined: u64,
+    /// Addresses on their way.
+    pub coming: u64,
 }
 
 /// What the daemon answers.

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 use aws_cni::ipam::cidr::Ipv4Cidr;
-use aws_cni::ipam::ids::{DeviceIndex, TableId};
+use aws_cni::ipam::ids::{CardIndex, DeviceIndex, TableId};
 use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
 use aws_cni::net::op::{NetOp, Rule};
 use aws_cni::net::rtnl::Rtnl;
@@ -173,6 +173,7 @@ fn allocation(layout: RuleLayout) -> Allocation {
         eni_table: TableId(3),
         device: DeviceIndex(2),
         eni: "eni-1".into(),
+        card: CardIndex(0),
         eni_primary: Some(Ipv4Addr::new(10, 0, 1, 20)),
         layout,
         host_veth: VETH.to_owned(),

@@ -182,6 +182,8 @@ fn request(session: &Session<'_>, deadline: Duration) -> Add {
         pod: session.pod.clone(),
         host_veth: session.host_veth.clone(),
         deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        card: None,
+        main: None,
     }
 }
 

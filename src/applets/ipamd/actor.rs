@@ -19,6 +19,7 @@ use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::{CommitId, TableId, Tick, WaiterId};
 use crate::ipam::model::Allocation as Held;
 use crate::ipam::pool::Pool;
+use crate::ipam::wishes::Wish;
 use crate::net::layout::RuleLayout;
 use crate::net::pod::{LinkRemoval, PodRemoval};
 use crate::rpc::server::{Call, Incoming, Replies};
@@ -145,6 +146,8 @@ impl Actor {
                     pod: add.pod,
                     host_veth: add.host_veth,
                     netns: add.netns,
+                    wish: add.card.map_or(Wish::Any, Wish::Card),
+                    main: add.main,
                     deadline: clock::now().after(patience),
                 };
                 self.waiting.insert(waiter, call.replies);
@@ -196,6 +199,7 @@ impl Actor {
                 address: held.address,
                 eni_table: eni.table(),
                 device: eni.device?,
+                card: eni.card,
                 eni: eni.id.clone(),
                 eni_primary: Some(eni.primary),
                 layout: self.layout,
@@ -227,9 +231,15 @@ impl Actor {
                 Effect::Reply { waiter, reply } => self.reply(waiter, reply),
                 Effect::WakeAt(at) => self.wake = Some(at),
                 Effect::Alarm(alarm) => self.alarms.tell(&alarm, clock::now()),
+                Effect::Unwire(released) => self.unwire(&released),
                 other => self.hands.act(other),
             }
         }
+    }
+
+    fn unwire(&self, released: &[ReleasedAddress]) {
+        released.iter().for_each(log_release);
+        self.hands.unwire(removals(released, self.layout), None);
     }
 
     fn commit(&self, commit: CommitId, changes: Vec<Change>, behind: Vec<Effect>) {
@@ -261,11 +271,8 @@ impl Actor {
             Reply::Settled if self.deferred.holds(waiter) => self.deferred.take_released(waiter),
             _ => return self.answer(waiter, reply),
         };
-        let pods = left_to_us
-            .iter()
-            .filter_map(|held| removal(held.address, held.table, &held.host_veth, self.layout))
-            .collect();
-        self.hands.unwire(pods, Some((waiter, reply)));
+        self.hands
+            .unwire(removals(&left_to_us, self.layout), Some((waiter, reply)));
     }
 
     fn note(&mut self, reply: &Reply) {
@@ -312,6 +319,11 @@ fn say(replies: &Replies, answer: Result<Answer, Box<ServiceError>>) {
     if !heard {
         debug!("the client left before its answer");
     }
+}
+
+fn removals(released: &[ReleasedAddress], layout: RuleLayout) -> Vec<PodRemoval> {
+    let of = |held: &ReleasedAddress| removal(held.address, held.table, &held.host_veth, layout);
+    released.iter().filter_map(of).collect()
 }
 
 /// What is to be taken out of the kernel; nothing of an IPv6 pod, which nothing here has wired.

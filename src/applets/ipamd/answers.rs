@@ -4,11 +4,11 @@ use crate::cloud::next_step;
 use crate::ipam::cloud::CloudFailure;
 use crate::ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
 use crate::ipam::records::RecordKey;
-use crate::ipam::status::Status as PoolStatus;
+use crate::ipam::status::{CardStatus as PoolCardStatus, Status as PoolStatus};
 use crate::net::layout::RuleLayout;
 use crate::rpc::types::{
-    Add, Allocation, Assigned, Attachment, AwsFailure, Collected, ErrorKind, Released, Reply as Answer,
-    ServiceError, Status,
+    Add, Allocation, Assigned, Attachment, AwsFailure, CardStatus, Collected, ErrorKind, Released,
+    Reply as Answer, ServiceError, Status,
 };
 use crate::store::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
@@ -59,6 +59,7 @@ fn assigned(grant: Grant, layout: RuleLayout) -> Assigned {
             address: grant.address,
             eni_table: grant.table,
             device: grant.device,
+            card: grant.card,
             eni: grant.eni,
             eni_primary: Some(grant.eni_primary),
             layout,
@@ -108,6 +109,17 @@ fn aws(failure: CloudFailure) -> AwsFailure {
     }
 }
 
+fn card_status(has: PoolCardStatus) -> CardStatus {
+    CardStatus {
+        enis: has.enis.into(),
+        free: has.free.into(),
+        assigned: has.assigned.into(),
+        cooling: has.cooling.into(),
+        quarantined: has.quarantined.into(),
+        coming: has.coming.into(),
+    }
+}
+
 /// The pool's own account, as the socket tells it.
 pub(super) fn status(status: PoolStatus) -> Status {
     Status {
@@ -125,6 +137,11 @@ pub(super) fn status(status: PoolStatus) -> Status {
             .drift
             .into_iter()
             .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
+        cards: status
+            .cards
+            .into_iter()
+            .map(|(card, has)| (card, card_status(has)))
             .collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

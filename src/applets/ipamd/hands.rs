@@ -60,24 +60,22 @@ impl Hands {
                 });
             }
             Effect::ConfigureEni(intent) => self.kernel.ask(Job::Configure(intent)),
-            Effect::Publish {
-                eni,
-                device,
-                addresses,
-            } => self.kernel.ask(Job::Publish {
-                eni,
-                device,
-                addresses,
-            }),
+            Effect::Publish { eni, mark, addresses } => {
+                self.kernel.ask(Job::Publish { eni, mark, addresses })
+            }
             Effect::Unpublish { addresses, .. } => self.kernel.ask(Job::Unpublish(addresses)),
-            Effect::UnconfigureEni { eni, primary, device } => {
-                self.kernel.ask(Job::Unconfigure { eni, primary, device });
+            Effect::UnconfigureEni { eni, primary, mark } => {
+                self.kernel.ask(Job::Unconfigure { eni, primary, mark });
             }
             Effect::RemoveRules(addresses) => self.kernel.ask(Job::RemoveRules(addresses)),
             Effect::ReadKernel => self.kernel.ask(Job::Read),
             Effect::ReadImds => self.sweep(),
             // The actor keeps these for itself.
-            Effect::Commit { .. } | Effect::Reply { .. } | Effect::WakeAt(_) | Effect::Alarm(_) => {}
+            Effect::Commit { .. }
+            | Effect::Reply { .. }
+            | Effect::WakeAt(_)
+            | Effect::Alarm(_)
+            | Effect::Unwire(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::kernel::{Setup, mark};
+use super::kernel::{Setup, in_layout};
 use crate::config::Config;
 use crate::ipam::model::{Allocation, EniRole, EniState};
 use crate::ipam::pool::Pool;
@@ -65,9 +65,7 @@ fn standing(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Standing {
         .filter(|eni| eni.role == EniRole::Secondary && eni.state == EniState::Ready);
     for eni in ready {
         let link = kernel.links.iter().find(|link| link.mac == eni.mac);
-        let mark = eni
-            .device
-            .and_then(|device| mark(config.network.rule_layout, device));
+        let mark = in_layout(config.network.rule_layout, eni.mark());
         let (Some(link), Some(mark)) = (link, mark) else {
             continue;
         };

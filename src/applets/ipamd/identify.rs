@@ -142,6 +142,8 @@ mod tests {
             pod: crate::ipam::ids::PodRef::default(),
             host_veth: "eni1".to_owned(),
             deadline_ms: 30_000,
+            card: None,
+            main: None,
         };
         let plugin = tokio::task::spawn_blocking({
             let connect = connect.clone();

@@ -16,7 +16,7 @@ use super::mail::Mail;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;
-use crate::ipam::ids::{DeviceIndex, EniId, WaiterId};
+use crate::ipam::ids::{EniId, Mark, WaiterId};
 use crate::ipam::witness::{KernelFacts, LinkFact, PodRoute};
 use crate::net::eni::{EniIntent as LinkIntent, configure_eni, deconfigure_eni_rules, keep_mark_rules};
 use crate::net::facts::{HostFacts, is_pod_link};
@@ -41,7 +41,7 @@ pub(super) enum Job {
     /// Add addresses to the map of the way back.
     Publish {
         eni: EniId,
-        device: DeviceIndex,
+        mark: Option<Mark>,
         addresses: Vec<Ipv4Addr>,
     },
     /// Take addresses out of it.
@@ -52,8 +52,8 @@ pub(super) enum Job {
         eni: EniId,
         /// Its own address.
         primary: Ipv4Addr,
-        /// Its place, unless another may have it by now.
-        device: Option<DeviceIndex>,
+        /// Its mark, unless another may have it by now.
+        mark: Option<Mark>,
     },
     /// Tell what is there.
     Read,
@@ -244,12 +244,8 @@ impl Worker {
                 let result = self.configure(&eni);
                 self.tell(Event::EniConfigured { eni: eni.eni, result });
             }
-            Job::Publish {
-                eni,
-                device,
-                addresses,
-            } => {
-                let result = self.publish(device, &addresses);
+            Job::Publish { eni, mark, addresses } => {
+                let result = self.publish(mark, &addresses);
                 self.tell(Event::Published {
                     eni,
                     addresses,
@@ -261,7 +257,7 @@ impl Worker {
                     warn!("addresses could not be taken out of the table: {error}");
                 }
             }
-            Job::Unconfigure { eni, primary, device } => self.unconfigure(&eni, primary, device),
+            Job::Unconfigure { eni, primary, mark } => self.unconfigure(&eni, primary, mark),
             Job::Read => self.read(),
             Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
@@ -293,7 +289,7 @@ impl Worker {
     }
 
     fn configure(&mut self, eni: &EniIntent) -> Result<(), String> {
-        let mark = self.mark(eni.device);
+        let mark = self.mark(eni.mark);
         let intent = LinkIntent {
             mac: eni.mac,
             primary: eni.primary,
@@ -313,8 +309,8 @@ impl Worker {
     }
 
     /// What is left over leads nowhere: it may not keep the pool from going on.
-    fn unconfigure(&mut self, eni: &EniId, primary: Ipv4Addr, device: Option<DeviceIndex>) {
-        let mark = device.and_then(|device| self.mark(device));
+    fn unconfigure(&mut self, eni: &EniId, primary: Ipv4Addr, mark: Option<Mark>) {
+        let mark = self.mark(mark);
         if let Err(error) = deconfigure_eni_rules(primary, mark) {
             warn!(%eni, "rules of a detached ENI stay in the kernel: {error}");
         }
@@ -326,8 +322,8 @@ impl Worker {
         }
     }
 
-    fn publish(&mut self, device: DeviceIndex, addresses: &[Ipv4Addr]) -> Result<(), String> {
-        match self.mark(device) {
+    fn publish(&mut self, mark: Option<Mark>, addresses: &[Ipv4Addr]) -> Result<(), String> {
+        match self.mark(mark) {
             Some(mark) => self
                 .host
                 .table()
@@ -337,8 +333,8 @@ impl Worker {
         }
     }
 
-    fn mark(&self, device: DeviceIndex) -> Option<EniMark> {
-        mark(self.intent.layout, device)
+    fn mark(&self, mark: Option<Mark>) -> Option<EniMark> {
+        in_layout(self.intent.layout, mark)
     }
 
     /// What could not be applied is tried again with the next news, though it is no news.
@@ -356,10 +352,10 @@ impl Worker {
     }
 }
 
-/// The mark of the ENI at this device index of card 0: the index itself; none where rules are per pod.
-pub(super) fn mark(layout: RuleLayout, device: DeviceIndex) -> Option<EniMark> {
+/// An ENI's mark; none where rules are per pod.
+pub(super) fn in_layout(layout: RuleLayout, mark: Option<Mark>) -> Option<EniMark> {
     match layout {
-        RuleLayout::Shared => u8::try_from(device.0).ok().and_then(EniMark::new),
+        RuleLayout::Shared => EniMark::new(mark?.0),
         RuleLayout::PerPod => None,
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn policy(config: &Config, seed: u64) -> Policy {
             .prefix_delegation
             .then(|| warm(config, WarmTarget::Prefixes(config.pool.warm_prefix_target))),
         max_enis: config.pool.max_eni,
+        multi_nic: config.pool.multi_nic,
         max_pods: config.pool.max_pods,
         cooldown: config.pool.cooldown,
         cluster_name: config.aws.cluster_name.clone(),

@@ -137,6 +137,15 @@ fn render(status: &Answer) -> String {
         status.waiting,
         status.version
     );
+    for (card, has) in &status.cards {
+        // Writing to a String cannot fail.
+        write!(
+            text,
+            "\n{card}:       {} ENIs; {} free, {} assigned, {} cooling, {} quarantined, {} coming",
+            has.enis, has.free, has.assigned, has.cooling, has.quarantined, has.coming
+        )
+        .unwrap_or_default();
+    }
     for reason in &status.reasons {
         // Writing to a String cannot fail.
         write!(text, "\nnote:         {reason}").unwrap_or_default();

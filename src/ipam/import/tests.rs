@@ -1,7 +1,7 @@
 //! What becomes of a checkpoint, entry by entry, with the kernel's word beside it.
 
 use super::super::checkpoint;
-use super::super::ids::Mac;
+use super::super::ids::{IfName, Mac};
 use super::super::records::decode;
 use super::*;
 use std::net::Ipv4Addr;
@@ -295,4 +295,36 @@ fn tables_lead_back_to_their_enis() {
         let (card, device) = (CardIndex(card), DeviceIndex(device));
         assert_eq!(place_of(TableId::of_eni(card, device)), (card, device));
     }
+}
+
+/// A pod with an interface on each card, as the Go daemon files it and as it is read back from our own export.
+#[test]
+fn a_pods_interfaces_on_other_cards_are_taken_over_as_its_own_and_exported_under_its_main_one() {
+    let mut seen = node();
+    let mut other = eni("eni-2", 3, &["10.0.3.4", "10.0.3.5"], &[]);
+    other.card = CardIndex(1);
+    seen.enis.push(other);
+    let address = Ipv4Addr::new(10, 0, 3, 5);
+    seen.routes.insert(address.into(), "eni-ns.a.1".to_owned());
+    seen.links.insert("eni-ns.a.1".to_owned());
+    let mut first = entry("c1", "a", "10.0.0.5");
+    first.interfaces = 2;
+    let second = Entry {
+        ipv4: Some(address),
+        ..first.clone()
+    };
+    let files = [(CardIndex(0), vec![first]), (CardIndex(1), vec![second])];
+    let judged = judge(&files, &seen, CLOCKS);
+    let held: Vec<Allocation> = judged
+        .iter()
+        .map(|judged| match &judged.verdict {
+            Verdict::Adopted(held) => Allocation::clone(held),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!((held[0].key.ifname.as_str(), &held[0].main), ("eth0", &None));
+    assert_eq!(held[1].key.ifname.as_str(), "mNicIf1");
+    assert_eq!(held[1].main.as_ref().map(IfName::as_str), Some("eth0"));
+    assert_eq!((held[1].card, held[1].address), (CardIndex(1), IpAddr::V4(address)));
+    assert_eq!(export(&held, CLOCKS), BTreeMap::from(files));
 }

@@ -1,12 +1,12 @@
 //! What can be asked of the pool; nothing here changes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Pool;
 use crate::cloud::Unit;
 use crate::effect::{EniIntent, Grant};
-use crate::ids::{ClientToken, EniId, Mac, SandboxKey, Tick};
+use crate::ids::{CardIndex, ClientToken, EniId, Mac, SandboxKey, Tick};
 use crate::limits::InstanceLimits;
 use crate::memory::Ec2View;
 use crate::model::{Address, Allocation, Creation, Eni, EniRole, EniState, Placed};
@@ -108,7 +108,7 @@ impl Pool {
         let trusting = self.trusts_imds(now);
         self.enis
             .values()
-            .filter(|eni| !self.policy.is_six() && self.stands(eni) && !eni.excluded)
+            .filter(|eni| !self.policy.is_six() && self.stands(eni) && self.is_open(eni))
             .flat_map(|eni| {
                 eni.addresses()
                     .map(move |(address, placed)| (address, eni, placed))
@@ -142,9 +142,15 @@ impl Pool {
             && !self.is_excluded(address)
     }
 
+    /// Whether an ENI gets new pods. With `ENABLE_MULTI_NIC` off again those of other cards do not, before EC2 has said
+    /// what is attached, either.
+    fn is_open(&self, eni: &Eni) -> bool {
+        !eni.excluded && self.may_manage(eni.card)
+    }
+
     /// Whether it is on an ENI that gets no new pods.
     pub(crate) fn is_excluded(&self, address: impl Into<IpAddr>) -> bool {
-        self.placed(address).is_some_and(|(eni, _)| eni.excluded)
+        self.placed(address).is_some_and(|(eni, _)| !self.is_open(eni))
     }
 
     /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.
@@ -168,9 +174,9 @@ impl Pool {
         self.addresses.iter().any(is_strange)
     }
 
-    /// How many a sandbox may have now.
-    pub(crate) fn count_usable(&self, now: Tick) -> usize {
-        self.usable(now).count()
+    /// How many of a card a sandbox may have now.
+    pub(crate) fn count_usable(&self, card: CardIndex, now: Tick) -> usize {
+        self.usable(now).filter(|(_, _, eni, _)| eni.card == card).count()
     }
 
     /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
@@ -187,24 +193,35 @@ impl Pool {
         self.usable(now).map(|(address, ..)| address.into()).collect()
     }
 
-    /// What can be handed out, in the order it should be: what the mode asks for before what it has left over, confirmed
-    /// before unconfirmed, never used before used, least recently used first. Prefixes are filled one after the other, the
-    /// lowest first, so that the last ones become free as a whole.
+    /// What can be handed out, in the order it should be: the first card's before the others', what the mode asks for
+    /// before what it has left over, confirmed before unconfirmed, never used before used, least recently used first.
+    /// Prefixes are filled one after the other, the lowest first, so that the last ones become free as a whole.
     pub fn free_in_order(&self, now: Tick) -> Vec<IpAddr> {
+        self.free_by_card(now).into_values().flatten().collect()
+    }
+
+    /// The same by card.
+    pub(crate) fn free_by_card(&self, now: Tick) -> BTreeMap<CardIndex, VecDeque<IpAddr>> {
         if self.policy.is_six() {
-            return six::free(self, now);
+            return [(CardIndex::FIRST, six::free(self, now).into())].into();
         }
-        let goal = Goal::of(self);
+        // The same on every card.
+        let unit = Goal::of(self, CardIndex::FIRST).unit;
         let place = |(address, known, eni, placed): (Ipv4Addr, &Address, &Eni, Placed)| {
             let cidr = eni.carries(address).map(|(cidr, _)| cidr);
             let prefix = cidr.filter(|cidr| !cidr.is_host()).map(|cidr| (eni.device, cidr));
-            let is_left_over = cidr.is_some_and(|cidr| Unit::of(cidr) != goal.unit);
+            let is_left_over = cidr.is_some_and(|cidr| Unit::of(cidr) != unit);
             let used = known.last_used;
-            (is_left_over, !placed.verified, prefix, used, eni.device, address)
+            let order = (is_left_over, !placed.verified, prefix, used, eni.device, address);
+            (eni.card, order)
         };
         let mut free: Vec<_> = self.usable(now).map(place).collect();
         free.sort_unstable();
-        free.into_iter().map(|(.., address)| address.into()).collect()
+        let mut by_card: BTreeMap<CardIndex, VecDeque<IpAddr>> = BTreeMap::new();
+        for (card, (.., address)) in free {
+            by_card.entry(card).or_default().push_back(address.into());
+        }
+        by_card
     }
 
     /// Whether it, or its ENI, is to be given back.
@@ -244,6 +261,7 @@ impl Pool {
             mac: eni.mac,
             device: eni.device?,
             card: eni.card,
+            mark: eni.mark(),
             primary: eni.primary,
             subnet_cidr: eni.subnet_cidr?,
             table: eni.table(),

@@ -198,7 +198,7 @@ fn ipamd_21_23_places_are_counted_anew_each_time_and_other_cards_have_their_own(
     for _ in 0..3 {
         world.advance(Duration::from_secs(3600));
         assert_eq!(
-            crate::plan::places_taken(&world.pool),
+            crate::plan::places_taken(&world.pool, CardIndex(0)),
             2,
             "the primary and one unmanaged"
         );

@@ -19,6 +19,9 @@ impl World {
     pub(super) fn answer(&mut self, request: CloudCall, fault: Option<Fault>) -> CloudResult {
         let line = match &request {
             CloudCall::CreateEni { amount, .. } => format!("Create {}", amount.places()),
+            CloudCall::AttachEni {
+                eni, device, card, ..
+            } if !card.is_first() => format!("Attach {eni} {} on {card}", device.0),
             CloudCall::AttachEni { eni, device, .. } => format!("Attach {eni} {}", device.0),
             CloudCall::Assign {
                 eni,
@@ -97,7 +100,9 @@ impl World {
                 tags,
                 tracking,
             } => self.create(token, (subnet, groups, tracking), amount, description, tags),
-            CloudCall::AttachEni { eni, device, .. } => self.attach(&eni, device),
+            CloudCall::AttachEni {
+                eni, device, card, ..
+            } => self.attach(&eni, (card, device)),
             CloudCall::DeleteOnTermination { eni, .. } => {
                 let attachment = self.enis.get_mut(&eni).and_then(|eni| eni.attachment.as_mut());
                 let attachment =
@@ -310,11 +315,13 @@ impl World {
         Ok(())
     }
 
-    fn attach(&mut self, id: &EniId, device: DeviceIndex) -> CloudResult {
+    fn attach(&mut self, id: &EniId, (card, device): (CardIndex, DeviceIndex)) -> CloudResult {
         let attached: Vec<DeviceIndex> = self
             .enis
             .values()
-            .filter_map(|e| Some(e.attachment.as_ref()?.device))
+            .filter_map(|e| e.attachment.as_ref())
+            .filter(|attachment| attachment.card == card)
+            .map(|attachment| attachment.device)
             .collect();
         let eni = self
             .enis
@@ -323,10 +330,13 @@ impl World {
         if eni.attachment.is_some() || attached.contains(&device) {
             return Err(failure(FailureClass::Conflict, "in use"));
         }
-        if attached.len() >= self.limits.enis as usize {
+        if attached.len() >= self.limits.enis_on(card) as usize {
             return Err(failure(FailureClass::AttachmentLimit, "AttachmentLimitExceeded"));
         }
-        eni.attachment = Some(attachment(id, &self.facts.instance, device));
+        eni.attachment = Some(CloudAttachment {
+            card,
+            ..attachment(id, &self.facts.instance, device)
+        });
         self.work.push_back(Work::Link(eni.mac));
         Ok(CloudAnswer::Attached(AttachmentId(format!("attach-{id}"))))
     }

@@ -5,6 +5,7 @@
 )]
 
 mod budget;
+mod cards;
 mod conformance;
 mod conformance_modes;
 mod drift;

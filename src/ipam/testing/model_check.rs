@@ -10,16 +10,20 @@ use super::world::{Fault, Work, World, but_budget};
 use crate::cidr::Ipv4Cidr;
 use crate::cloud::FailureClass;
 use crate::event::Event;
-use crate::ids::{CallId, CommitId, EniId, Mac, SecurityGroupId, Tick, WaiterId};
+use crate::ids::{CallId, CardIndex, CommitId, EniId, Mac, SandboxKey, SecurityGroupId, Tick, WaiterId};
+use crate::limits::{FurtherCards, InstanceLimits};
 use crate::policy::{Policy, WarmTarget};
 use crate::pool::Pool;
 use crate::recover::Start;
 use crate::verify;
+use crate::wishes::Wish;
 use crate::witness::{ImdsSnapshot, KernelFacts, LinkFact};
 
 #[derive(Debug, Clone)]
 enum Action {
     Add(u32, u64),
+    /// The same sandbox's second interface, on the second card.
+    AddCompanion(u32, u64),
     Del(u32),
     Gc(Vec<u32>),
     GiveUp(usize),
@@ -53,6 +57,7 @@ fn classes() -> impl Strategy<Value = FailureClass> {
 fn actions() -> impl Strategy<Value = Action> {
     prop_oneof![
         8 => (0..14_u32, 100..40_000_u64).prop_map(|(n, patience)| Action::Add(n, patience)),
+        3 => (0..14_u32, 100..40_000_u64).prop_map(|(n, patience)| Action::AddCompanion(n, patience)),
         6 => (0..14_u32).prop_map(Action::Del),
         1 => prop::collection::vec(0..14_u32, 0..14).prop_map(Action::Gc),
         2 => any::<prop::sample::Index>().prop_map(|n| Action::GiveUp(n.index(1000))),
@@ -141,6 +146,14 @@ fn perform(world: &mut World, action: Action, boots: &mut u32) {
     match action {
         Action::Add(n, patience) => {
             world.add(n, Duration::from_millis(patience));
+        }
+        Action::AddCompanion(n, patience) => {
+            let key = SandboxKey {
+                ifname: "mNicIf1".into(),
+                ..super::world::key(n)
+            };
+            let wish = Wish::Card(CardIndex(1));
+            world.add_interface(key, wish, Some("eth0".into()), Duration::from_millis(patience));
         }
         Action::Del(n) => {
             world.del(n);
@@ -232,6 +245,17 @@ fn with_subnets(mut world: World, more: u8) -> World {
         world.subnets.insert(subnet.id.clone(), subnet);
     }
     world
+}
+
+/// Three ENIs on the first card, and so many on a second.
+fn with_second_card(enis: u32, policy: Policy) -> World {
+    let limits = InstanceLimits {
+        enis: 3,
+        ipv4_per_eni: 4,
+        prefixes: true,
+        further: FurtherCards::new([(CardIndex(1), enis)]),
+    };
+    World::with_limits(limits, policy, 0)
 }
 
 /// What is stored is what is known, and starting from it gives the same pool.
@@ -360,16 +384,18 @@ proptest! {
         cooldown in prop::sample::select(vec![0_u64, 5, 30]),
         blocks in prop::sample::select(vec![0_u32, 1, 2, 1000]),
         more_subnets in 0..3_u8,
+        second_card in 0..3_u32,
         script in prop::collection::vec(actions(), 1..120),
     ) {
         let policy = Policy {
             warm: targets.0,
             prefixes: targets.1,
             cooldown: Duration::from_secs(cooldown),
+            multi_nic: second_card > 0,
             seed,
             ..Policy::default()
         };
-        let mut world = with_subnets(World::new(3, 4, policy), more_subnets);
+        let mut world = with_subnets(with_second_card(second_card, policy), more_subnets);
         world.eager = false;
         world.blocks_free = blocks;
         let mut boots = 0;

@@ -9,7 +9,7 @@ use super::subnets::custom;
 use super::world::{Fault, World};
 use crate::cloud::{ConnectionTracking, FailureClass};
 use crate::event::Event;
-use crate::ids::{EniId, SecurityGroupId};
+use crate::ids::{CardIndex, EniId, SecurityGroupId};
 use crate::policy::Policy;
 use crate::tags;
 
@@ -248,7 +248,7 @@ fn ipamd_22_q37_a_trunk_is_left_alone_and_remembered_and_an_efa_serves_but_stays
     assert_eq!(known(&trunk.id).role, crate::model::EniRole::Unmanaged);
     assert_eq!(known(&efa_only.id).role, crate::model::EniRole::Unmanaged);
     assert_eq!(known(&efa.id).cidrs.len(), 2, "its addresses serve");
-    assert_eq!(crate::plan::places_taken(&world.pool), 4);
+    assert_eq!(crate::plan::places_taken(&world.pool, CardIndex(0)), 4);
     for untouched in [&trunk, &efa_only] {
         assert_eq!(world.enis[&untouched.id], *untouched);
     }

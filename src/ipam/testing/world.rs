@@ -14,13 +14,14 @@ use crate::cloud::*;
 use crate::effect::{Alarm, Change, Effect, Grant, Refusal, ReleasedAddress, Reply};
 use crate::event::{AddRequest, Event};
 use crate::ids::*;
-use crate::limits::InstanceLimits;
+use crate::limits::{FurtherCards, InstanceLimits};
 use crate::node::NodeFacts;
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::records::RecordKey;
 use crate::recover::Start;
 use crate::verify;
+use crate::wishes::Wish;
 use crate::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
 
 /// What happens to one EC2 call.
@@ -176,12 +177,18 @@ impl World {
 
     /// A node whose primary ENI already carries addresses.
     pub(super) fn with_addresses(enis: u32, ipv4_per_eni: u32, policy: Policy, there: u32) -> Self {
-        let facts = facts();
         let limits = InstanceLimits {
             enis,
             ipv4_per_eni,
             prefixes: true,
+            further: FurtherCards::NONE,
         };
+        Self::with_limits(limits, policy, there)
+    }
+
+    /// The same by limits.
+    pub(super) fn with_limits(limits: InstanceLimits, policy: Policy, there: u32) -> Self {
+        let facts = facts();
         let primary = CloudEni {
             id: facts.primary_eni.clone(),
             mac: facts.primary_mac,
@@ -300,6 +307,13 @@ impl World {
             }
             Effect::UnconfigureEni { eni, .. } => {
                 self.configured.remove(&eni);
+            }
+            Effect::Unwire(released) => {
+                for held in released {
+                    self.routes.retain(|_, holder| *holder != held.key);
+                    self.live.remove(&held.key);
+                    self.released.insert(held.address, self.now);
+                }
             }
             Effect::RemoveRules(addresses) => self.bare_rules.retain(|address| !addresses.contains(address)),
             Effect::ReadKernel => self.kernel_asked = true,
@@ -559,21 +573,33 @@ impl World {
     // ---- sandboxes ----
 
     pub(super) fn add(&mut self, n: u32, patience: Duration) -> WaiterId {
+        self.add_interface(key(n), Wish::Any, None, patience)
+    }
+
+    pub(super) fn add_interface(
+        &mut self,
+        key: SandboxKey,
+        wish: Wish,
+        main: Option<IfName>,
+        patience: Duration,
+    ) -> WaiterId {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
         self.clients.insert(
             waiter,
             Client {
-                key: Some(key(n)),
+                key: Some(key.clone()),
                 ..Client::default()
             },
         );
         self.event(Event::Add(AddRequest {
             waiter,
-            key: key(n),
+            host_veth: veth(&key),
+            key,
             pod: PodRef::default(),
-            host_veth: veth(&key(n)),
             netns: String::new(),
+            wish,
+            main,
             deadline: self.now.after(patience),
         }));
         if self.eager {
@@ -586,10 +612,15 @@ impl World {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
         self.clients.insert(waiter, Client::default());
-        if let Some(address) = self.live.remove(&key(n)) {
-            self.released.insert(address, self.now);
+        let of_sandbox = |held: &SandboxKey| held.container == key(n).container;
+        for (held, address) in std::mem::take(&mut self.live) {
+            if of_sandbox(&held) {
+                self.released.insert(address, self.now);
+            } else {
+                self.live.insert(held, address);
+            }
         }
-        self.routes.retain(|_, holder| *holder != key(n));
+        self.routes.retain(|_, holder| !of_sandbox(holder));
         self.event(Event::Del { waiter, key: key(n) });
         if self.eager {
             self.settle();
@@ -679,7 +710,12 @@ pub(super) fn v4(address: IpAddr) -> Ipv4Addr {
 }
 
 pub(super) fn veth(key: &SandboxKey) -> String {
-    format!("eni{}", key.container)
+    let of_companion = if key.ifname.as_str() == "eth0" {
+        ""
+    } else {
+        key.ifname.as_str()
+    };
+    format!("eni{}{of_companion}", key.container)
 }
 
 pub(super) fn failure(class: FailureClass, message: &str) -> CloudFailure {

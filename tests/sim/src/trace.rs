@@ -179,6 +179,7 @@ pub fn effect(effect: &Effect) -> Option<String> {
             "-> kernel: unpublish {} of {eni}",
             count(addresses.len(), "address")
         ),
+        Effect::Unwire(released) => format!("-> kernel: take {} away", count(released.len(), "pod")),
         Effect::RemoveRules(addresses) => format!(
             "-> kernel: remove the rules of {}",
             count(addresses.len(), "address")

@@ -8,7 +8,7 @@ use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::cloud::{Amount, CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
 use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::{EniId, InstanceId};
-use aws_cni_ipam::limits::InstanceLimits;
+use aws_cni_ipam::limits::{FurtherCards, InstanceLimits};
 use aws_cni_ipam::node::NodeFacts;
 use aws_cni_ipam::policy::Policy;
 
@@ -108,6 +108,7 @@ impl World {
             enis: settings.enis,
             ipv4_per_eni: settings.addresses,
             prefixes: settings.nitro,
+            further: FurtherCards::NONE,
         };
         let subnet = "subnet-1".into();
         let primary = account.launch(&instance(), limits, &subnet, settings.launched, 0);

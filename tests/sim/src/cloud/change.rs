@@ -109,7 +109,8 @@ impl Account {
         if taken.contains(&(card, device)) {
             return Err((FailureClass::Conflict, "InvalidParameterValue"));
         }
-        if taken.len() as u64 >= u64::from(limits.enis) {
+        let here = taken.iter().filter(|(other, _)| *other == card).count();
+        if here as u64 >= u64::from(limits.enis_on(card)) {
             return Err((FailureClass::AttachmentLimit, "AttachmentLimitExceeded"));
         }
         let attachment = AttachmentId(format!("eni-attach-{id}-{now}"));

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use aws_cni_ipam::cloud::{Amount, CloudAttachment, CloudEni};
 use aws_cni_ipam::ids::{AttachmentId, CardIndex, DeviceIndex, EniId, InstanceId};
-use aws_cni_ipam::limits::InstanceLimits;
+use aws_cni_ipam::limits::{FurtherCards, InstanceLimits};
 use aws_cni_ipam::{stamp, tags};
 
 use super::{Account, Consequence, Instance, NO_MANAGE};
@@ -152,6 +152,7 @@ impl Account {
                 enis: 3,
                 ipv4_per_eni: 10,
                 prefixes: true,
+                further: FurtherCards::NONE,
             };
             let neighbour = Instance {
                 limits,

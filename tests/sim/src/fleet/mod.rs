@@ -10,7 +10,7 @@ pub mod scenario;
 pub mod setting;
 pub mod table;
 
-use aws_cni_ipam::limits::InstanceLimits;
+use aws_cni_ipam::limits::{FurtherCards, InstanceLimits};
 use aws_cni_ipam::obstacle::spread;
 
 use crate::agenda::Agenda;
@@ -28,6 +28,7 @@ pub const LIMITS: InstanceLimits = InstanceLimits {
     enis: 8,
     ipv4_per_eni: 30,
     prefixes: true,
+    further: FurtherCards::NONE,
 };
 
 /// Usual milliseconds, as the one-node simulator has them.

@@ -431,6 +431,12 @@ impl Node {
                 self.later(wait, Happening::Published { life, eni, addresses });
             }
             Effect::Unpublish { .. } | Effect::UnconfigureEni { .. } => {}
+            // No sandbox of this world has a second interface.
+            Effect::Unwire(released) => {
+                for held in released {
+                    self.kernel.routes.remove(&held.address);
+                }
+            }
             Effect::RemoveRules(addresses) => {
                 for address in addresses {
                     if self.kernel.routes.contains_key(&address) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use aws_cni_ipam::event::{AddRequest, Event};
 use aws_cni_ipam::ids::{PodRef, SandboxKey, Tick, WaiterId};
+use aws_cni_ipam::wishes::Wish;
 
 use super::replies::{Add, Client};
 use super::{Happening, Node};
@@ -306,6 +307,8 @@ impl Node {
                     pod: PodRef::default(),
                     host_veth: veth(&key),
                     netns: String::new(),
+                    wish: Wish::Any,
+                    main: None,
                     key,
                     deadline: Tick(self.tick().0 + (deadline - self.now)),
                 }));
