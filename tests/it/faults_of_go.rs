@@ -258,13 +258,13 @@ fn fault_06_a_describe_that_fails_is_repeated_ever_more_seldom_and_costs_no_pod(
     assert_eq!(rash_calls(&scene, mark), Vec::<String>::new());
 }
 
-/// There: a node whose cards are all exhausted answers success without an address. Here one card is managed so far.
+/// There: a node whose cards are all exhausted answers success without an address.
 #[test]
 fn fault_07_an_exhausted_node_with_several_cards_refuses_and_says_why() {
     let subnet = "10.0.16.0/28".parse().unwrap();
     let builder = Lab::builder().subnets(&[("eu-central-1a", subnet)]);
     let spec = NodeSpec::new("a", "c6in.32xlarge");
-    let mut scene = Scene::stage_with(builder, spec, |_| {}, &[]);
+    let mut scene = Scene::stage_with(builder, spec, |_| {}, &[("ENABLE_MULTI_NIC", "true")]);
     scene.start();
     let mut live = Vec::new();
     let refusal = loop {

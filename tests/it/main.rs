@@ -11,6 +11,7 @@
 )]
 
 mod arch;
+mod cards;
 mod cli;
 mod cloud;
 mod cloud_faults;
