@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::ids::{CardIndex, EniId, Mark};
-use super::model::{Address, Eni, EniKind, EniRole, EniState};
+use super::ids::{CardIndex, DeviceIndex, EniId, Mark};
+use super::model::{Address, Creation, Eni, EniKind, EniRole, EniState};
 use super::pool::Pool;
 
 impl Eni {
@@ -17,8 +17,8 @@ impl Eni {
         if !self.card.is_first() {
             return self.given_mark;
         }
-        let index = u8::try_from(self.device?.0).ok()?;
-        (1..=Mark::MAX.0).contains(&index).then_some(Mark(index))
+        let index = u8::try_from(self.device?.0).ok().map(Mark);
+        index.filter(|mark| mark.is_any())
     }
 
     /// Whether it takes a place on this card, now or soon.
@@ -68,6 +68,35 @@ impl Pool {
         eni.or_else(held).unwrap_or_default()
     }
 
+    /// The lowest free device index on a card.
+    pub(super) fn free_device(&self, card: CardIndex) -> Option<DeviceIndex> {
+        self.free_devices(card).next()
+    }
+
+    /// How many more ENIs find a device index on a card once those without one have theirs.
+    pub(super) fn room_for_devices(&self, card: CardIndex) -> usize {
+        let without = |eni: &&Eni| eni.takes_place_on(card) && eni.device.is_none();
+        let here = |creation: &&Creation| creation.card == card;
+        let owed =
+            self.enis().values().filter(without).count() + self.creations().values().filter(here).count();
+        self.free_devices(card).count().saturating_sub(owed)
+    }
+
+    /// The free device indexes on a card. EC2 takes 0 to 99; 0 is the primary ENI's on the first card, and on the others
+    /// AWS counts from 1 (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-acc-inst-types.html>).
+    fn free_devices(&self, card: CardIndex) -> impl Iterator<Item = DeviceIndex> {
+        let here = self.enis().values().filter(move |eni| eni.takes_place_on(card));
+        let refused = self.memory.devices_taken.iter();
+        let refused = refused.filter(move |(other, _)| *other == card);
+        let taken: BTreeSet<DeviceIndex> = here
+            .filter_map(|eni| eni.device)
+            .chain(refused.map(|(_, device)| *device))
+            .collect();
+        (1..=99)
+            .map(DeviceIndex)
+            .filter(move |device| !taken.contains(device))
+    }
+
     /// Gives an ENI of a further card the highest mark that nobody has: those of the first card count from below. It is
     /// stored with the ENI, so that a restart changes nothing in the kernel. False when there is none left.
     pub(super) fn give_mark(&mut self, id: &EniId) -> bool {
@@ -102,7 +131,7 @@ impl Pool {
             .enis()
             .values()
             .filter(given)
-            .filter(|eni| eni.mark().is_none_or(|mark| !seen.insert(mark)))
+            .filter(|eni| eni.mark().is_none_or(|mark| !mark.is_any() || !seen.insert(mark)))
             .map(|eni| eni.id.clone())
             .collect();
         for id in doubled {

@@ -211,6 +211,11 @@ pub struct Mark(pub u8);
 impl Mark {
     /// The greatest there is.
     pub const MAX: Self = Self(127);
+
+    /// Whether it is one: what was stored may be damaged.
+    pub fn is_any(self) -> bool {
+        (1..=Self::MAX.0).contains(&self.0)
+    }
 }
 
 /// A kernel route table number.

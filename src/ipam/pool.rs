@@ -9,9 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::cidr::Ipv4Cidr;
 use super::effect::{Change, ReleasedAddress};
 use super::event::AddRequest;
-use super::ids::{
-    CardIndex, ClientToken, DeviceIndex, EniId, InstanceType, SandboxKey, SecurityGroupId, Tick,
-};
+use super::ids::{ClientToken, DeviceIndex, EniId, InstanceType, SandboxKey, SecurityGroupId, Tick};
 use super::limits::{self, InstanceLimits};
 use super::memory::Memory;
 use super::model::{Address, Allocation, Creation, Eni, EniRole, Placed};
@@ -474,33 +472,5 @@ impl Pool {
             })
             .collect();
         (keys, changes)
-    }
-
-    /// The lowest free device index on a card.
-    pub(super) fn free_device(&self, card: CardIndex) -> Option<DeviceIndex> {
-        self.free_devices(card).next()
-    }
-
-    /// How many more ENIs find a device index on a card once those without one have theirs.
-    pub(super) fn room_for_devices(&self, card: CardIndex) -> usize {
-        let without = |eni: &&Eni| eni.takes_place_on(card) && eni.device.is_none();
-        let here = |creation: &&Creation| creation.card == card;
-        let owed = self.enis.values().filter(without).count() + self.creations.values().filter(here).count();
-        self.free_devices(card).count().saturating_sub(owed)
-    }
-
-    /// The free device indexes on a card. EC2 takes 0 to 99; 0 is the primary ENI's on the first card, and on the others
-    /// AWS counts from 1 (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-acc-inst-types.html>).
-    fn free_devices(&self, card: CardIndex) -> impl Iterator<Item = DeviceIndex> {
-        let here = self.enis.values().filter(move |eni| eni.takes_place_on(card));
-        let refused = self.memory.devices_taken.iter();
-        let refused = refused.filter(move |(other, _)| *other == card);
-        let taken: BTreeSet<DeviceIndex> = here
-            .filter_map(|eni| eni.device)
-            .chain(refused.map(|(_, device)| *device))
-            .collect();
-        (1..=99)
-            .map(DeviceIndex)
-            .filter(move |device| !taken.contains(device))
     }
 }

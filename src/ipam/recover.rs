@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::cloud::{Amount, DescribeScope};
 use super::effect::{Effect, EniIntent};
 use super::ids::{BootId, CallId, CardIndex, DeviceIndex, EniId, SandboxKey, Tick};
-use super::limits::InstanceLimits;
+use super::limits::{FurtherCards, InstanceLimits};
 use super::local;
 use super::model::{Address, Allocation, Eni, EniKind, EniRole, EniState};
 use super::node::NodeFacts;
@@ -104,7 +104,9 @@ impl Pool {
             .node
             .as_ref()
             .filter(|node| node.facts.instance_type == facts.instance_type)
-            .and_then(|node| node.limits);
+            .and_then(|node| node.limits)
+            // What an earlier release stored says nothing of other cards: then EC2 is asked again.
+            .filter(|limits| !policy.multi_nic || limits.further != FurtherCards::NONE);
         let mut pool = Self::empty(policy, facts, limits.or(known_limits), now);
         let mut out = Outbox::default();
         for bad in &stored.bad {

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use super::conformance::foreign;
 use super::world::{World, key};
-use crate::cloud::CloudEni;
-use crate::effect::RefusalKind;
+use crate::cloud::{CloudCall, CloudEni};
+use crate::effect::{Effect, RefusalKind};
 use crate::ids::{CardIndex, DeviceIndex, EniId, IfName, Mark, SandboxKey, TableId, WaiterId};
 use crate::limits::{FurtherCards, InstanceLimits};
 use crate::model::{Eni, EniRole};
 use crate::policy::{Policy, WarmTarget};
+use crate::pool::Pool;
+use crate::recover::Start;
 use crate::wishes::Wish;
+use crate::witness::KernelFacts;
 
 const SOON: Duration = Duration::from_secs(60);
 const SECOND: CardIndex = CardIndex(1);
@@ -432,5 +435,38 @@ fn status_and_explanation_name_the_cards_where_there_are_several() {
         "card 1: There is no more because: the instance type allows 1 ENIs",
     ] {
         assert!(text.contains(sentence), "{sentence}\n{text}");
+    }
+}
+
+/// A type newer than the table, whose limits were stored before other cards were known.
+#[test]
+fn stored_limits_that_say_nothing_of_other_cards_are_asked_for_again_where_these_count() {
+    for (multi_nic, further, is_known) in [(false, 0, true), (true, 0, false), (true, 2, true)] {
+        let world = started(
+            &[(1, further)],
+            Policy {
+                multi_nic,
+                ..policy()
+            },
+        );
+        let start = Start {
+            policy: world.policy.clone(),
+            limits: None,
+            facts: world.facts.clone(),
+            records: world.store.clone(),
+            kernel: KernelFacts::default(),
+        };
+        let (pool, effects) = Pool::recover(start, world.now);
+        assert_eq!(pool.limits().is_some(), is_known, "{multi_nic} {further}");
+        let asks = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Call {
+                    request: CloudCall::DescribeInstanceType { .. },
+                    ..
+                }
+            )
+        };
+        assert_eq!(effects.iter().any(asks), !is_known);
     }
 }
