@@ -435,7 +435,10 @@ impl World {
             EniRole::Unmanaged => true,
             EniRole::Secondary => eni.excluded && !is_ours_to_remove(eni),
         };
-        let most = pool.limits().map_or(0, |limits| limits.enis);
+        let most = pool.limits().map_or(0, |limits| {
+            let further = limits.further_cards().map(|card| limits.enis_on(card));
+            limits.enis + further.sum::<u32>()
+        });
         pool.enis().len() as u64 >= u64::from(most) && pool.enis().values().all(is_no_place)
     }
 

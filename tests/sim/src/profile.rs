@@ -111,6 +111,8 @@ fn settings(dice: &mut Dice, size: Size) -> Settings {
     };
     Settings {
         enis,
+        // Chosen by dice of its own.
+        cards: 0,
         addresses,
         nitro: dice.chance(800),
         known: dice.chance(950),
@@ -387,10 +389,21 @@ fn fault(profile: Profile, dice: &mut Dice) -> Option<Action> {
     })
 }
 
+/// Few types have a second card. By dice of its own, so that whatever else a seed means stays.
+fn second_card(seed: u64) -> u32 {
+    let mut dice = Dice::new(seed, "second card");
+    if dice.chance(150) {
+        dice.pick(&[1, 2, 3], 1)
+    } else {
+        0
+    }
+}
+
 /// The script of a seed.
 pub fn script(profile: Profile, seed: u64, size: Size) -> Script {
     let mut dice = Dice::new(seed, &profile.to_string());
-    let settings = settings(&mut dice, size);
+    let mut settings = settings(&mut dice, size);
+    settings.cards = second_card(seed);
     let mut items = Vec::new();
     let mut next = 0;
     let room = u64::from(settings.enis) * u64::from(settings.addresses - 1);

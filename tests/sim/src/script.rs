@@ -78,6 +78,8 @@ macro_rules! settings {
 settings! {
     /// ENIs the instance type carries.
     enis: u32 = 3,
+    /// ENIs its second network card carries, which is managed then; 0 for a type with one card.
+    cards: u32 = 0,
     /// Addresses an ENI carries, its own included.
     addresses: u32 = 10,
     /// Whether its ENIs can carry prefixes.

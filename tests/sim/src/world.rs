@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::cloud::{Amount, CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
 use aws_cni_ipam::event::Event;
-use aws_cni_ipam::ids::{EniId, InstanceId};
+use aws_cni_ipam::ids::{CardIndex, EniId, InstanceId};
 use aws_cni_ipam::limits::{FurtherCards, InstanceLimits};
 use aws_cni_ipam::node::NodeFacts;
 use aws_cni_ipam::policy::Policy;
@@ -78,6 +78,7 @@ pub fn policy(settings: &Settings) -> Policy {
     let some = |n: u32| (n > 0).then_some(n);
     let mut policy = Policy {
         max_enis: some(settings.max_enis),
+        multi_nic: settings.cards > 0,
         max_pods: some(settings.max_pods),
         cooldown: Duration::from_millis(settings.cooldown.0),
         cluster_name: Some(CLUSTER.to_owned()),
@@ -108,7 +109,7 @@ impl World {
             enis: settings.enis,
             ipv4_per_eni: settings.addresses,
             prefixes: settings.nitro,
-            further: FurtherCards::NONE,
+            further: FurtherCards::new([(CardIndex(1), settings.cards)]),
         };
         let subnet = "subnet-1".into();
         let primary = account.launch(&instance(), limits, &subnet, settings.launched, 0);
@@ -379,6 +380,7 @@ impl World {
                 "runs with: custom networking",
             ),
             (settings.max_enis > 0, "runs with: MAX_ENI"),
+            (settings.cards > 0, "runs with: two network cards"),
             (settings.max_pods > 0, "runs with: max-pods known"),
             (!settings.known, "runs with: unknown instance type"),
             (settings.cooldown.0 == 0, "runs with: no cooldown"),

@@ -112,7 +112,9 @@ impl Account {
     fn attach_foreign(&mut self, instance: &InstanceId, now: u64) {
         let taken: Vec<DeviceIndex> = self
             .attached(instance)
-            .filter_map(|eni| Some(eni.attachment.as_ref()?.device))
+            .filter_map(|eni| eni.attachment.as_ref())
+            .filter(|attachment| attachment.card == CardIndex(0))
+            .map(|attachment| attachment.device)
             .collect();
         let limit = self.instances.get(instance).map_or(0, |known| known.limits.enis);
         let device = (1..limit).map(DeviceIndex).find(|device| !taken.contains(device));
