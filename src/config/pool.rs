@@ -137,6 +137,12 @@ fn with_ipv6(r: &mut Reader<'_>, pool: &PoolConfig) {
         let allowed = "false, because ENABLE_IPv6 is on, which knows no custom networking".to_owned();
         r.refuse(name, &raw, ProblemKind::Refused { allowed });
     }
+    let name = "ENABLE_MULTI_NIC";
+    if let (true, Some(raw)) = (pool.multi_nic, r.raw(name)) {
+        let allowed =
+            "false, because ENABLE_IPv6 is on: this version manages one network card there".to_owned();
+        r.refuse(name, &raw, ProblemKind::Refused { allowed });
+    }
 }
 
 /// Upstream's entrypoint refuses prefix mode with none of the three targets above 0, as its daemon then fetches a

@@ -174,8 +174,9 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
     let report = pool.memory.report.clone();
     let cards = pool.managed_cards();
-    let is_known =
-        |card: &CardIndex| cards.contains(card) || (pool.policy().has_further_cards() && pool.limits().is_none());
+    let is_known = |card: &CardIndex| {
+        cards.contains(card) || (pool.policy().has_further_cards() && pool.limits().is_none())
+    };
     let mut coming: BTreeMap<CardIndex, Coming> = cards
         .iter()
         .map(|card| (*card, Coming::to(pool, *card, now)))

@@ -325,6 +325,9 @@ fn a_pods_interfaces_on_other_cards_are_taken_over_as_its_own_and_exported_under
     assert_eq!((held[0].key.ifname.as_str(), &held[0].main), ("eth0", &None));
     assert_eq!(held[1].key.ifname.as_str(), "mNicIf1");
     assert_eq!(held[1].main.as_ref().map(IfName::as_str), Some("eth0"));
-    assert_eq!((held[1].card, held[1].address), (CardIndex(1), IpAddr::V4(address)));
+    assert_eq!(
+        (held[1].card, held[1].address),
+        (CardIndex(1), IpAddr::V4(address))
+    );
     assert_eq!(export(&held, CLOCKS), BTreeMap::from(files));
 }

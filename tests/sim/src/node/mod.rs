@@ -433,9 +433,8 @@ impl Node {
             Effect::Unpublish { .. } | Effect::UnconfigureEni { .. } => {}
             // No sandbox of this world has a second interface.
             Effect::Unwire(released) => {
-                for held in released {
-                    self.kernel.routes.remove(&held.address);
-                }
+                let gone = |key: &SandboxKey| released.iter().any(|held| held.key == *key);
+                self.kernel.routes.retain(|_, holder| !gone(holder));
             }
             Effect::RemoveRules(addresses) => {
                 for address in addresses {
