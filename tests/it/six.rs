@@ -40,6 +40,8 @@ fn request(container: &str) -> Add {
         pod: PodRef::default(),
         host_veth: format!("eni{container}"),
         deadline_ms: 30_000,
+        card: None,
+        main: None,
     }
 }
 

@@ -296,6 +296,8 @@ fn converges(world: &mut World) {
     world.kernel_fails = false;
     world.subnet_tags.clear();
     world.subnet_free = 10_000;
+    // A card whose only ENI is in a subnet without a block asks for one now and then, for ever.
+    world.subnets.values_mut().for_each(|subnet| subnet.free = 10_000);
     world.eager = true;
     world.settle();
     world.kernel();
