@@ -63,10 +63,7 @@ fn check_corrections(rows: &Rows, corrections: &Rows) -> Result<(), AnyError> {
 
 /// One `(type, ENIs, IPv4 addresses an ENI, prefixes, further cards)` row a type, sorted for binary search.
 fn limits_table(rows: &Rows) -> Result<String, AnyError> {
-    let mut table = format!(
-        "pub(super) static LIMITS: [(&str, u32, u32, bool, &[(u32, u32)]); {}] = [\n",
-        rows.len()
-    );
+    let mut table = format!("pub(super) static LIMITS: [Row; {}] = [\n", rows.len());
     for (name, limits) in rows {
         let Limits {
             enis,

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::ids::{CardIndex, DeviceIndex, EniId, Mark};
+use super::limits::InstanceLimits;
 use super::model::{Address, Creation, Eni, EniKind, EniRole, EniState};
 use super::pool::Pool;
 
@@ -37,10 +38,7 @@ impl Pool {
     pub fn managed_cards(&self) -> BTreeSet<CardIndex> {
         let mut cards = BTreeSet::from([CardIndex::FIRST]);
         if self.policy().has_further_cards() {
-            let of_type = self
-                .limits()
-                .into_iter()
-                .flat_map(|limits| limits.further_cards());
+            let of_type = self.limits().into_iter().flat_map(InstanceLimits::further_cards);
             cards.extend(of_type.filter(|card| !self.is_left_to_efa(*card)));
             cards.extend(
                 self.enis()

@@ -191,7 +191,6 @@ impl CardIndex {
     pub const FIRST: Self = Self(0);
 
     /// Whether nothing need be said of it.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub fn is_first(&self) -> bool {
         *self == Self::FIRST
     }

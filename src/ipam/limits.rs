@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::ids::{CardIndex, InstanceType};
 
 mod table {
+    /// Type, ENIs on the first card, IPv4 addresses an ENI, prefixes, and the ENIs of other cards.
+    type Row = (&'static str, u32, u32, bool, &'static [(u32, u32)]);
+
     include!(concat!(env!("OUT_DIR"), "/limits_table.rs"));
 }
 

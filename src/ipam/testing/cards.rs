@@ -51,8 +51,8 @@ fn companion(n: u32, nth: u32) -> SandboxKey {
     }
 }
 
-fn eth0() -> Option<IfName> {
-    Some("eth0".into())
+fn eth0() -> IfName {
+    "eth0".into()
 }
 
 /// An ordinary interface, and one on each of these cards.
@@ -60,7 +60,7 @@ fn add_on(world: &mut World, n: u32, cards: &[u32]) -> Vec<WaiterId> {
     let mut waiters = vec![world.add(n, SOON)];
     for card in cards {
         let wish = Wish::Card(CardIndex(*card));
-        waiters.push(world.add_interface(companion(n, *card), wish, eth0(), SOON));
+        waiters.push(world.add_interface(companion(n, *card), wish, Some(eth0()), SOON));
     }
     waiters
 }
@@ -143,7 +143,7 @@ fn ipamd_23_without_the_switch_only_the_first_card_is_grown_and_others_are_left_
         let role = enis_on(&world, CardIndex(card))[0].role;
         assert_eq!(role, EniRole::Unmanaged);
     }
-    let waiter = world.add_interface(companion(1, 1), Wish::Card(SECOND), eth0(), SOON);
+    let waiter = world.add_interface(companion(1, 1), Wish::Card(SECOND), Some(eth0()), SOON);
     let refusal = world.refused(waiter).expect("it is refused at once");
     assert!(refusal.message.contains("card 1"), "{}", refusal.message);
     assert!(refusal.next_step.contains("ENABLE_MULTI_NIC"));
@@ -309,7 +309,7 @@ fn q16_a_companion_that_cannot_be_had_takes_back_what_came_before() {
     // Asked for again by another client, the main one is not the first client's alone.
     let repeated = world.add(2, SOON);
     assert!(world.granted(repeated).is_some());
-    let gone = world.add_interface(companion(2, 9), Wish::Card(SECOND), eth0(), SOON);
+    let gone = world.add_interface(companion(2, 9), Wish::Card(SECOND), Some(eth0()), SOON);
     assert!(world.refused(gone).is_some());
     assert!(
         world.pool.allocations().contains_key(&key(2)),
@@ -325,7 +325,7 @@ fn a_companion_whose_client_leaves_takes_back_what_came_before() {
     while world.flush() {}
     assert!(world.granted(main).is_some());
     // It is told of its address, and not yet that this is on the disk.
-    let second = world.add_interface(companion(5, 1), Wish::Card(SECOND), eth0(), SOON);
+    let second = world.add_interface(companion(5, 1), Wish::Card(SECOND), Some(eth0()), SOON);
     world.give_up(second);
     assert!(world.pool.allocations().is_empty());
 }
@@ -333,7 +333,7 @@ fn a_companion_whose_client_leaves_takes_back_what_came_before() {
 #[test]
 fn a_companion_comes_only_to_a_main_interface() {
     let mut world = started(&[(1, 1)], policy());
-    let waiter = world.add_interface(companion(1, 1), Wish::Card(SECOND), eth0(), SOON);
+    let waiter = world.add_interface(companion(1, 1), Wish::Card(SECOND), Some(eth0()), SOON);
     let refusal = world
         .refused(waiter)
         .expect("its sandbox is gone, or was never there");
