@@ -61,7 +61,7 @@ impl Hands {
             }
             Effect::ConfigureEni(intent) => self.kernel.ask(Job::Configure(intent)),
             Effect::Publish { eni, mark, addresses } => {
-                self.kernel.ask(Job::Publish { eni, mark, addresses })
+                self.kernel.ask(Job::Publish { eni, mark, addresses });
             }
             Effect::Unpublish { addresses, .. } => self.kernel.ask(Job::Unpublish(addresses)),
             Effect::UnconfigureEni { eni, primary, mark } => {
