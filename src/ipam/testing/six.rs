@@ -1,7 +1,7 @@
 //! IPv6: one /80, asked for once, and addresses of it that nobody has had before.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -125,6 +125,26 @@ fn what_a_killed_daemon_told_without_writing_it_is_not_given_again() {
         world.settle();
     }
     assert_eq!(world.calls("Delegate"), 1);
+}
+
+#[test]
+fn nothing_is_told_beyond_what_is_reserved_on_the_disk() {
+    let mut world = node();
+    world.eager = false;
+    for n in 0..1_000 {
+        world.add(n, PATIENCE);
+    }
+    let grants = world.clients.values().filter_map(|client| client.grant.as_ref());
+    let told: BTreeSet<IpAddr> = grants.map(|grant| grant.address).collect();
+    assert!((128..1_000).contains(&told.len()), "{} were told", told.len());
+    world.routes.clear();
+    world.crash(None, false);
+    world.eager = true;
+    world.settle();
+    for n in 2_000..2_600 {
+        let address = IpAddr::V6(add(&mut world, n));
+        assert!(!told.contains(&address), "{address} was told before");
+    }
 }
 
 #[test]
