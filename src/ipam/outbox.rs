@@ -81,9 +81,12 @@ impl Outbox {
         // What an earlier commit still carries must be durable before a reply can rest on it: then even an empty
         // commit is a barrier. While the store fails, only DEL and GC and the time for another try cause a write.
         let due = if pool.memory.store_trouble.is_some() {
-            told || (pool.is_dirty()
-                && pool.memory.commits.is_empty()
-                && pool.memory.is_clear(&Topic::Store, now))
+            let is_tried = pool.memory.commits.is_empty() && pool.memory.is_clear(&Topic::Store, now);
+            if is_tried && !pool.is_dirty() {
+                // What failed was a barrier: without something to write nobody would learn that the disk works again.
+                pool.mark([RecordKey::Node]);
+            }
+            told || is_tried
         } else {
             pool.is_dirty() || ((told || self.is_behind_all) && !pool.memory.commits.is_empty())
         };

@@ -590,3 +590,21 @@ fn dataplane_26_a_restart_knows_the_networks_that_came_since_the_last_one() {
     world.event(Event::VpcCidrs(networks));
     assert!(!world.flush(), "what is known is not written again");
 }
+
+/// A barrier has nothing to write: when it fails, no record is left that would show that the disk works again.
+#[test]
+fn a_disk_that_failed_with_nothing_left_to_write_is_tried_again() {
+    let mut world = started(1, 5, policy(1));
+    world.eager = false;
+    world.add(1, PATIENCE);
+    world.del(99);
+    assert!(world.flush(), "the ADD is on the disk");
+    world.fail_flush();
+    let refused = world.add(2, PATIENCE);
+    assert_eq!(world.refused(refused).unwrap().kind, RefusalKind::DiskFull);
+    world.eager = true;
+    world.settle();
+    world.advance(Duration::from_secs(30));
+    let waiter = world.add(3, PATIENCE);
+    assert!(world.granted(waiter).is_some(), "{:?}", world.refused(waiter));
+}
