@@ -114,8 +114,8 @@ pub enum Reply {
         /// Whether the sandbox was known.
         known: bool,
     },
-    /// To DEL, after `Released`: it is on the disk, or will be as soon as the disk takes it. Nobody comes back for a
-    /// DEL that was refused.
+    /// To DEL, after `Released`, and to whoever cordons the node: it is on the disk, or will be as soon as the disk takes
+    /// it. Nobody comes back for a DEL that was refused.
     Settled,
     /// To GC: what was released.
     Collected(Vec<ReleasedAddress>),

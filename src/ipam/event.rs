@@ -116,6 +116,13 @@ pub enum Event {
     Groups(Vec<SecurityGroupId>),
     /// IMDS's word on the node, after a start that believed what was stored of it.
     Facts(Box<NodeFacts>),
+    /// Somebody who may says whether the node takes new pods; kept until he says otherwise. Answered with `Settled`.
+    Cordon {
+        /// Whom to answer.
+        waiter: WaiterId,
+        /// Whether it takes none.
+        cordoned: bool,
+    },
     /// The configuration was read again.
     Reconfigured(Box<Policy>),
     /// The time of an [`super::effect::Effect::WakeAt`] has come. Harmless at any other time.

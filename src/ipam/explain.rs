@@ -153,6 +153,7 @@ fn wanted(told: &mut Telling, pool: &Pool, card: CardIndex, report: &Report) {
         WarmTarget::Ips { warm, minimum } => (format!("WARM_IP_TARGET={warm}"), minimum),
         WarmTarget::Adaptive => ("ADAPTIVE_WARM_POOL".to_owned(), 0),
         WarmTarget::Prefixes(prefixes) => (format!("WARM_PREFIX_TARGET={prefixes}"), 0),
+        WarmTarget::Nothing => ("A cordoned node".to_owned(), 0),
     };
     let kind = match goal.unit {
         Unit::Address => "single addresses",

@@ -382,6 +382,7 @@ pub fn changes(judged: &[Judged], seen: &Witnesses, now: Tick, cooldown: Duratio
     put(Record::Node(Box::new(NodeRecord {
         facts: seen.facts.clone(),
         limits: None,
+        cordoned: false,
     })));
     // From the weakest to the strongest word on an address: a later one replaces an earlier one.
     for judged in judged {

@@ -69,6 +69,8 @@ pub enum Hindrance {
         /// The type.
         instance_type: InstanceType,
     },
+    /// The node is cordoned: nothing is held ready.
+    Cordoned,
     /// Every place for an ENI is taken, and every place on every ENI.
     EniLimit {
         /// ENIs there may be.
@@ -310,6 +312,9 @@ fn plan_card(pool: &Pool, card: CardIndex, waiting: u32, plan: &mut Plan, now: T
         ..Report::default()
     };
     plan.report.hindrances.extend(missing_links(pool, card, now));
+    if pool.is_left_alone() {
+        plan.report.hindrances.push(Hindrance::Cordoned);
+    }
     let Some(limits) = pool.limits() else {
         // Nobody will tell where EC2 is not asked: that is no reason to wait.
         plan.report.hindrances.push(if pool.policy().ask_ec2 {
@@ -425,6 +430,7 @@ impl Report {
             | Hindrance::LimitsUnknown
             | Hindrance::SubnetsUnknown
             | Hindrance::RestFollows { .. } => 10,
+            Hindrance::Cordoned => 11,
         };
         self.hindrances.iter().min_by_key(weight)
     }

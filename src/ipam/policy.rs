@@ -23,6 +23,8 @@ pub enum WarmTarget {
     Adaptive,
     /// `WARM_PREFIX_TARGET`: this many prefixes' worth of free addresses. 0 means: never quite empty.
     Prefixes(u32),
+    /// None at all, as long as the node is cordoned: a pod that comes all the same waits for its address.
+    Nothing,
 }
 
 /// What an ENIConfig says of new ENIs, once it has been decided which of them holds for this node.
@@ -79,6 +81,8 @@ pub struct Policy {
     /// `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`: pods get no addresses of the primary ENI, and new ENIs are made as
     /// [`Policy::eni_config`] says.
     pub custom_networking: bool,
+    /// `AWS_MANAGE_ENIS_NON_SCHEDULABLE`: a cordoned node grows and shrinks like any other.
+    pub manage_when_cordoned: bool,
     /// The ENIConfig that holds for this node; with custom networking and without it no ENI can be made.
     pub eni_config: Option<EniConfigChoice>,
     /// Why there is none, with the name that was looked for: for whoever waits for an ENI.
@@ -140,6 +144,7 @@ impl Default for Policy {
             provisioning: true,
             ask_ec2: true,
             custom_networking: false,
+            manage_when_cordoned: false,
             eni_config: None,
             eni_config_missing: None,
             subnet_discovery: true,

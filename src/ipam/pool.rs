@@ -31,6 +31,7 @@ pub struct Pool {
     addresses: BTreeMap<IpAddr, Address>,
     allocations: BTreeMap<SandboxKey, Allocation>,
     creations: BTreeMap<ClientToken, Creation>,
+    cordoned: bool,
     dirty: BTreeSet<RecordKey>,
     /// What does not survive a restart.
     pub(super) memory: Memory,
@@ -47,6 +48,7 @@ impl Pool {
             addresses: BTreeMap::new(),
             allocations: BTreeMap::new(),
             creations: BTreeMap::new(),
+            cordoned: false,
             dirty: BTreeSet::new(),
             memory,
         }
@@ -61,6 +63,13 @@ impl Pool {
     pub(super) fn set_limits(&mut self, limits: InstanceLimits) {
         self.limits = Some(limits);
         self.dirty.insert(RecordKey::Node);
+    }
+
+    pub(super) fn set_cordoned(&mut self, cordoned: bool) {
+        if self.cordoned != cordoned {
+            self.cordoned = cordoned;
+            self.dirty.insert(RecordKey::Node);
+        }
     }
 
     pub(super) fn set_vpc_cidrs(&mut self, cidrs: Vec<Ipv4Cidr>) {
@@ -414,6 +423,10 @@ impl Pool {
         self.enis.insert(eni.id.clone(), eni);
     }
 
+    pub(super) fn restore_cordon(&mut self, cordoned: bool) {
+        self.cordoned = cordoned;
+    }
+
     pub(super) fn restore_creation(&mut self, creation: Creation) {
         self.creations.insert(creation.token.clone(), creation);
     }
@@ -424,6 +437,7 @@ impl Pool {
             RecordKey::Node => Record::Node(Box::new(NodeRecord {
                 facts: self.facts.clone(),
                 limits: self.limits,
+                cordoned: self.cordoned,
             })),
             RecordKey::Budget => Record::Budget(Box::new(self.memory.budget.record()?.clone())),
             RecordKey::Eni(id) => Record::Eni(Box::new(self.enis.get(id)?.clone())),

@@ -76,6 +76,9 @@ pub struct NodeRecord {
     pub facts: NodeFacts,
     /// The instance type's limits, so that a type EC2 had to be asked about is known at the next start.
     pub limits: Option<InstanceLimits>,
+    /// Somebody has said that the node takes no new pods.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
 }
 
 /// What is stored of an address with a past.

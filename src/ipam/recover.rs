@@ -140,6 +140,7 @@ impl Pool {
 
 fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, now: Tick, out: &mut Outbox) {
     let rebooted = since != Since::SameBoot;
+    pool.restore_cordon(stored.node.is_some_and(|node| node.cordoned));
     if let Some(budget) = stored.budget {
         pool.memory.budget.restore(budget, !rebooted, now);
     }

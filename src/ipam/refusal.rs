@@ -226,7 +226,8 @@ pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
             | Hindrance::LimitsUnknown
             | Hindrance::SubnetsUnknown
             | Hindrance::RestFollows { .. }
-            | Hindrance::AskingForLess { .. },
+            | Hindrance::AskingForLess { .. }
+            | Hindrance::Cordoned,
         )
         | None => Refusal {
             retry_after_ms: Some(1000),

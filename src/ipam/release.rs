@@ -85,6 +85,7 @@ fn may_shrink(pool: &Pool, plan: &Plan, now: Tick) -> bool {
         && policy.provisioning
         && policy.ask_ec2
         && pool.memory.ec2 == Ec2View::Answered
+        && !pool.is_left_alone()
         && pool.memory.is_clear(&Topic::Shrink, now)
         && pool.memory.budget.brakes().all(|brake| brake.until <= now)
         && pool.creations().is_empty()
@@ -154,7 +155,10 @@ pub(super) fn reconsider(pool: &mut Pool, now: Tick) {
         return;
     }
     let policy = pool.policy();
-    let is_allowed = policy.provisioning && policy.ask_ec2 && pool.memory.ec2 == Ec2View::Answered;
+    let is_allowed = policy.provisioning
+        && policy.ask_ec2
+        && pool.memory.ec2 == Ec2View::Answered
+        && !pool.is_left_alone();
     let is_needed = plan(pool, now).report.short > pool.memory.short_at_shrink;
     if !is_allowed || is_needed {
         for id in unsent {

@@ -35,6 +35,8 @@ pub struct Status {
     pub waiting: u32,
     /// ENIs that take or will take a place.
     pub enis: u32,
+    /// Somebody has said that the node takes no new pods.
+    pub cordoned: bool,
     /// Contradictions between witnesses, by kind, counted since the start.
     pub drift: BTreeMap<&'static str, u64>,
     /// The same numbers of each network card, where more than one is managed.
@@ -77,6 +79,9 @@ impl std::fmt::Display for Hindrance {
         match self {
             Self::Starting => f.write_str("EC2 has not yet said what is attached"),
             Self::LimitsUnknown => f.write_str("the instance type's limits are not known yet"),
+            Self::Cordoned => f.write_str(
+                "the node is cordoned: nothing is held ready beyond what is there, and nothing is given back",
+            ),
             Self::ProvisioningOff => f.write_str("provisioning is switched off"),
             Self::NotDelegated => {
                 f.write_str("no ENI for pods has a /80 IPv6 prefix, and provisioning is switched off")
@@ -200,6 +205,7 @@ impl Pool {
             coming: report.coming,
             waiting: report.waiting,
             enis: report.enis,
+            cordoned: self.is_cordoned(),
             drift: self.memory.drifts.counted(),
             cards: report
                 .cards

@@ -1,6 +1,6 @@
 //! `step`: the one function through which everything happens.
 
-use super::effect::Effect;
+use super::effect::{Effect, Reply};
 use super::event::Event;
 use super::ids::{EniId, Tick};
 use super::model::{AddressState, EniState};
@@ -68,6 +68,10 @@ pub(super) fn note(pool: &mut Pool, event: Event, now: Tick, out: &mut Outbox) {
         Event::Facts(facts) => local::facts(pool, *facts, out),
         Event::Groups(told) => groups::told_by_imds(pool, told),
         Event::VpcCidrs(cidrs) => pool.set_vpc_cidrs(cidrs),
+        Event::Cordon { waiter, cordoned } => {
+            pool.set_cordoned(cordoned);
+            out.tell(waiter, Reply::Settled);
+        }
         Event::Reconfigured(policy) => pool.set_policy(*policy),
         Event::Timer => pool.memory.wake = None,
     }

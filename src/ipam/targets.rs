@@ -31,7 +31,11 @@ impl Goal {
         let can = pool.limits().is_none_or(|limits| limits.prefixes);
         if policy.is_six() {
             // All that is wanted is a /80 that the next pod gets its address of.
-            let target = WarmTarget::Ips { warm: 1, minimum: 0 };
+            let target = if pool.is_left_alone() {
+                WarmTarget::Nothing
+            } else {
+                WarmTarget::Ips { warm: 1, minimum: 0 }
+            };
             return Self {
                 unit: Unit::Block,
                 target,
@@ -42,6 +46,7 @@ impl Goal {
             _ => (Unit::Address, policy.warm),
         };
         let target = match target {
+            _ if pool.is_left_alone() => WarmTarget::Nothing,
             _ if !card.is_first() => FURTHER_CARDS,
             WarmTarget::Adaptive => WarmTarget::Ips {
                 warm: pool.memory.churn.level(),
@@ -61,6 +66,7 @@ impl Goal {
             // Never here: `of` has replaced it.
             WarmTarget::Adaptive => 0,
             WarmTarget::Prefixes(prefixes) => prefixes.saturating_mul(Unit::Prefix.size()),
+            WarmTarget::Nothing => return 0,
         };
         warm.max(1)
     }
@@ -69,7 +75,7 @@ impl Goal {
     pub(super) fn minimum(self) -> u32 {
         match self.target {
             WarmTarget::Ips { minimum, .. } => minimum,
-            WarmTarget::Enis(_) | WarmTarget::Prefixes(_) | WarmTarget::Adaptive => 0,
+            WarmTarget::Enis(_) | WarmTarget::Prefixes(_) | WarmTarget::Adaptive | WarmTarget::Nothing => 0,
         }
     }
 

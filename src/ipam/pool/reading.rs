@@ -33,6 +33,16 @@ impl Pool {
         self.limits
     }
 
+    /// Whether somebody has said that the node takes no new pods.
+    pub fn is_cordoned(&self) -> bool {
+        self.cordoned
+    }
+
+    /// Whether the pool stays as it is but for pods that come all the same.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        self.cordoned && !self.policy.manage_when_cordoned
+    }
+
     /// Every ENI known, the unmanaged ones included.
     pub fn enis(&self) -> &BTreeMap<EniId, Eni> {
         &self.enis

@@ -8,6 +8,7 @@ mod budget;
 mod cards;
 mod conformance;
 mod conformance_modes;
+mod cordon;
 mod drift;
 mod ec2;
 mod explain;

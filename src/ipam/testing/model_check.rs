@@ -47,6 +47,7 @@ enum Action {
     Groups(u8),
     Retarget(WarmTarget, Option<WarmTarget>),
     Associate(usize),
+    Cordon(bool),
     Noise(u64),
 }
 
@@ -78,6 +79,7 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => (0..3_u8).prop_map(Action::Groups),
         2 => targets().prop_map(|(warm, prefixes)| Action::Retarget(warm, prefixes)),
         1 => (0..4_usize).prop_map(Action::Associate),
+        1 => any::<bool>().prop_map(Action::Cordon),
         1 => any::<u64>().prop_map(Action::Noise),
     ]
 }
@@ -232,6 +234,7 @@ fn perform(world: &mut World, action: Action, boots: &mut u32) {
                 eni.public = address.filter(|_| index == nth).into_iter().collect();
             }
         }
+        Action::Cordon(cordoned) => world.cordon(cordoned),
         Action::Noise(n) => noise(world, n),
     }
 }
