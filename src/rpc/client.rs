@@ -14,7 +14,8 @@ use nix::sys::time::TimeVal;
 
 use super::frame::{self, FrameBuffer, FrameError, MAX_REPLY};
 use super::types::{
-    Add, Allocation, Assigned, Check, Collected, Del, Gc, Released, Reply, Request, ServiceError, Status,
+    Add, Allocation, Assigned, Check, Collected, Cordon, Del, Gc, Released, Reply, Request, ServiceError,
+    Status,
 };
 
 /// Why the daemon gave no usable answer.
@@ -136,6 +137,17 @@ impl Client {
     pub fn gc(self, gc: Gc) -> Result<Collected, ClientError> {
         match self.ask(&Request::Gc(gc))? {
             Reply::Collected(collected) => Ok(collected),
+            _ => Err(FrameError::Empty.into()),
+        }
+    }
+
+    /// Says whether the node takes new pods, and waits until that is on the disk.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn cordon(self, cordoned: bool) -> Result<(), ClientError> {
+        match self.ask(&Request::Cordon(Cordon { cordoned }))? {
+            Reply::Settled => Ok(()),
             _ => Err(FrameError::Empty.into()),
         }
     }

@@ -115,6 +115,7 @@ pub fn encode_request(request: &Request) -> Result<Vec<u8>, FrameError> {
         Request::Del(del) => call(request, del),
         Request::Check(check) => call(request, check),
         Request::Gc(gc) => call(request, gc),
+        Request::Cordon(cordon) => call(request, cordon),
         Request::Status | Request::Dump => call(request, &serde_json::Map::new()),
     }?;
     if frame.len() > MAX_REQUEST {
@@ -159,6 +160,7 @@ pub fn decode_request(frame: &[u8]) -> Result<Request, Box<ServiceError>> {
         "Del" => parameters(call.parameters).map(Request::Del),
         "Check" => parameters(call.parameters).map(Request::Check),
         "Gc" => parameters(call.parameters).map(Request::Gc),
+        "Cordon" => parameters(call.parameters).map(Request::Cordon),
         "Status" => Ok(Request::Status),
         "Dump" => Ok(Request::Dump),
         other => Err(ServiceError::new(
@@ -306,7 +308,7 @@ pub fn decode_reply(request: &Request, frame: &[u8]) -> Result<Result<Reply, Box
         Request::Add(_) if raw.continues => raw.into_result::<Assigned>()?.map(Reply::Assigned),
         Request::Add(_) => raw.into_result::<Value>()?.map(|_| Reply::Durable),
         Request::Del(_) if raw.continues => raw.into_result::<Released>()?.map(Reply::Released),
-        Request::Del(_) => raw.into_result::<Value>()?.map(|_| Reply::Settled),
+        Request::Del(_) | Request::Cordon(_) => raw.into_result::<Value>()?.map(|_| Reply::Settled),
         Request::Check(_) => raw.into_result::<Allocation>()?.map(Reply::Checked),
         Request::Gc(_) => raw.into_result::<Collected>()?.map(Reply::Collected),
         Request::Status => raw.into_result::<Status>()?.map(Reply::Status),

@@ -81,6 +81,7 @@ fn requests_round_trip() {
                 ifname: "eth0".into(),
             }],
         }),
+        Request::Cordon(Cordon { cordoned: true }),
         Request::Status,
         Request::Dump,
     ] {
@@ -130,6 +131,7 @@ fn replies_round_trip() {
             }),
         ),
         (Request::Del(del()), Reply::Settled),
+        (Request::Cordon(Cordon { cordoned: false }), Reply::Settled),
         (Request::Status, Reply::Status(Status::default())),
         (Request::Dump, Reply::Dump(serde_json::json!({"a": [1]}))),
     ];

@@ -92,6 +92,13 @@ pub struct Gc {
     pub valid: Vec<Attachment>,
 }
 
+/// Says whether the node takes new pods. Answered with [`Reply::Settled`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Whether it takes none.
+    pub cordoned: bool,
+}
+
 /// One interface of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attachment {
@@ -128,6 +135,8 @@ pub enum Request {
     Check(Check),
     /// These sandboxes still live.
     Gc(Gc),
+    /// The node takes no new pods, or does again.
+    Cordon(Cordon),
     /// Can you serve?
     Status,
     /// Everything you know.
@@ -142,6 +151,7 @@ impl Request {
             Self::Del(_) => "Del",
             Self::Check(_) => "Check",
             Self::Gc(_) => "Gc",
+            Self::Cordon(_) => "Cordon",
             Self::Status => "Status",
             Self::Dump => "Dump",
         }
@@ -244,6 +254,8 @@ pub struct Status {
     pub waiting: u64,
     /// Attached ENIs.
     pub enis: u64,
+    /// Somebody has said that the node takes no new pods.
+    pub cordoned: bool,
     /// Contradictions between EC2, IMDS, the kernel and the store, by kind, counted since the daemon's start.
     pub drift: BTreeMap<String, u64>,
     /// Each network card's numbers, where more than one is managed.
@@ -280,7 +292,7 @@ pub enum Reply {
     Durable,
     /// First answer to [`Del`]: to be taken out of the kernel meanwhile.
     Released(Released),
-    /// Second answer to [`Del`]: the release is on the disk.
+    /// Second answer to [`Del`], and the answer to [`Cordon`]: it is on the disk.
     Settled,
     /// Answer to [`Check`].
     Checked(Allocation),

@@ -17,6 +17,7 @@ mod cloud;
 mod cloud_faults;
 mod conformance;
 mod conformance_doc;
+mod cordon;
 mod crash;
 mod database;
 mod dataplane;

@@ -205,6 +205,7 @@ fn healthy(layout: RuleLayout) -> impl Fn(&Request) -> Answers + Send + 'static 
         ],
         Request::Check(_) => vec![Ok(Reply::Checked(allocation(layout)))],
         Request::Gc(_) => vec![Ok(Reply::Collected(Collected::default()))],
+        Request::Cordon(_) => vec![Ok(Reply::Settled)],
         Request::Status => vec![Ok(Reply::Status(Status {
             serving: true,
             ..Status::default()

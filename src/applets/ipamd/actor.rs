@@ -169,6 +169,11 @@ impl Actor {
                     valid: valid.collect(),
                 });
             }
+            Request::Cordon(types::Cordon { cordoned }) => {
+                info!(cordoned, "{}", if cordoned { "cordoned" } else { "uncordoned" });
+                self.waiting.insert(waiter, call.replies);
+                self.step(Event::Cordon { waiter, cordoned });
+            }
             Request::Check(check) => say(&call.replies, self.check(&check)),
             Request::Status => say(
                 &call.replies,

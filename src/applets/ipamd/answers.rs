@@ -133,6 +133,7 @@ pub(super) fn status(status: PoolStatus) -> Status {
         coming: status.coming.into(),
         waiting: status.waiting.into(),
         enis: status.enis.into(),
+        cordoned: status.cordoned,
         drift: status
             .drift
             .into_iter()

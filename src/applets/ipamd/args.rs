@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 
 use super::super::terminal;
+use super::cordon::{self, Cordon, Uncordon};
 use super::export::{self, Export};
 use super::import::{self, Import};
 use super::show::{self, ConfigShow, Explain, Status};
@@ -36,6 +37,8 @@ struct Args {
 enum Command {
     Status(Status),
     Explain(Explain),
+    Cordon(Cordon),
+    Uncordon(Uncordon),
     Config(ConfigCommand),
     Import(Import),
     Export(Export),
@@ -77,6 +80,8 @@ pub(in crate::applets) fn run(args: &[String]) -> ExitCode {
     match args.command {
         Some(Command::Status(command)) => show::status(&command),
         Some(Command::Explain(command)) => show::explain(&command),
+        Some(Command::Cordon(Cordon {})) => cordon::say(true),
+        Some(Command::Uncordon(Uncordon {})) => cordon::say(false),
         Some(Command::Config(ConfigCommand {
             command: ConfigAction::Check(Check {}),
         })) => check(),

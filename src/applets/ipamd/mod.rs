@@ -5,6 +5,7 @@ mod alarms;
 mod answers;
 mod args;
 mod clock;
+mod cordon;
 mod deferred;
 mod eni_configs;
 mod export;

@@ -34,6 +34,7 @@ pub(super) fn policy(config: &Config, seed: u64) -> Policy {
         cluster_name: config.aws.cluster_name.clone(),
         additional_tags: config.aws.additional_eni_tags.clone(),
         manage_untagged: config.pool.manage_untagged_eni,
+        manage_when_cordoned: config.pool.manage_when_cordoned,
         provisioning: config.pool.provisioning,
         ask_ec2: config.pool.ask_ec2,
         subnet_discovery: config.pool.subnet_discovery,

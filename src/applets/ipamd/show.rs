@@ -96,12 +96,14 @@ pub(super) fn settings(command: &ConfigShow, config: &Config) -> ExitCode {
 }
 
 /// The daemon's own configuration says where it listens; one that cannot be read does not keep anybody from asking.
-fn ask(question: impl FnOnce(Client) -> Result<String, ClientError>) -> Result<String, ClientError> {
+pub(super) fn ask(
+    question: impl FnOnce(Client) -> Result<String, ClientError>,
+) -> Result<String, ClientError> {
     let socket = config::from_process().map_or_else(|_| paths::socket(), |config| config.daemon.socket);
     Client::connect(&socket, PATIENCE).and_then(question)
 }
 
-fn tell(text: Result<String, ClientError>) -> ExitCode {
+pub(super) fn tell(text: Result<String, ClientError>) -> ExitCode {
     match text {
         Ok(text) => {
             terminal::say(&text);
