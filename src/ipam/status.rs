@@ -120,7 +120,7 @@ impl std::fmt::Display for Hindrance {
             Self::RestFollows { addresses } => {
                 write!(
                     f,
-                    "{addresses} addresses are asked for when the calls under way have ended"
+                    "{addresses} addresses are asked for when the calls under way have ended, or may be repeated"
                 )
             }
             Self::AskingForLess { failure } => write!(f, "{failure}; it is asked for less"),

@@ -20,6 +20,7 @@ mod oracle;
 mod shrink;
 mod simulated;
 mod six;
+mod small;
 mod subnets;
 mod survival;
 mod targets;
