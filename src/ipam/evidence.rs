@@ -89,6 +89,16 @@ fn store_of_strangers(pool: &Pool, id: &EniId) -> StoreWord {
     }
 }
 
+/// Whether EC2's last word on an ENI was a list, which denies what is not known there; while EC2 cannot be asked. Where it
+/// will not tell for lack of permission, that word is too old to count against IMDS.
+pub(super) fn has_denied_strangers(pool: &Pool, id: &EniId) -> bool {
+    let is_silent = match &pool.memory.ec2 {
+        Ec2View::Failed(failure) => failure.class.is_hard(),
+        Ec2View::Asking | Ec2View::Answered => !pool.policy().ask_ec2,
+    };
+    !is_silent && pool.enis().get(id).is_some_and(|eni| eni.attachment.is_some())
+}
+
 /// Routes come with ADDs and go with DELs: a reading says nothing of a pod that came, or went, after it.
 fn kernel_of_address(pool: &Pool, address: IpAddr, known: Option<&Address>) -> KernelWord {
     if pool.memory.is_routed(address) {

@@ -16,7 +16,9 @@ use super::outbox::Outbox;
 use super::pool::Pool;
 use super::release;
 use super::six;
-use super::verdict::{self, Act, AddressWords, Drift, Ec2EniWord, Ec2Word, EniWords, ImdsWord, Verdict, Why};
+use super::verdict::{
+    self, Act, AddressWords, Drift, Ec2EniWord, Ec2Word, EniWords, ImdsWord, StoreWord, Verdict, Why,
+};
 use super::witness::Doubt;
 
 /// EC2 lists a secondary address or a prefix on an ENI of ours.
@@ -81,16 +83,20 @@ fn carry_out(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, n
     note_drift(pool, id, cidr, words, now, out);
 }
 
-/// IMDS lists it, and EC2 cannot be asked.
+/// IMDS lists it, and EC2 cannot be asked. What EC2 did not name when it last spoke of this ENI it has denied, be it by a
+/// list or by taking it back, unless it has been asked for more since; what is stored of the ENI is that list.
 pub(super) fn overheard(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, out: &mut Outbox) {
     let is_known = pool
         .enis()
         .get(id)
         .is_some_and(|eni| eni.cidrs.contains_key(&cidr));
-    let words = AddressWords {
+    let mut words = AddressWords {
         imds: ImdsWord::Lists,
         ..evidence::of_cidr(pool, id, cidr, Ec2Word::Unreachable, now)
     };
+    if words.store == StoreWord::Unknown && evidence::has_denied_strangers(pool, id) {
+        words.ec2 = Ec2Word::Omits;
+    }
     if !is_known {
         carry_out(pool, id, cidr, words, now, out);
     }

@@ -42,3 +42,53 @@ fn a_throttled_assign_leads_to_no_eni_for_what_is_only_held_ready() {
     assert!(world.granted(waiter).is_some(), "{:?}", world.refused(waiter));
 }
 
+// ---- what EC2 has denied ----
+
+/// The daemon starts while EC2 does not answer, and IMDS lists what was given back, or what EC2's last list lacked.
+#[test]
+fn what_ec2_has_denied_is_not_given_out_on_imdss_word() {
+    let mut world = started(1, 10, ips(8, 0));
+    let before = world.imds_snapshot();
+    let listed = before.enis[0].addresses.len();
+    world.policy = ips(2, 0);
+    let policy = world.policy.clone();
+    world.event(Event::Reconfigured(Box::new(policy)));
+    world.advance(LONG);
+    assert_eq!((listed, sizes(&world)), (9, vec![2]));
+    world.crash(None, false);
+    world.eager = false;
+    world.outage = Some(FailureClass::NoAnswer);
+    world.event(Event::Imds(before));
+    world.advance(Duration::from_secs(3));
+    // The oracle looks whether EC2 has what each is given.
+    let waiters: Vec<_> = (0..4).map(|n| world.add(n, Duration::from_secs(5))).collect();
+    while world.flush() {}
+    let served = waiters.iter().filter(|waiter| world.granted(**waiter).is_some());
+    assert_eq!(served.count(), 2, "what EC2 has confirmed serves");
+}
+
+/// An answer that was lost is not a denial: then IMDS is the only one who knows.
+#[test]
+fn what_was_asked_for_and_never_answered_is_taken_on_imdss_word() {
+    let mut world = started(1, 10, ips(1, 0));
+    run(&mut world, 0..1);
+    assert_eq!(world.calls("Assign"), 2);
+    world.eager = false;
+    world.faults.push_back(Fault::LostAfter);
+    let waiting: Vec<_> = (1..4).map(|n| world.add(n, Duration::from_secs(100))).collect();
+    while world.flush() || world.deliver(0) {
+        if world.calls("Assign") > 2 {
+            world.outage = Some(FailureClass::NoAnswer);
+        }
+    }
+    assert_eq!(world.calls("Assign"), 3, "{:?}", world.log);
+    assert!(waiting.iter().any(|waiter| world.granted(*waiter).is_none()));
+    world.crash(None, false);
+    let there = world.imds_snapshot();
+    world.event(Event::Imds(there));
+    world.advance(Duration::from_secs(3));
+    let again = world.add(2, Duration::from_secs(5));
+    while world.flush() {}
+    assert!(world.granted(again).is_some(), "{:?}", world.pool.dump(world.now));
+}
+

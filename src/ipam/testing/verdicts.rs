@@ -364,6 +364,8 @@ fn speak(arranged: &mut Arranged, words: AddressWords) {
     if matches!(words.ec2, Ec2Word::Unasked | Ec2Word::Unreachable) {
         silence(world, words.ec2 == Ec2Word::Unasked);
         world.pool.edit_eni(id, |eni| {
+            // What EC2 has listed before it has an earlier word on.
+            eni.attachment = None;
             if let Some(placed) = eni.cidrs.get_mut(&cidr) {
                 placed.verified = false;
             }

@@ -52,6 +52,7 @@ const MUTANTS: &[Mutant] = &[
         profile: "lies",
         edits: &[
             ("pool/reading.rs", "!self.policy.ask_ec2", "true"),
+            ("evidence.rs", "eni.attachment.is_some()", "false"),
             (
                 "local.rs",
                 "pool.memory.imds_pending = pool.memory.ec2 != Ec2View::Answered",
