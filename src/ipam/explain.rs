@@ -1,6 +1,8 @@
 //! Why the pool is as large as it is, in sentences: made from the plan's own report, so that it says what was decided by
 //! and nothing else. What this module has no sentence for is told by name and value.
 
+mod surplus;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,6 +27,8 @@ pub enum About {
     Wanted,
     /// What would be asked for next.
     Next,
+    /// What is there beyond what is wanted, and what becomes of it.
+    Surplus,
     /// What has been asked for and not answered.
     UnderWay,
     /// What keeps it from more.
@@ -65,28 +69,31 @@ pub(super) const SPOKEN_OF: [&str; 12] = [
 
 /// Why the pool is as large as it is, and what would happen next.
 pub fn explain(pool: &Pool, now: Tick) -> Vec<Sentence> {
-    let Plan { acts, report } = plan(pool, now);
+    let plan = plan(pool, now);
+    let Plan { acts, report } = &plan;
     let mut told = Telling::default();
     if pool.policy().is_six() {
-        told.say(About::Now, six::told::now(pool, &report, now));
-        told.say(About::Wanted, six::told::wanted(&report));
+        told.say(About::Now, six::told::now(pool, report, now));
+        told.say(About::Wanted, six::told::wanted(report));
     } else if report.cards.is_empty() {
-        there_is(&mut told, &report);
-        wanted(&mut told, pool, CardIndex::FIRST, &report);
+        there_is(&mut told, report);
+        wanted(&mut told, pool, CardIndex::FIRST, report);
+        surplus::tell(&mut told, pool, CardIndex::FIRST, &plan, now);
     }
     for (card, of_card) in &report.cards {
         told.card = Some(*card);
         there_is(&mut told, of_card);
         wanted(&mut told, pool, *card, of_card);
+        surplus::tell(&mut told, pool, *card, &plan, now);
     }
     told.card = None;
-    for act in &acts {
+    for act in acts {
         told.say(About::Next, next(act));
     }
     under_way(&mut told, pool, now);
-    limits(&mut told, pool, &report, now);
-    waiting(&mut told, pool, &report, now);
-    besides(&mut told, &report);
+    limits(&mut told, pool, report, now);
+    waiting(&mut told, pool, report, now);
+    besides(&mut told, report);
     told.sentences
 }
 

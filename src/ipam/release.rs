@@ -45,11 +45,8 @@ pub(super) fn shrink(pool: &mut Pool, plan: &Plan, now: Tick, out: &mut Outbox) 
         pool.memory.surplus_since = None;
         return;
     }
-    let since = *pool.memory.surplus_since.get_or_insert(now);
-    let after_last = pool.memory.last_shrink.map(|last| last.after(STEP));
-    let due = since
-        .after(pool.policy().shrink_patience)
-        .max(after_last.unwrap_or(since));
+    pool.memory.surplus_since.get_or_insert(now);
+    let due = due(pool, now);
     if now < due {
         pool.memory.shrink_due = Some(found.next.map_or(due, |next| next.min(due)));
         return;
@@ -72,24 +69,67 @@ pub(super) fn shrink(pool: &mut Pool, plan: &Plan, now: Tick, out: &mut Outbox) 
     describe(pool, now, out);
 }
 
+/// When what is surplus now may go: it must have been so for a while, and the last step must be some time ago.
+pub(super) fn due(pool: &Pool, now: Tick) -> Tick {
+    let since = pool.memory.surplus_since.unwrap_or(now);
+    let after_last = pool.memory.last_shrink.map(|last| last.after(STEP));
+    since
+        .after(pool.policy().shrink_patience)
+        .max(after_last.unwrap_or(since))
+}
+
 fn may_shrink(pool: &Pool, plan: &Plan, now: Tick) -> bool {
+    holds(pool, plan, now).is_none()
+}
+
+/// Why nothing is given back now, however much there is.
+pub(super) fn holds(pool: &Pool, plan: &Plan, now: Tick) -> Option<Hold> {
     let policy = pool.policy();
     let is_changing = |eni: &Eni| {
         eni.assigning.is_some()
             || (eni.role == EniRole::Secondary
                 && matches!(eni.state, EniState::Created | EniState::Attaching))
-            || is_leaving(eni)
     };
-    plan.acts.is_empty()
-        && pool.memory.waiters.is_empty()
-        && policy.provisioning
-        && policy.ask_ec2
-        && pool.memory.ec2 == Ec2View::Answered
-        && !pool.is_left_alone()
-        && pool.memory.is_clear(&Topic::Shrink, now)
-        && pool.memory.budget.brakes().all(|brake| brake.until <= now)
-        && pool.creations().is_empty()
-        && !pool.enis().values().any(is_changing)
+    if !policy.provisioning || !policy.ask_ec2 {
+        Some(Hold::ProvisioningOff)
+    } else if pool.is_left_alone() {
+        Some(Hold::Cordoned)
+    } else if pool.memory.ec2 != Ec2View::Answered {
+        Some(Hold::NotHeard)
+    } else if let Some(obstacle) = pool.memory.obstacle(&Topic::Shrink, now) {
+        Some(Hold::Refused(obstacle.until))
+    } else if let Some(brake) = pool.memory.budget.brakes().find(|brake| brake.until > now) {
+        Some(Hold::Braked(brake.until))
+    } else if pool.enis().values().any(is_leaving) {
+        Some(Hold::UnderWay)
+    } else if !plan.acts.is_empty()
+        || !pool.memory.waiters.is_empty()
+        || !pool.creations().is_empty()
+        || pool.enis().values().any(is_changing)
+    {
+        Some(Hold::Growing)
+    } else {
+        None
+    }
+}
+
+/// What keeps everything from being given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// EC2 is not to be asked.
+    ProvisioningOff,
+    /// The node is cordoned.
+    Cordoned,
+    /// EC2 has not said what is attached, or does not answer.
+    NotHeard,
+    /// EC2 did not take something back; until then nothing is tried.
+    Refused(Tick),
+    /// The call budget has none left for it until then.
+    Braked(Tick),
+    /// Something is being given back.
+    UnderWay,
+    /// More is being asked for, or pods wait.
+    Growing,
 }
 
 /// Whether it, or something on it, is on its way back to EC2.

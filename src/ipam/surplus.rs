@@ -59,7 +59,8 @@ pub(super) fn surplus(pool: &Pool, report: &Report, now: Tick) -> Surplus {
     all
 }
 
-fn of_card(pool: &Pool, card: CardIndex, report: &Report, now: Tick) -> Surplus {
+/// The same of one card.
+pub(super) fn of_card(pool: &Pool, card: CardIndex, report: &Report, now: Tick) -> Surplus {
     let Some(limits) = pool.limits() else {
         return Surplus::default();
     };

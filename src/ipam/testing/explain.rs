@@ -12,7 +12,7 @@ use crate::policy::{Policy, WarmTarget};
 
 const SOON: Duration = Duration::from_secs(30);
 
-fn texts(world: &World) -> String {
+pub(super) fn texts(world: &World) -> String {
     let sentences = explain(&world.pool, world.now);
     let lines: Vec<&str> = sentences.iter().map(|sentence| sentence.text.as_str()).collect();
     lines.join("\n")

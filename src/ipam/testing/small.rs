@@ -92,3 +92,45 @@ fn what_was_asked_for_and_never_answered_is_taken_on_imdss_word() {
     assert!(world.granted(again).is_some(), "{:?}", world.pool.dump(world.now));
 }
 
+// ---- surplus, told ----
+
+#[test]
+fn what_is_beyond_the_target_is_told_with_when_it_goes_and_what_keeps_it() {
+    let mut world = started(3, 10, ips(2, 0));
+    run(&mut world, 0..6);
+    for n in 0..5 {
+        world.del(n);
+    }
+    world.advance(Duration::from_secs(31));
+    let text = texts(&world);
+    assert!(text.contains("5 addresses are free beyond that."), "{text}");
+    assert!(
+        text.contains("In 30 s 5 addresses of eni-primary go back to EC2, unless pods come for it."),
+        "{text}"
+    );
+    world.advance(Duration::from_secs(10));
+    assert!(texts(&world).contains("In 20 s 5 addresses"), "{}", texts(&world));
+    world.cordon(true);
+    assert!(!texts(&world).contains("beyond that"), "{}", texts(&world));
+    world.cordon(false);
+    world.refuse_returns = Some(FailureClass::Denied);
+    world.advance(Duration::from_secs(40));
+    let text = texts(&world);
+    assert!(
+        text.contains("go back to EC2 once it may: EC2 did not take something back; next try in "),
+        "{text}"
+    );
+    world.refuse_returns = None;
+    world.advance(LONG);
+    assert!(!texts(&world).contains("beyond that"), "{}", texts(&world));
+}
+
+#[test]
+fn free_addresses_of_enis_with_pods_are_told_to_stay() {
+    let mut world = started(3, 10, policy(1));
+    run(&mut world, 0..2);
+    let text = texts(&world);
+    assert!(text.contains("7 addresses are free beyond that."), "{text}");
+    assert!(text.contains("They stay: ENIs are given back whole"), "{text}");
+}
+
