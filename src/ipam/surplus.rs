@@ -12,12 +12,14 @@ use super::census::{Census, count};
 use super::cidr::Ipv4Cidr;
 use super::cloud::Unit;
 use super::ids::{CardIndex, EniId, Tick};
+use super::memory::Seen;
 use super::model::{Eni, EniRole, EniState};
 use super::obstacle::Topic;
 use super::plan::{Hindrance, Report};
 use super::policy::WarmTarget;
 use super::pool::Pool;
 use super::targets::Goal;
+use super::{stamp, tags};
 
 /// An ENI younger than this stays, as in the Go daemon: it has only just been wanted.
 const YOUNG: Duration = Duration::from_mins(1);
@@ -245,11 +247,14 @@ impl<'a> Sparing<'a> {
         !is_releasing(eni, cidr) && cidr.addresses().all(is_free)
     }
 
-    /// When it will be old enough, if it is not. Of those attached before the daemon started that is not known.
+    /// When it will be old enough, if it is not. Of one that was attached before the daemon started its tag tells.
     fn of_age(&self, eni: &Eni) -> Option<Tick> {
         let memory = &self.pool.memory;
-        let born = memory.enis.get(&eni.id).and_then(|progress| progress.born);
-        let of_age = born.unwrap_or(memory.started).after(YOUNG);
+        let progress = memory.enis.get(&eni.id);
+        let born = progress.and_then(|progress| progress.born);
+        let seen = progress.and_then(|progress| progress.seen.as_ref());
+        let created = || created(self.pool, seen?).filter(|created| *created <= memory.started);
+        let of_age = born.or_else(created).unwrap_or(memory.started).after(YOUNG);
         (of_age > self.now).then_some(of_age)
     }
 
@@ -317,6 +322,13 @@ impl<'a> Sparing<'a> {
             cidrs: [cidr].into(),
         });
     }
+}
+
+/// When an ENI was made by its tag; with the boot, if that was before.
+fn created(pool: &Pool, seen: &Seen) -> Option<Tick> {
+    let unix = stamp::parse(seen.tags.get(tags::CREATED_AT)?)?;
+    let since_boot = unix.saturating_sub(pool.facts().booted_at);
+    Some(Tick(since_boot.saturating_mul(1000)))
 }
 
 /// Whether what is on it can serve pods, and so be too much.

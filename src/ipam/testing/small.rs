@@ -134,3 +134,41 @@ fn free_addresses_of_enis_with_pods_are_told_to_stay() {
     assert!(text.contains("They stay: ENIs are given back whole"), "{text}");
 }
 
+// ---- the age of an ENI ----
+
+#[test]
+fn an_eni_is_as_old_after_a_restart_as_it_was_before() {
+    let mut world = started(3, 10, policy(1));
+    run(&mut world, 0..1);
+    world.advance(LONG);
+    world.del(0);
+    world.advance(Duration::from_secs(25));
+    world.crash(None, false);
+    world.settle();
+    world.advance(Duration::from_secs(45));
+    assert_eq!(
+        world.calls("Detach"),
+        1,
+        "rest and patience, and no second minute: {:?}",
+        world.log
+    );
+    // A tag that says nonsense makes no ENI old.
+    for tag in ["2999-01-01T00:00:00Z", "yesterday"] {
+        let mut world = started(3, 10, policy(1));
+        run(&mut world, 0..1);
+        for eni in world.enis.values_mut() {
+            eni.tags
+                .insert(crate::tags::CREATED_AT.to_owned(), tag.to_owned());
+        }
+        world.advance(LONG);
+        world.del(0);
+        world.advance(Duration::from_secs(25));
+        world.crash(None, false);
+        world.settle();
+        world.advance(Duration::from_secs(45));
+        assert_eq!(world.calls("Detach"), 0, "{tag}: {:?}", world.log);
+        world.advance(LONG);
+        assert_eq!(world.calls("Detach"), 1, "{tag}");
+    }
+}
+
