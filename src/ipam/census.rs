@@ -52,6 +52,17 @@ pub(super) fn is_underway(pool: &Pool, eni: &Eni) -> bool {
     }
 }
 
+/// Whether an address is on an ENI that gets new pods.
+fn can_serve(pool: &Pool, address: IpAddr) -> bool {
+    pool.placed(address).is_some_and(|(eni, _)| !eni.excluded)
+}
+
+/// Whether pods get an address of its ENI once both are ready: it stands, or soon will.
+pub(super) fn will_serve(pool: &Pool, address: IpAddr) -> bool {
+    pool.placed(address)
+        .is_some_and(|(eni, placed)| !eni.excluded && !placed.releasing && is_underway(pool, eni))
+}
+
 /// Free addresses of ENIs that stand or soon will.
 #[derive(Debug, Default)]
 struct Idle {
@@ -72,7 +83,8 @@ impl Census {
                 AddressState::Assigned(_) => census.assigned += 1,
                 AddressState::Quarantined(_) => census.quarantined += 1,
                 // What EC2 has taken back is nobody's here, though it is remembered for a while.
-                AddressState::Cooling { .. } => census.cooling += u32::from(pool.placed(*address).is_some()),
+                // What rests on an ENI that gets no new pods is not awaited by any.
+                AddressState::Cooling { .. } => census.cooling += u32::from(can_serve(pool, *address)),
                 AddressState::Free => {}
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
-use super::census::Census;
+use super::census::{self, Census};
 use super::companions;
 use super::effect::{Effect, Refusal, ReleasedAddress, Reply};
 use super::event::AddRequest;
@@ -224,7 +224,7 @@ struct Coming {
 impl Coming {
     fn to(pool: &Pool, card: CardIndex, now: Tick) -> Self {
         let is_here = |(address, known): &(&IpAddr, &Address)| {
-            pool.card_of(known) == card && pool.is_wired(**address) && !pool.is_excluded(**address)
+            pool.card_of(known) == card && census::will_serve(pool, **address)
         };
         let mut resting: Vec<Tick> = pool
             .addresses()

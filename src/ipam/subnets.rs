@@ -177,7 +177,9 @@ pub(super) fn judge(pool: &mut Pool, out: &mut Outbox) {
         pool.edit_eni(&id, |eni| eni.excluded = excluded);
         if let (Some(eni), true) = (pool.enis().get(&id), excluded) {
             let subnet = &eni.subnet;
-            let why = format!("{id} gets no new pods: {subnet} is not for this node's, by tags or ENIConfig");
+            let why = format!(
+                "{id} gets no new pods: by its tags or the ENIConfig, {subnet} is not for pods of this node"
+            );
             out.alarm("eni-excluded", why);
         }
     }

@@ -172,3 +172,60 @@ fn an_eni_is_as_old_after_a_restart_as_it_was_before() {
     }
 }
 
+// ---- who waits for what rests ----
+
+/// After a boot every address rests on ENIs that are not wired yet.
+#[test]
+fn a_pod_waits_for_an_address_that_rests_on_an_eni_not_yet_wired() {
+    let mut world = started(2, 4, policy(0));
+    run(&mut world, 0..6);
+    world.crash(Some("b0075b01-1"), false);
+    world.settle();
+    let secondary = world.links.iter().next().copied().unwrap();
+    // Its link is seen late.
+    world.links.remove(&secondary);
+    world.event(Event::LinkGone { mac: secondary });
+    let waiters: Vec<_> = (10..16).map(|n| world.add(n, Duration::from_secs(100))).collect();
+    for waiter in &waiters {
+        assert_eq!(
+            world.refused(*waiter),
+            None,
+            "it rests for 30 s, and they wait for 100"
+        );
+    }
+    world.work.push_back(super::world::Work::Link(secondary));
+    world.settle();
+    world.advance(Duration::from_secs(60));
+    for waiter in waiters {
+        assert!(world.granted(waiter).is_some(), "{:?}", world.refused(waiter));
+    }
+}
+
+#[test]
+fn what_rests_where_no_new_pod_goes_is_not_counted_as_coming_to_any() {
+    let policy = Policy {
+        max_enis: Some(1),
+        custom_networking: false,
+        ..policy(1)
+    };
+    let mut world = started(1, 4, policy);
+    run(&mut world, 0..3);
+    for n in 0..2 {
+        world.del(n);
+    }
+    world
+        .subnet_tags
+        .insert("kubernetes.io/role/cni".to_owned(), "0".to_owned());
+    world.advance(Duration::from_secs(1));
+    let primary = world.facts.primary_eni.clone();
+    world.pool.edit_eni(&primary, |eni| eni.excluded = true);
+    let report = crate::plan::plan(&world.pool, world.now).report;
+    assert_eq!(report.cooling, 0);
+    let refusal = crate::refusal::hopeless(&report, world.now);
+    assert_eq!(refusal.kind, RefusalKind::Exhausted);
+    assert!(
+        refusal.message.contains("1 assigned, 0 cooling"),
+        "{}",
+        refusal.message
+    );
+}
