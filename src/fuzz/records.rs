@@ -40,6 +40,7 @@ pub fn stored_records(data: &[u8]) {
         facts,
         records: stored,
         kernel: KernelFacts::default(),
+        gone: BTreeSet::new(),
     };
     let now = Tick(1_000_000);
     let (pool, _effects) = Pool::recover(start, now);

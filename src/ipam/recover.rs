@@ -1,6 +1,6 @@
 //! A pool from what is stored and what the kernel shows: a kill at any instant, a reboot, another instance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::cloud::{Amount, DescribeScope};
@@ -31,6 +31,9 @@ pub struct Start {
     pub records: BTreeMap<String, Vec<u8>>,
     /// What the kernel has now.
     pub kernel: KernelFacts,
+    /// Sandboxes among the stored ones whose network namespace is no longer where the runtime had it, and whose host side
+    /// the kernel does not have.
+    pub gone: BTreeSet<SandboxKey>,
 }
 
 /// What the store says about the time since it was written.
@@ -97,6 +100,7 @@ impl Pool {
             facts,
             records,
             kernel,
+            gone,
         } = start;
         let stored = Stored::read(&records);
         let since = stored.since(&facts);
@@ -120,7 +124,7 @@ impl Pool {
                 );
             }
         } else {
-            restore(&mut pool, stored, since, &kernel, now, &mut out);
+            restore(&mut pool, stored, since, (&kernel, &gone), now, &mut out);
         }
         ensure_primary(&mut pool);
         separate_devices(&mut pool);
@@ -138,7 +142,14 @@ impl Pool {
     }
 }
 
-fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, now: Tick, out: &mut Outbox) {
+fn restore(
+    pool: &mut Pool,
+    stored: Stored,
+    since: Since,
+    (kernel, gone): (&KernelFacts, &BTreeSet<SandboxKey>),
+    now: Tick,
+    out: &mut Outbox,
+) {
     let rebooted = since != Since::SameBoot;
     pool.restore_cordon(stored.node.is_some_and(|node| node.cordoned));
     if let Some(budget) = stored.budget {
@@ -164,9 +175,22 @@ fn restore(pool: &mut Pool, stored: Stored, since: Since, kernel: &KernelFacts, 
     let (kept, doubled) = settle_claims(stored.allocations, &routed);
     let mut voided: Vec<SandboxKey> = Vec::new();
     for allocation in kept {
+        let is_routed = routed.contains_key(&allocation.address);
         let lives = match since {
+            // Its DEL was told that it is done while the disk failed, and the daemon died before the disk took it: the runtime
+            // has removed the sandbox, and does not come back for it.
+            Since::SameBoot if gone.contains(&allocation.key) && !is_routed => {
+                out.alarm(
+                    "left-behind",
+                    format!(
+                        "sandbox {} is gone, by its network namespace and by the kernel; {} is released",
+                        allocation.key, allocation.address
+                    ),
+                );
+                false
+            }
             Since::SameBoot => true,
-            Since::UnknownBoot => routed.contains_key(&allocation.address),
+            Since::UnknownBoot => is_routed,
             Since::OtherBoot | Since::OtherInstance => false,
         };
         if !lives {

@@ -418,3 +418,62 @@ fn the_status_of_every_address_survives_a_restart() {
     scene.settle();
     assert_eq!(states(&scene), before, "no rest is forgotten, none is begun anew");
 }
+
+/// The disk failed when the DEL was settled, and the daemon died before it could be written: as a copy of the state shows
+/// that was made before.
+#[test]
+fn ipamd_82_a_del_that_the_disk_never_took_is_found_by_namespace_and_kernel_at_the_next_start() {
+    let mut scene = Scene::new("m5.large");
+    let pods = scene.pods("pod", 3);
+    // A name for each namespace, as runtimes give them; one is removed after its DEL, one stays with its pod.
+    let names = scene.node.dirs().root.join("netns");
+    fs::create_dir(&names).unwrap();
+    let node = std::sync::Arc::clone(&scene.node);
+    let invoke = |verb: &str, pod: &Pod, name: &str| {
+        let mut parameters = pod.parameters();
+        let path = names.join(name);
+        parameters.insert("CNI_NETNS".to_owned(), path.display().to_string());
+        let outcome = node.runtime().run(verb, &parameters, pod.result()).unwrap();
+        assert!(outcome.succeeded(), "{}", said(&outcome));
+        pod.set_result(outcome.result());
+    };
+    for (index, pod) in pods.iter().enumerate() {
+        let name = index.to_string();
+        std::os::unix::fs::symlink(pod.netns().unwrap().path(), names.join(&name)).unwrap();
+        invoke("ADD", pod, &name);
+    }
+    scene.settle();
+    let address = pods[0].address().unwrap();
+    let state = scene.node.dirs().state.clone();
+    let before = scene.node.dirs().root.join("before");
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::process::Command::new("cp")
+            .args(["-a", "-T"])
+            .args([from, to])
+            .status();
+        assert!(copied.unwrap().success());
+    };
+    scene.kill();
+    copy(&state, &before);
+    scene.start();
+    invoke("DEL", &pods[0], "0");
+    fs::remove_file(names.join("0")).unwrap();
+    // The second is being taken away: its namespace has no name any more, and its route is there.
+    fs::remove_file(names.join("1")).unwrap();
+    scene.kill();
+    fs::remove_dir_all(&state).unwrap();
+    copy(&before, &state);
+    scene.start();
+    let status = scene.wait_for("the lost DEL to be found", |status| status["assigned"] == 2);
+    assert_eq!(status["cooling"], 1, "{status}");
+    assert!(
+        scene
+            .log()
+            .contains("is gone, by its network namespace and by the kernel"),
+        "{}",
+        scene.log()
+    );
+    let new = scene.pods("new", 2);
+    scene.add(&new, 2);
+    assert!(new.iter().all(|pod| pod.address() != Some(address)), "it rests");
+}

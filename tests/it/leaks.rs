@@ -150,6 +150,7 @@ impl Node {
             },
             records: BTreeMap::new(),
             kernel: KernelFacts::default(),
+            gone: std::collections::BTreeSet::new(),
         };
         let now = Tick(10_000);
         let (pool, effects) = Pool::recover(start, now);

@@ -14,6 +14,7 @@ mod host;
 mod identify;
 mod import;
 mod kernel;
+mod left_behind;
 mod links;
 mod mail;
 mod max_pods;

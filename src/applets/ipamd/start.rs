@@ -19,7 +19,7 @@ use super::mail::Mail;
 use super::node::NodeError;
 use super::reload::{self, Files};
 use super::stop::Stop;
-use super::{clock, host, links, node, refresh, settings, state, takeover, vpc};
+use super::{clock, host, left_behind, links, node, refresh, settings, state, takeover, vpc};
 use crate::causes::chain;
 use crate::cloud::{Ec2, Ec2Settings, Imds, ImdsError, ImdsLimits};
 use crate::config::Config;
@@ -170,12 +170,14 @@ fn assemble(
     let mut policy = settings::policy(config, seed());
     let mut files = Files::of(config, &facts.zone);
     files.refresh(&mut policy);
+    let gone = left_behind::sandboxes(&records, &seen);
     let start = Start {
         policy: policy.clone(),
         limits: limits::lookup(&facts.instance_type),
         facts,
         records,
         kernel: kernel_facts.clone(),
+        gone,
     };
     let (pool, effects) = Pool::recover(start, clock::now());
     info!("found {}", summary(&pool));

@@ -92,6 +92,7 @@ fn ipamd_15_an_unknown_type_asks_once_for_its_limits_and_waits_while_ec2_fails()
         facts: world.facts.clone(),
         records: std::collections::BTreeMap::new(),
         kernel: KernelFacts::default(),
+        gone: std::collections::BTreeSet::new(),
     };
     world.work.clear();
     world.commits.clear();

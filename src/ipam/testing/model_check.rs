@@ -284,6 +284,7 @@ fn replay(world: &World) {
         facts: world.facts.clone(),
         records: world.store.clone(),
         kernel,
+        gone: BTreeSet::new(),
     };
     let (pool, _) = Pool::recover(start, world.now);
     assert_eq!(but_budget(pool.records()), but_budget(world.store.clone()));

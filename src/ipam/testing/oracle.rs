@@ -62,6 +62,7 @@ impl World {
             Reply::Settled => {
                 for released in client.released.as_ref().expect("settled without released") {
                     self.live.remove(&released.key);
+                    self.gone.insert(released.key.clone());
                 }
             }
             Reply::Collected(addresses) => {

@@ -24,6 +24,51 @@ fn run(world: &mut World, pods: std::ops::Range<u32>) {
     }
 }
 
+// ---- a DEL that the disk never took ----
+
+#[test]
+fn ipamd_82_a_del_settled_while_the_disk_failed_is_found_again_after_a_kill() {
+    let mut world = started(1, 4, policy(0));
+    run(&mut world, 0..3);
+    world.eager = false;
+    world.del(0);
+    world.fail_flush();
+    world.crash(None, false);
+    assert!(
+        !world.pool.allocations().contains_key(&key(0)),
+        "its sandbox is gone"
+    );
+    assert!(world.pool.allocations().contains_key(&key(1)));
+    assert!(world.alarms.iter().any(|alarm| alarm.kind == "left-behind"));
+    world.eager = true;
+    world.settle();
+    // It rests, and is had again then; the oracle looks at the rest.
+    let waiter = world.add(9, Duration::from_secs(60));
+    world.advance(Duration::from_secs(40));
+    assert!(world.granted(waiter).is_some(), "{:?}", world.refused(waiter));
+}
+
+/// Each witness alone takes nothing away: a plugin that is still wiring has no route yet, a route outlives a namespace's name.
+#[test]
+fn a_sandbox_keeps_its_address_while_one_witness_speaks_for_it() {
+    for (is_gone, is_routed) in [(true, true), (false, false), (false, true)] {
+        let mut world = started(1, 4, policy(0));
+        run(&mut world, 0..1);
+        let address = world.live[&key(0)];
+        if is_gone {
+            world.gone.insert(key(0));
+        }
+        if !is_routed {
+            world.routes.remove(&address);
+        }
+        world.crash(None, false);
+        assert!(
+            world.pool.allocations().contains_key(&key(0)),
+            "{is_gone} {is_routed}"
+        );
+    }
+}
+
 // ---- a throttled account ----
 
 #[test]

@@ -119,6 +119,8 @@ pub(super) struct World {
     pub(super) retagged: bool,
     /// Addresses that a rule names without a route.
     pub(super) bare_rules: BTreeSet<Ipv4Addr>,
+    /// Sandboxes whose network namespaces their runtime has removed: their DEL is settled.
+    pub(super) gone: BTreeSet<SandboxKey>,
     pub(super) clients: BTreeMap<WaiterId, Client>,
     next_waiter: u64,
     pub(super) live: BTreeMap<SandboxKey, IpAddr>,
@@ -212,6 +214,7 @@ impl World {
             facts: facts.clone(),
             records: BTreeMap::new(),
             kernel: KernelFacts::default(),
+            gone: BTreeSet::new(),
         };
         let now = Tick(10_000);
         let (pool, effects) = Pool::recover(start, now);
@@ -248,6 +251,7 @@ impl World {
             routes: BTreeMap::new(),
             retagged: false,
             bare_rules: BTreeSet::new(),
+            gone: BTreeSet::new(),
             clients: BTreeMap::new(),
             next_waiter: 0,
             live: BTreeMap::new(),
@@ -550,6 +554,8 @@ impl World {
         }
         if let Some(boot) = boot {
             self.facts.boot = boot.into();
+            self.configured.clear();
+            self.published.clear();
             self.routes.clear();
             self.live.clear();
             self.earlier_boots += self.now.0;
@@ -562,6 +568,7 @@ impl World {
             facts: self.facts.clone(),
             records: self.store.clone(),
             kernel: self.kernel_facts(),
+            gone: self.gone.clone(),
         };
         let (pool, effects) = Pool::recover(start, self.now);
         self.pool = pool;
@@ -585,6 +592,7 @@ impl World {
     ) -> WaiterId {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
+        self.gone.remove(&key(n));
         self.clients.insert(
             waiter,
             Client {

@@ -30,6 +30,7 @@ impl Node {
             facts,
             records: self.disk.records.clone(),
             kernel: self.kernel.facts(),
+            gone: self.lost_dels.clone(),
         };
         let (pool, effects) = Pool::recover(start, self.tick());
         self.pool = Some(pool);
