@@ -46,6 +46,7 @@ mod roles;
 mod serve;
 mod shortage;
 pub mod six;
+mod sound;
 pub mod stamp;
 pub mod status;
 pub mod step;

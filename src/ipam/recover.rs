@@ -15,6 +15,7 @@ use super::policy::Policy;
 use super::pool::Pool;
 use super::records::{AddressRecord, BadRecord, NodeRecord, Record, decode};
 use super::release;
+use super::sound::{self, Sound};
 use super::step::settle;
 use super::witness::{Doubt, KernelFacts};
 
@@ -127,7 +128,6 @@ impl Pool {
             restore(&mut pool, stored, since, (&kernel, &gone), now, &mut out);
         }
         ensure_primary(&mut pool);
-        separate_devices(&mut pool);
         pool.separate_marks();
         local::kernel(&mut pool, kernel, now, &mut out);
         release::resume(&mut pool, now, &mut out);
@@ -144,7 +144,7 @@ impl Pool {
 
 fn restore(
     pool: &mut Pool,
-    stored: Stored,
+    mut stored: Stored,
     since: Since,
     (kernel, gone): (&KernelFacts, &BTreeSet<SandboxKey>),
     now: Tick,
@@ -155,12 +155,19 @@ fn restore(
     if let Some(budget) = stored.budget {
         pool.memory.budget.restore(budget, !rebooted, now);
     }
-    for mut eni in stored.enis {
+    let Sound { enis, remarks } = sound::enis(stored.enis, &stored.allocations, pool.facts(), kernel);
+    for remark in remarks {
+        out.alarm("bad-record", remark);
+    }
+    for mut eni in enis {
         if rebooted {
             unsettle(&mut eni);
         }
         pool.restore_eni(eni);
     }
+    let own = pool.facts().primary_address;
+    stored.addresses.retain(|record| record.address != own);
+    stored.allocations.retain(|held| held.address != own);
     for record in stored.addresses {
         restore_address(pool, &record, rebooted, now);
     }
@@ -303,24 +310,6 @@ fn ensure_primary(pool: &mut Pool) {
         eni.role = EniRole::Primary;
         eni.state = EniState::Ready;
     });
-}
-
-/// Damaged records may give one device index to two ENIs: neither has it until EC2 says who does.
-fn separate_devices(pool: &mut Pool) {
-    let mut seen = BTreeMap::new();
-    let enis: Vec<Eni> = pool
-        .enis()
-        .values()
-        .filter(|eni| eni.takes_place())
-        .cloned()
-        .collect();
-    for eni in enis.iter().filter(|eni| eni.role != EniRole::Primary) {
-        let Some(device) = eni.device else { continue };
-        if let Some(other) = seen.insert((eni.card, device), eni.id.clone()) {
-            pool.edit_eni(&other, |eni| eni.device = None);
-            pool.edit_eni(&eni.id, |eni| eni.device = None);
-        }
-    }
 }
 
 /// Takes up every intent where it was left: what has no answer is in doubt until EC2 is asked.

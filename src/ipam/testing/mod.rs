@@ -21,6 +21,7 @@ mod shrink;
 mod simulated;
 mod six;
 mod small;
+mod sound;
 mod subnets;
 mod survival;
 mod targets;
