@@ -10,7 +10,8 @@ use crate::cloud::{Imds, ImdsError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, SecurityGroupId};
 
-/// One request a minute is what an idle node may cost IMDS, so the two take turns: each is read every other minute.
+/// One request a minute is what an idle node may cost IMDS, so the two take turns: each is read every other minute. Where
+/// one has changed, somebody is at work on the VPC, and the other is read at once.
 pub(super) const EVERY: Duration = Duration::from_mins(1);
 /// The first wait after a reading that failed, doubling up to [`EVERY`]: what is remembered may be out of date.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -35,34 +36,77 @@ pub(super) fn follow(
 ) {
     tokio::spawn(async move {
         tokio::time::sleep(first).await;
-        let mut again = AGAIN;
-        let mut wants_groups = false;
+        let mut turns = Turns::default();
         loop {
-            let mut wait = every;
-            if wants_groups {
-                match groups(&imds, primary).await {
-                    Ok(news) => news.into_iter().for_each(&tell),
-                    // EC2 tells them, too, if later.
-                    Err(error) => warn!("the primary ENI's security groups could not be read: {error}"),
-                }
-                wants_groups = false;
-            } else {
-                match networks(&imds, primary).await {
-                    Ok(news) => {
-                        news.into_iter().for_each(&tell);
-                        wants_groups = true;
-                        again = AGAIN;
-                    }
+            let wait = match turns.next {
+                Turn::Networks => match networks(&imds, primary).await {
+                    Ok(news) => turns.heard(news, every, &tell),
                     Err(error) => {
                         warn!("the VPC's networks could not be read, nothing is changed: {error}");
-                        wait = again.min(every);
-                        again = again.saturating_mul(2);
+                        turns.again(every)
                     }
-                }
-            }
+                },
+                Turn::Groups => match groups(&imds, primary).await {
+                    Ok(news) => turns.heard(news, every, &tell),
+                    Err(error) => {
+                        // EC2 tells them, too, if later.
+                        warn!("the primary ENI's security groups could not be read: {error}");
+                        turns.pass(every)
+                    }
+                },
+            };
             tokio::time::sleep(wait).await;
         }
     });
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Networks,
+    Groups,
+}
+
+/// Who is read next, and when.
+#[derive(Debug, Default)]
+struct Turns {
+    next: Turn,
+    networks: Option<News>,
+    groups: Option<News>,
+    failures: u32,
+}
+
+impl Turns {
+    /// Tells what was read. What has changed since the last reading does not let the other wait.
+    fn heard(&mut self, news: Option<News>, every: Duration, tell: &impl Fn(News)) -> Duration {
+        let last = match self.next {
+            Turn::Networks => &mut self.networks,
+            Turn::Groups => &mut self.groups,
+        };
+        let has_changed = last.is_some() && news.is_some() && *last != news;
+        if news.is_some() {
+            last.clone_from(&news);
+        }
+        news.into_iter().for_each(tell);
+        let wait = self.pass(every);
+        if has_changed { Duration::ZERO } else { wait }
+    }
+
+    fn pass(&mut self, every: Duration) -> Duration {
+        self.failures = 0;
+        self.next = match self.next {
+            Turn::Networks => Turn::Groups,
+            Turn::Groups => Turn::Networks,
+        };
+        every
+    }
+
+    /// The same again, soon, and ever later.
+    fn again(&mut self, every: Duration) -> Duration {
+        let wait = AGAIN.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        wait.min(every)
+    }
 }
 
 async fn networks(imds: &Imds, primary: Mac) -> Result<Option<News>, ImdsError> {
@@ -97,6 +141,42 @@ mod tests {
 
     fn networks(texts: &[&str]) -> Vec<Ipv4Cidr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// In an hour in which nothing happens each is asked for thirty times, and a change costs one request more.
+    #[test]
+    fn the_two_take_turns_and_a_change_of_one_has_the_other_read_at_once() {
+        let told = std::cell::Cell::new(0);
+        let tell = |_: News| told.set(told.get() + 1);
+        let minute = Duration::from_mins(1);
+        let news = |turn: Turn, n: u8| match turn {
+            Turn::Networks => Some(News::Networks(networks(&[&format!("10.{n}.0.0/16")]))),
+            Turn::Groups => Some(News::Groups(vec![format!("sg-{n}").as_str().into()])),
+        };
+        let mut turns = Turns::default();
+        let mut asked = Vec::new();
+        for _ in 0..60 {
+            asked.push(turns.next);
+            assert_eq!(turns.heard(news(turns.next, 1), minute, &tell), minute);
+        }
+        assert_eq!(asked.iter().filter(|turn| **turn == Turn::Groups).count(), 30);
+        assert_eq!(told.get(), 60, "told although nothing has changed");
+        for changed in [Turn::Networks, Turn::Groups] {
+            turns.next = changed;
+            assert_eq!(turns.heard(news(changed, 2), minute, &tell), Duration::ZERO);
+            assert_ne!(turns.next, changed);
+            // Both have changed: the first is not asked again for that.
+            assert_eq!(turns.heard(news(turns.next, 1), minute, &tell), minute);
+            turns = Turns {
+                networks: news(Turn::Networks, 1),
+                groups: news(Turn::Groups, 1),
+                ..turns
+            };
+        }
+        turns.next = Turn::Networks;
+        let waits: Vec<u64> = (0..7).map(|_| turns.again(minute).as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(turns.next, Turn::Networks);
     }
 
     /// Nothing is told while IMDS is away, so nothing changes; a network that came meanwhile is told afterwards.
