@@ -4,6 +4,9 @@
 //! in bursts (a deployment, a drained neighbour), so what counts is the most that came within the time an ENI takes to
 //! be there, not the average. A peak is forgotten by halves: a node that has become quiet gives its addresses back step
 //! by step, and one that has just been busy does not begin again from nothing.
+//!
+//! Single addresses are fetched as many again as are held ready, and given back only when there are more than twice as
+//! many: an address for each pod that comes, and back again when it goes, would be two calls a pod.
 
 use std::time::Duration;
 

@@ -195,7 +195,7 @@ impl Growing<'_> {
         if self.goal.takes_whole_enis() && unit == self.goal.unit {
             unit.amount(places)
         } else {
-            self.need.of(unit, places)
+            self.need.of(unit, places, self.goal.slack(self.pool))
         }
     }
 

@@ -224,9 +224,12 @@ impl Need {
         self.room_for_pods = self.room_for_pods.map(less);
     }
 
-    /// As much as is missing, and at most `places` of an ENI.
-    pub(super) fn of(&self, unit: Unit, places: u32) -> Amount {
-        unit.amount(self.addresses.div_ceil(unit.size()).min(places))
+    /// As much as is missing and `more`, as far as the node has use for it, and at most `places` of an ENI.
+    pub(super) fn of(&self, unit: Unit, places: u32, more: u32) -> Amount {
+        let room = self.room_for_pods.unwrap_or(u32::MAX);
+        let more = more.min(room.saturating_sub(self.addresses));
+        let wanted = self.addresses.saturating_add(more);
+        unit.amount(wanted.div_ceil(unit.size()).min(places))
     }
 }
 

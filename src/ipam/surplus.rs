@@ -71,6 +71,7 @@ pub(super) fn of_card(pool: &Pool, card: CardIndex, report: &Report, now: Tick) 
     let warm = goal.warm(limits.secondary_per_eni());
     let is_covered = report.short == 0 && census.free >= warm && census.total >= goal.minimum();
     let spare = census.free.saturating_sub(warm);
+    let spare = if spare > goal.slack(pool) { spare } else { 0 };
     let mut sparing = Sparing {
         pool,
         enis: pool.enis().values().filter(|eni| eni.card == card).collect(),

@@ -71,6 +71,16 @@ impl Goal {
         warm.max(1)
     }
 
+    /// How many more single addresses an adaptive pool takes at once than it lacks, and keeps before it gives any back: as
+    /// many again as it holds ready. Without that, pods that come and go one by one would cost a call each time (churn of
+    /// 100 nodes in docs/fleet.md). Prefixes are such a step by themselves.
+    pub(super) fn slack(self, pool: &Pool) -> u32 {
+        let warm = pool.memory.churn.level();
+        let sized = WarmTarget::Ips { warm, minimum: 0 };
+        let is_adaptive = self.unit == Unit::Address && pool.policy().warm == WarmTarget::Adaptive;
+        if is_adaptive && self.target == sized { warm } else { 0 }
+    }
+
     /// Addresses to have in all, whoever has them.
     pub(super) fn minimum(self) -> u32 {
         match self.target {

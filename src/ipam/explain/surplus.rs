@@ -46,7 +46,7 @@ pub(super) fn tell(told: &mut Telling, pool: &Pool, card: CardIndex, plan: &Plan
             ),
         ),
         (true, _) if found.next.is_none() && !found.is_held_up => {
-            told.say(About::Surplus, why_not(Goal::of(pool, card)).to_owned());
+            told.say(About::Surplus, why_not(pool, Goal::of(pool, card)).to_owned());
         }
         (true, _) => {}
     }
@@ -137,8 +137,10 @@ fn held(hold: Hold, now: Tick) -> String {
     }
 }
 
-fn why_not(goal: Goal) -> &'static str {
-    if goal.takes_whole_enis() {
+fn why_not(pool: &Pool, goal: Goal) -> &'static str {
+    if goal.slack(pool) > 0 {
+        "They stay: the pool keeps up to as many again before it gives any back."
+    } else if goal.takes_whole_enis() {
         "They stay: ENIs are given back whole, and none can go without going below that."
     } else {
         "They stay: what they are part of cannot go without going below that, or is in use."

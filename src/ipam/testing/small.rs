@@ -9,7 +9,7 @@ use super::world::{Fault, World, key};
 use crate::cloud::FailureClass;
 use crate::effect::RefusalKind;
 use crate::event::Event;
-use crate::policy::Policy;
+use crate::policy::{Policy, WarmTarget};
 
 const LONG: Duration = Duration::from_secs(900);
 
@@ -273,4 +273,48 @@ fn what_rests_where_no_new_pod_goes_is_not_counted_as_coming_to_any() {
         "{}",
         refusal.message
     );
+}
+
+// ---- an adaptive pool's steps ----
+
+/// Pods that come and go one by one: an address for each, and back again, would be two calls a pod.
+#[test]
+fn an_adaptive_pool_takes_steps_and_gives_back_only_what_is_twice_too_much() {
+    let adaptive = Policy {
+        warm: WarmTarget::Adaptive,
+        ..Policy::default()
+    };
+    let mut world = started(3, 30, adaptive);
+    assert_eq!(sizes(&world), [20], "ten to hold ready, and as many again");
+    let before = world.calls("Assign") + world.calls("Unassign");
+    for n in 0..10 {
+        run(&mut world, n..n + 1);
+        world.advance(Duration::from_secs(20));
+    }
+    assert_eq!(
+        world.calls("Assign") + world.calls("Unassign"),
+        before,
+        "{:?}",
+        world.log
+    );
+    // A node that has become quiet gives back, down to twice of the little that it keeps.
+    for n in 0..10 {
+        world.del(n);
+    }
+    world.advance(Duration::from_secs(7200));
+    let left = sizes(&world)[0];
+    assert!((2..=4).contains(&left), "{left}");
+    // Never more than the node has use for.
+    let mut world = started(
+        3,
+        30,
+        Policy {
+            warm: WarmTarget::Adaptive,
+            max_pods: Some(12),
+            ..Policy::default()
+        },
+    );
+    assert_eq!(sizes(&world), [12]);
+    run(&mut world, 0..12);
+    assert_eq!(sizes(&world), [12]);
 }

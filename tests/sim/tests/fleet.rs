@@ -56,7 +56,7 @@ fn a_small_fleet_makes_a_bounded_number_of_calls() {
         (Setting::Eni, 8, 12),
         (Setting::Ip, 9, 13),
         (Setting::Prefix, 4, 7),
-        (Setting::Adaptive, 10, 14),
+        (Setting::Adaptive, 7, 11),
         (Setting::AdaptivePrefix, 4, 7),
     ] {
         let row = ours(50, Scenario::ScaleOut, setting);
