@@ -455,6 +455,7 @@ fn stored_limits_that_say_nothing_of_other_cards_are_asked_for_again_where_these
             facts: world.facts.clone(),
             records: world.store.clone(),
             kernel: KernelFacts::default(),
+            gone: std::collections::BTreeSet::new(),
         };
         let (pool, effects) = Pool::recover(start, world.now);
         assert_eq!(pool.limits().is_some(), is_known, "{multi_nic} {further}");

@@ -45,6 +45,7 @@ fn eni(n: u8, mac: u8, role: EniRole) -> Eni {
         state: EniState::Ready,
         device: Some(DeviceIndex(u32::from(n))),
         card: CardIndex(0),
+        given_mark: None,
         attachment: Some(format!("attach-{n}").as_str().into()),
         delete_on_termination: true,
         subnet: facts().subnet,
@@ -66,6 +67,7 @@ fn held(n: u32, on: u8, at: u8) -> Allocation {
         card: CardIndex(0),
         host_veth: veth(&key(n)),
         netns: "/run/netns/x".to_owned(),
+        main: None,
         since: Tick(u64::from(n)),
         told: None,
     }
@@ -105,6 +107,7 @@ fn recovered(records: &[Record], routes: &[(u8, u32)], boot: &str) -> (Pool, usi
             enis: 4,
             ipv4_per_eni: 10,
             prefixes: true,
+            further: crate::limits::FurtherCards::default(),
         }),
         facts,
         records: records

@@ -592,7 +592,7 @@ impl World {
     ) -> WaiterId {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
-        self.gone.remove(&key(n));
+        self.gone.remove(&key);
         self.clients.insert(
             waiter,
             Client {
