@@ -3,7 +3,7 @@
 //! Each is an allocation of its own. What the runtime says of the main one holds for all; and an ADD that gets one of
 //! them not gets none, unless a client that asked before has been told of what there is.
 
-use super::effect::{Effect, Refusal, ReleasedAddress};
+use super::effect::{Refusal, ReleasedAddress};
 use super::event::AddRequest;
 use super::ids::{IfName, SandboxKey, Tick, WaiterId};
 use super::model::Allocation;
@@ -85,9 +85,7 @@ pub(super) fn roll_back(
         .filter(|held| held != key)
         .collect();
     let released: Vec<ReleasedAddress> = fresh.iter().filter_map(|key| pool.release(key, now)).collect();
-    if !released.is_empty() {
-        out.now(Effect::Unwire(released));
-    }
+    out.unwire(released);
     let others: Vec<AddRequest> = pool
         .waiting_for(&main)
         .iter()

@@ -66,7 +66,8 @@ pub enum Effect {
         /// Its mark; `None` when another may have it by now.
         mark: Option<Mark>,
     },
-    /// Take what these sandboxes had out of the kernel, routes, rules and links: no plugin will. No event.
+    /// Take what these sandboxes had out of the kernel, routes, rules and links: no plugin will. No event. Always behind a
+    /// [`Effect::Commit`]: a kill before it must find the kernel's routes.
     Unwire(Vec<ReleasedAddress>),
     /// Remove the rules for pods that name these addresses: nobody holds them, and no route leads to them. No event; the
     /// next reading shows what became of it.

@@ -3,7 +3,7 @@
 
 use super::answers;
 use super::cloud::CloudCall;
-use super::effect::{Alarm, Effect, Refusal, Reply};
+use super::effect::{Alarm, Effect, Refusal, ReleasedAddress, Reply};
 use super::ids::{CallId, CommitId, SandboxKey, Tick, WaiterId};
 use super::memory::{Ask, Final, Purpose, Tail};
 use super::obstacle::Topic;
@@ -17,6 +17,7 @@ pub(super) struct Outbox {
     at_once: Vec<Effect>,
     calls: Vec<(CallId, CloudCall)>,
     finals: Vec<(WaiterId, Final)>,
+    unwired: Vec<ReleasedAddress>,
     /// Something here must not happen before everything that was handed over earlier is durable.
     is_behind_all: bool,
 }
@@ -36,6 +37,12 @@ impl Outbox {
             waiter,
             reply: Reply::Refused(refusal),
         });
+    }
+
+    /// Takes what was released out of the kernel, once it is known on the disk to rest: until then the kernel's route is the
+    /// only thing that a kill would leave of it. With nothing written it is left to the runtime's DEL.
+    pub(super) fn unwire(&mut self, released: Vec<ReleasedAddress>) {
+        self.unwired.extend(released);
     }
 
     /// `Durable`, once it is.
@@ -111,6 +118,9 @@ impl Outbox {
             };
             pool.memory.commits.insert(commit, tail);
             effects.push(Effect::Commit { commit, changes });
+            if !self.unwired.is_empty() {
+                effects.push(Effect::Unwire(self.unwired));
+            }
         }
         effects.extend(
             self.calls

@@ -330,6 +330,29 @@ fn a_companion_whose_client_leaves_takes_back_what_came_before() {
     assert!(world.pool.allocations().is_empty());
 }
 
+/// Neither the allocation nor its end is on the disk: after a kill only the kernel's route tells that it was in use.
+#[test]
+fn q16_what_is_taken_back_stays_in_the_kernel_until_the_disk_has_its_rest() {
+    let mut world = started(&[(1, 1)], policy());
+    world.eager = false;
+    let main = key(6);
+    world.add(6, SOON);
+    let wired = |world: &World| {
+        let route = world.routes.iter().find(|(_, holder)| **holder == main);
+        route.map(|(address, _)| *address)
+    };
+    let address = wired(&world).expect("wired, and not yet on the disk");
+    let gone = world.add_interface(companion(6, 9), Wish::Card(CardIndex(9)), Some(eth0()), SOON);
+    assert!(world.refused(gone).is_some());
+    assert!(!world.pool.allocations().contains_key(&main), "taken back");
+    assert_eq!(wired(&world), Some(address), "nothing is written yet");
+    world.crash(None, false);
+    world.eager = true;
+    world.settle();
+    let next = world.add(1, SOON);
+    assert!(world.granted(next).is_some_and(|other| other != address));
+}
+
 #[test]
 fn a_companion_comes_only_to_a_main_interface() {
     let mut world = started(&[(1, 1)], policy());
