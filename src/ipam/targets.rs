@@ -78,7 +78,11 @@ impl Goal {
         let warm = pool.memory.churn.level();
         let sized = WarmTarget::Ips { warm, minimum: 0 };
         let is_adaptive = self.unit == Unit::Address && pool.policy().warm == WarmTarget::Adaptive;
-        if is_adaptive && self.target == sized { warm } else { 0 }
+        if is_adaptive && self.target == sized {
+            warm
+        } else {
+            0
+        }
     }
 
     /// Addresses to have in all, whoever has them.

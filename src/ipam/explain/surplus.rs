@@ -150,7 +150,9 @@ fn why_not(pool: &Pool, goal: Goal) -> &'static str {
 fn kept(pool: &Pool, card: CardIndex, now: Tick) -> Vec<(EniId, u64)> {
     let is_here = |id: &EniId| pool.enis().get(id).is_some_and(|eni| eni.card == card);
     let of = |(topic, obstacle): (&Topic, &crate::obstacle::Obstacle)| match topic {
-        Topic::Release(id) if obstacle.until > now && is_here(id) => Some((id.clone(), seconds(obstacle.until, now))),
+        Topic::Release(id) if obstacle.until > now && is_here(id) => {
+            Some((id.clone(), seconds(obstacle.until, now)))
+        }
         _ => None,
     };
     pool.memory.obstacles.iter().filter_map(of).collect()
