@@ -12,12 +12,14 @@
 #[cfg(test)]
 mod tests;
 
+mod checkpoints;
 mod records;
 
 use std::collections::BTreeMap;
 
 pub use crate::cloud::fuzz::{ec2_answers, imds_answers};
 pub use crate::config::fuzz::{configuration, eni_configs, kubelet_files};
+pub use checkpoints::checkpoint_files;
 pub use records::stored_records;
 
 use crate::rpc::frame::{self, FrameBuffer};
@@ -28,6 +30,7 @@ pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("checkpoint_files", checkpoint_files),
     ("configuration", configuration),
     ("ec2_answers", ec2_answers),
     ("eni_configs", eni_configs),

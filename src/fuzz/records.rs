@@ -44,7 +44,7 @@ pub fn stored_records(data: &[u8]) {
     drop(summary(&pool));
 }
 
-fn node() -> NodeFacts {
+pub(super) fn node() -> NodeFacts {
     NodeFacts {
         instance: "i-1".into(),
         instance_type: "m5.large".into(),

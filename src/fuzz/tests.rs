@@ -76,6 +76,9 @@ const WORDS: &[&[u8]] = &[
     b"10.0.0.1",
     b"/33",
     b"eni-1",
+    b"10.0.1.5",
+    b"10.0.2.3",
+    b"\n--\n{\"version\":\"vpc-cni-ipam/1\",\"allocations\":[",
     b"\r\n",
 ];
 
@@ -126,6 +129,12 @@ fn run(name: &str, target: Target) {
 fn target(name: &str) {
     let (name, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
     run(name, *target);
+}
+
+/// The Go daemon's, or what somebody has made of it.
+#[test]
+fn any_checkpoint_is_imported_or_refused() {
+    target("checkpoint_files");
 }
 
 #[test]
