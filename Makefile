@@ -10,7 +10,7 @@ ARGS ?=
 PODS ?= 735
 OPERATIONS ?= 10000000
 
-.PHONY: help setup build demo test sim sim-long fleet crash power-cut churn lint deny fuzz bench static static-arm64 packages
+.PHONY: help setup build demo test sim sim-long fleet crash reuse power-cut churn lint deny fuzz bench modes static static-arm64 packages
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ fleet: ## Fleets of up to 1,000 nodes under one account's EC2 limits: target/fle
 
 crash: setup ## 10,000 daemons killed with -9 while the store writes (AWS_CNI_KILLS=n)
 	$(CARGO) test -p aws-cni --lib store::tests::crash -- --ignored --nocapture
+
+reuse: setup ## The shortest time until an address is used again, over 100 daemons killed with -9 (six minutes)
+	$(CARGO) test -p aws-cni --test it reuse:: -- --ignored --nocapture
 
 power-cut: setup ## A virtual machine's power cut while the store writes (ARGS="30 ext4" or "30 xfs")
 	@scripts/setup.sh power
@@ -62,6 +65,9 @@ fuzz: ## libFuzzer on all that comes from outside (SECONDS_EACH=60, ARGS=target)
 
 bench: setup ## Our ADD, DEL, bursts and growth beside the kernel floor, in one run
 	scripts/bench.sh $(ARGS)
+
+modes: setup ## Calls and seconds to grow, rest and shrink in each mode of the warm pool (ARGS="--quiet 60")
+	scripts/bench.sh --modes $(ARGS)
 
 static: ## The x86_64 musl release binary, verified static and measured
 	@scripts/setup.sh static

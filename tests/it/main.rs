@@ -38,6 +38,7 @@ mod outside_hands;
 mod pair;
 mod plugin;
 mod reconcile_doc;
+mod reuse;
 mod scene;
 mod shrink;
 mod six;
