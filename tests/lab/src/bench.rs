@@ -6,6 +6,8 @@
 
 mod bursts;
 mod exec;
+mod figures;
+mod figures_report;
 mod floor;
 mod growth;
 mod journal;
@@ -18,7 +20,7 @@ mod versions;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::lab::LabError;
 use crate::netns::NetnsError;
@@ -76,6 +78,12 @@ pub enum BenchError {
 fn io_error(doing: &str) -> impl FnOnce(io::Error) -> BenchError {
     let doing = doing.to_owned();
     move |error| BenchError::Io { doing, error }
+}
+
+/// Runs what each mode of the warm pool costs, and prints that table.
+pub fn run_figures(options: &BenchOptions, quiet: Duration) -> Result<(), BenchError> {
+    let _journal = journal::stand_in();
+    figures::run(options, quiet)
 }
 
 /// Runs the benchmark and prints its table.

@@ -5,9 +5,10 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::thread;
+use std::time::Duration;
 
 use argh::FromArgs;
-use aws_cni_lab::bench::{self, BenchOptions};
+use aws_cni_lab::bench::{self, BenchError, BenchOptions};
 use aws_cni_lab::demo::{self, DemoOptions};
 use aws_cni_lab::faults::Preset;
 use aws_cni_lab::lab::{Lab, LabError};
@@ -77,6 +78,12 @@ struct Bench {
     /// warm bursts of each kind
     #[argh(option, default = "9")]
     bursts: usize,
+    /// instead: calls and seconds of growth, rest and shrinking in each mode of the warm pool
+    #[argh(switch)]
+    modes: bool,
+    /// seconds of rest to count in, with --modes
+    #[argh(option, default = "300")]
+    quiet: u64,
 }
 
 fn main() -> ExitCode {
@@ -87,14 +94,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Subcommand::Up(up) => run_up(&up).map_err(|error| error.to_string()),
         Subcommand::Demo(demo) => run_demo(demo),
-        Subcommand::Bench(bench) => bench::run(&BenchOptions {
-            binary: bench.binary,
-            floor: bench.floor,
-            hello: bench.hello,
-            runs: bench.runs,
-            bursts: bench.bursts,
-        })
-        .map_err(|error| error.to_string()),
+        Subcommand::Bench(bench) => run_bench(bench).map_err(|error| error.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -118,6 +118,20 @@ fn become_root_of_a_user_namespace() -> ExitCode {
         .exec();
     eprintln!("aws-cni-lab: not root, and unshare (util-linux) can't be run: {error}");
     ExitCode::FAILURE
+}
+
+fn run_bench(bench: Bench) -> Result<(), BenchError> {
+    let options = BenchOptions {
+        binary: bench.binary,
+        floor: bench.floor,
+        hello: bench.hello,
+        runs: bench.runs,
+        bursts: bench.bursts,
+    };
+    if bench.modes {
+        return bench::run_figures(&options, Duration::from_secs(bench.quiet));
+    }
+    bench::run(&options)
 }
 
 fn run_demo(options: Demo) -> Result<(), String> {

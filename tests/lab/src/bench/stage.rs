@@ -65,9 +65,21 @@ impl Stage {
         environment: Vec<(&'static str, &'static str)>,
         options: &BenchOptions,
     ) -> Result<Self, BenchError> {
+        Self::prepared(lab, instance_type, environment, options, |_, _| Ok(()))
+    }
+
+    /// The same with something to be done before the daemon starts.
+    pub(super) fn prepared(
+        lab: LabBuilder,
+        instance_type: &str,
+        environment: Vec<(&'static str, &'static str)>,
+        options: &BenchOptions,
+        prepare: impl FnOnce(&Lab, &Node) -> Result<(), BenchError>,
+    ) -> Result<Self, BenchError> {
         let lab = lab.node("bench", instance_type).build()?;
         let node = lab.node("bench")?;
         node.install(&options.binary)?;
+        prepare(&lab, &node)?;
         let listener = UnixListener::bind(node.dirs().socket()).map_err(io_error("listening"))?;
         let daemon = start(&node, &listener, &environment)?;
         daemon.wait_ready(PATIENCE)?;
