@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
+# Many integration tests wait, for a minute's age or a back-off, more than they work.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((3 * $(nproc)))}"
 if [ "$(id -u)" = 0 ]; then
     exec "${CARGO:-cargo}" test --workspace "$@"
 fi

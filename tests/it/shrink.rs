@@ -109,7 +109,8 @@ fn ipamd_70_of_110_pods_five_stay_and_lose_nothing_while_the_enis_leave() {
     assert!(more.iter().rev().take(8).all(|pod| scene.reaches_out(pod)));
 }
 
-/// Fault 9: what EC2 refuses to take back is not offered again and again, and pods have it meanwhile.
+/// Fault 9: what EC2 refuses to take back is not offered again at once, pods have it meanwhile, and it goes when it may.
+/// How seldom it is offered in two hours is shown by the core's test of this number.
 #[test]
 fn ipamd_78_fault_9_what_may_not_be_given_back_serves_on() {
     let scene = scene("m5.large", &[("WARM_IP_TARGET", "2"), ("MINIMUM_IP_TARGET", "2")]);
@@ -130,13 +131,12 @@ fn ipamd_78_fault_9_what_may_not_be_given_back_serves_on() {
     scene.add(&again, 4);
     assert!(again.iter().all(|pod| scene.reaches_out(pod)));
     scene.check(&again);
-    scene.del(&again, 4);
-    eventually(&scene, "another return to be refused", || asked() > 2);
-    assert!(asked() <= 4, "{} were asked for", asked());
+    assert!(asked() <= 2, "{} were asked for", asked());
     assert!(scene.log().contains("UnauthorizedOperation"), "{}", scene.log());
     for refusal in refusals {
         scene.faults().withdraw(refusal);
     }
+    scene.del(&again, 4);
     eventually(&scene, "the surplus to be gone", || {
         scene.all_enis().len() == 1 && scene.ec2_addresses().len() == 2
     });
