@@ -383,7 +383,9 @@ fn need(pool: &Pool, goal: Goal, census: &Census, report: &Report) -> Need {
     let least = goal.minimum().saturating_sub(census.total);
     let room = |max: u32| {
         let used = report.free.saturating_add(census.assigned);
-        max.saturating_sub(used.saturating_add(census.coming))
+        // Whoever waits is not made to wait for what rests; for pods that nobody has asked for yet it is soon enough.
+        let soon = if report.waiting == 0 { census.cooling } else { 0 };
+        max.saturating_sub(used.saturating_add(census.coming).saturating_add(soon))
     };
     Need {
         addresses: warm.max(least),

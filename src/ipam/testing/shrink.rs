@@ -141,6 +141,37 @@ fn ipamd_70_enis_that_nothing_uses_leave_until_the_target_is_all_that_is_left() 
 }
 
 /// One pod needs a warm ENI besides its own; without a target one free address is enough.
+/// The addresses of pods that went rest, and do not count as free: where all that kubelet takes could have an address
+/// of those there are, no ENI is attached for as long as that lasts. Somebody who waits is served all the same.
+#[test]
+fn ipamd_30_at_max_pods_nothing_grows_because_addresses_rest_but_for_who_waits() {
+    let mut world = started(
+        8,
+        30,
+        Policy {
+            max_pods: Some(110),
+            ..policy(1)
+        },
+    );
+    run(&mut world, 0..110);
+    assert_eq!(sizes(&world), [29; 4]);
+    world.log.clear();
+    stop(&mut world, 5..110);
+    world.advance(AGES);
+    assert_eq!(world.calls("Create"), 0, "{:?}", world.log);
+    assert_eq!(sizes(&world), [29; 2]);
+
+    run(&mut world, 5..110);
+    world.log.clear();
+    stop(&mut world, 5..110);
+    run(&mut world, 200..220);
+    assert!(
+        world.calls("Create") > 0,
+        "14 pods of 20 need not wait for that: {:?}",
+        world.log
+    );
+}
+
 #[test]
 fn ipamd_70_what_the_target_asks_for_stays() {
     for (warm, pods, expected) in [(1, 1, 2), (1, 9, 2), (2, 1, 3), (0, 1, 1), (0, 8, 1), (0, 9, 2)] {
