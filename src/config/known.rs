@@ -167,11 +167,15 @@ pub(super) fn suggestion(name: &str) -> Option<&'static str> {
         let telling = upper.contains('_') || upper.len() >= 8;
         names().find(|known| telling && known.to_ascii_uppercase().ends_with(&tail))
     };
+    // A seventh of the letters, at least one: more than that is another word.
+    let most = |known: &str| (known.len() / 7).max(1);
+    let letters = upper.chars().count();
     let closest = names()
+        // The difference in length is the least that must change; comparing costs the product of both.
+        .filter(|known| known.len().abs_diff(letters) <= most(known))
         .map(|known| (distance(&upper, &known.to_ascii_uppercase()), known))
         .min_by_key(|(distance, _)| *distance)
-        // A seventh of the letters, at least one: more than that is another word.
-        .filter(|(distance, known)| *distance <= (known.len() / 7).max(1));
+        .filter(|(distance, known)| *distance <= most(known));
     closest.map(|(_, known)| known).or_else(shortened)
 }
 
