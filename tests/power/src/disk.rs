@@ -34,6 +34,9 @@ pub(crate) enum Cut {
     Nothing,
     /// So many of a hundred are written, by chance.
     Some(u64),
+    /// Half are written, by chance, and one in ten of all is torn: it begins with what was written and ends with what was
+    /// there before. Drives promise that sectors are written whole or not at all; not all keep it.
+    Torn,
 }
 
 /// What the disk saw.
@@ -42,6 +45,7 @@ pub(crate) struct Seen {
     pub(crate) flushes: u64,
     pub(crate) lost_sectors: usize,
     pub(crate) kept_sectors: usize,
+    pub(crate) torn_sectors: usize,
 }
 
 /// Serves one machine until it hangs up; then the power is out.
@@ -168,13 +172,24 @@ impl Disk {
 
     fn end(&mut self, cut: Cut, mut dice: Dice) {
         for (sector, data) in std::mem::take(&mut self.cache) {
-            let is_kept = matches!(cut, Cut::Some(percent) if dice.below(100) < percent);
-            if is_kept {
-                self.file.write_all_at(&data, sector * SECTOR).unwrap();
-                self.seen.kept_sectors += 1;
-            } else {
-                self.seen.lost_sectors += 1;
+            let (written, torn) = match cut {
+                Cut::Nothing => (0, 0),
+                Cut::Some(percent) => (percent, 0),
+                Cut::Torn => (45, 10),
+            };
+            let length = match dice.below(100) {
+                chance if chance < written => SECTOR,
+                chance if chance < written + torn => 1 + dice.below(SECTOR - 1),
+                _ => 0,
+            };
+            match length {
+                0 => self.seen.lost_sectors += 1,
+                SECTOR => self.seen.kept_sectors += 1,
+                _ => self.seen.torn_sectors += 1,
             }
+            self.file
+                .write_all_at(&data[..length as usize], sector * SECTOR)
+                .unwrap();
         }
     }
 

@@ -31,10 +31,11 @@ pub(crate) fn run(kit: &Kit, rounds: u32, seed: u64) {
     let begun = Instant::now();
     // The last boot only judges.
     for round in 0..=rounds {
-        let cut = match dice.below(3) {
+        let cut = match dice.below(4) {
             0 => Cut::Nothing,
             1 => Cut::Some(50),
-            _ => Cut::Some(95),
+            2 => Cut::Some(95),
+            _ => Cut::Torn,
         };
         let mut machine = Machine::boot(kit, &folder, cut, dice.clone());
         // Any instant means also while it opens.
@@ -50,11 +51,12 @@ pub(crate) fn run(kit: &Kit, rounds: u32, seed: u64) {
         known.hear(&heard, round);
         println!(
             "round {round} of {rounds}: {cut:?}, {} commits acknowledged so far and none missing, {} flushes, {} of {} \
-             unflushed sectors lost, {} rebuilt, {} s",
+             unflushed sectors lost and {} torn, {} rebuilt, {} s",
             known.commits,
             disk.flushes,
             disk.lost_sectors,
-            disk.lost_sectors + disk.kept_sectors,
+            disk.lost_sectors + disk.kept_sectors + disk.torn_sectors,
+            disk.torn_sectors,
             known.rebuilt,
             begun.elapsed().as_secs()
         );
