@@ -291,7 +291,7 @@ fn a_released_address_goes_to_nobody_while_the_kernel_names_it() {
         let pods = scene.pods(round, 12);
         scene.add(&pods, 4);
         scene.check(&pods);
-        let taken: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+        let taken = crate::scene::addresses(&pods);
         assert!(
             taken.is_disjoint(&ghosts),
             "{taken:?} {ghosts:?}\n{}",

@@ -122,7 +122,7 @@ fn a_database_of_a_later_version_is_set_aside_and_its_copy_taken_over() {
 #[test]
 fn without_database_and_copy_the_kernel_protects_live_pods() {
     let (mut scene, mut pods) = killed_with_pods(5);
-    let addresses: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+    let addresses = crate::scene::addresses(&pods);
     set_aside(&database(&scene)).unwrap();
     scene.start();
     let status = scene.wait_for("the pods' addresses to be found", |status| {
@@ -161,7 +161,7 @@ fn other_boot(scene: &Scene, id: &str) -> String {
 #[test]
 fn after_a_boot_sandboxes_are_void_and_their_addresses_stay_and_rest() {
     let (mut scene, pods) = killed_with_pods(5);
-    let addresses: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+    let addresses = crate::scene::addresses(&pods);
     for link in scene.pod_links() {
         scene.node.ip(&format!("link del {link}\n")).unwrap();
     }
@@ -331,7 +331,7 @@ fn a_del_without_the_daemon_cleans_the_kernel_and_is_finished_by_the_next_one() 
         scene.del(std::slice::from_ref(pod), 1);
         scene.del(std::slice::from_ref(pod), 1);
     }
-    let left: BTreeSet<Ipv4Addr> = stays.iter().filter_map(Pod::address).collect();
+    let left = crate::scene::addresses(&stays);
     assert_eq!(
         scene.pod_routes(),
         left,

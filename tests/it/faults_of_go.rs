@@ -3,17 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use aws_cni_lab::calls::{Call, Service};
 use aws_cni_lab::faults::{Effect, Latency, Rule, Scope};
 use aws_cni_lab::lab::{Lab, NodeSpec};
 use aws_cni_lab::pod::Pod;
-use aws_cni_lab::vpc::{Eni, Stages};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::scene::{PATIENCE, Scene, refused, said};
+use crate::busy::{busy, detach, in_use};
+use crate::scene::{PATIENCE, Scene, addresses, refused, said};
 
 /// Calls that take something away, or make what a mistaken daemon thinks is missing.
 const RASH: [&str; 6] = [
@@ -30,10 +29,6 @@ fn rash_calls(scene: &Scene, mark: u64) -> Vec<String> {
     calls.map(|call| call.action).collect()
 }
 
-fn addresses(pods: &[Pod]) -> BTreeSet<Ipv4Addr> {
-    pods.iter().filter_map(Pod::address).collect()
-}
-
 /// Every allocation as it is recorded.
 fn allocations(scene: &Scene) -> Value {
     scene.dump()["allocations"].clone()
@@ -42,24 +37,6 @@ fn allocations(scene: &Scene) -> Value {
 /// Waits until a kind of contradiction has come up.
 fn wait_for_drift(scene: &Scene, kind: &str) {
     scene.wait_for(kind, |status| status["drift"][kind].as_u64().unwrap_or(0) > 0);
-}
-
-/// A full m5.large with 20 of its 27 addresses in use.
-fn busy() -> (Scene, Vec<Pod>) {
-    let scene = Scene::new("m5.large");
-    let pods = scene.pods("web", 20);
-    scene.add(&pods, 20);
-    scene.settle_at(27);
-    (scene, pods)
-}
-
-/// A secondary ENI that pods live on.
-fn eni_in_use(scene: &Scene, pods: &[Pod]) -> Eni {
-    let live = addresses(pods);
-    let used = |eni: &Eni| eni.secondary.iter().any(|address| live.contains(address));
-    let mut enis = scene.attached_enis();
-    let at = enis[1..].iter().position(used).unwrap() + 1;
-    enis.swap_remove(at)
 }
 
 /// Uses the node up: every address that is left goes to a pod, and none to two.
@@ -76,7 +53,7 @@ fn use_up(scene: &Scene, pods: &mut Vec<Pod>, left: usize) {
 #[test]
 fn fault_01_an_eni_in_use_that_imds_omits_for_one_sweep_is_neither_forgotten_nor_doubled() {
     let (mut scene, mut pods) = busy();
-    let hidden = eni_in_use(&scene, &pods);
+    let hidden = in_use(&scene, &pods).0;
     let before = allocations(&scene);
     scene.faults().lies(scene.node.instance(), |lies| {
         lies.imds_hides_enis.insert(hidden.id.clone());
@@ -212,23 +189,13 @@ fn fault_05_an_eni_said_to_be_full_is_not_asked_in_a_loop_and_reconciling_goes_o
     let described = calls.count("DescribeNetworkInterfaces");
     assert!(described <= 6, "{:?}", calls.counters(Service::Ec2, 0));
     // Somebody detaches an ENI: that is still noticed.
-    let victim = eni_in_use(&scene, &pods);
+    let victim = in_use(&scene, &pods).0;
     detach(&scene, &victim);
     scene
         .daemon()
         .wait_log("is gone, by EC2 and by the kernel", PATIENCE)
         .unwrap();
     assert_eq!(scene.count("assigned"), 18);
-}
-
-/// Somebody detaches an ENI behind our back.
-fn detach(scene: &Scene, eni: &Eni) {
-    let attachment = eni.attachment.as_ref().unwrap().id.clone();
-    let detached = |model: &mut aws_cni_lab::vpc::Model| {
-        model.detach_eni(&attachment, Stages::default(), Instant::now())
-    };
-    scene.lab.cloud().model(detached).unwrap();
-    assert!(scene.node.wait_link(eni.mac, false, PATIENCE).unwrap());
 }
 
 /// There: twelve calls every five seconds for as long as it fails.
@@ -291,28 +258,25 @@ fn fault_07_an_exhausted_node_with_several_cards_refuses_and_says_why() {
 fn fault_08_after_sigterm_adds_in_flight_are_finished_and_the_next_daemon_serves_the_rest() {
     let mut scene = Scene::new("m5.large");
     scene.settle();
-    scene
-        .faults()
-        .timing(&Scope::All, |timing| timing.ec2 = Latency::millis(300));
-    let pods = scene.pods("flight", 12);
-    std::thread::scope(|scope| {
-        let adds: Vec<_> = pods
-            .iter()
-            .map(|pod| scope.spawn(|| pod.add().unwrap()))
-            .collect();
-        scene.wait_for("every ADD to be accepted", |status| {
-            status["waiting"].as_u64().unwrap() + status["assigned"].as_u64().unwrap() == 12
-        });
-        for _ in 0..2 {
-            scene.daemon().signal(Signal::SIGTERM).unwrap();
-        }
-        for add in adds {
-            let outcome = add.join().unwrap();
-            assert!(outcome.succeeded(), "{}\n{}", said(&outcome), scene.log());
-        }
+    scene.faults().timing(&Scope::All, |timing| {
+        timing.attach_link = Latency::millis(700);
+        timing.ec2 = Latency::millis(100);
+    });
+    let pods = scene.pods("flight", 20);
+    scene.add_during(&pods, || {
+        let daemon = scene.daemon();
+        daemon.signal(Signal::SIGTERM).unwrap();
+        daemon.wait_log("finishing what is in flight", PATIENCE).unwrap();
+        daemon.signal(Signal::SIGTERM).unwrap();
     });
     let status = scene.daemon().wait(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(0), "{}", scene.log());
+    let detached = rash_calls(&scene, 0);
+    assert!(
+        !detached
+            .iter()
+            .any(|action| action.starts_with("De") || action.starts_with("Un"))
+    );
     // Nobody serves now; the socket holds the next one's ADD until the next daemon takes it.
     let late = scene.pods("late", 1);
     std::thread::scope(|scope| {
@@ -323,8 +287,10 @@ fn fault_08_after_sigterm_adds_in_flight_are_finished_and_the_next_daemon_serves
         daemon.wait_ready(PATIENCE).unwrap();
         let outcome = add.join().unwrap();
         assert!(outcome.succeeded(), "{}\n{}", said(&outcome), daemon.log());
-        drop(daemon);
+        scene.daemon = Some(daemon);
     });
+    let live: Vec<Pod> = pods.into_iter().chain(late).collect();
+    scene.check(&live);
 }
 
 /// There: every 65 s another random choice of addresses, those released 2.5 s ago among them.
@@ -409,7 +375,7 @@ fn fault_10_an_empty_list_of_groups_neither_creates_nor_modifies_an_eni_without_
 #[test]
 fn fault_11_totals_are_counted_anew_when_an_eni_goes_with_its_pods() {
     let (scene, pods) = busy();
-    let victim = eni_in_use(&scene, &pods);
+    let victim = in_use(&scene, &pods).0;
     let lost: BTreeSet<Ipv4Addr> = victim.secondary.iter().copied().collect();
     let stranded = addresses(&pods).intersection(&lost).count() as u64;
     detach(&scene, &victim);

@@ -1,20 +1,17 @@
 //! Starting, stopping, and what systemd is told.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::faults::{Effect, Latency, Outage, Rule, Scope};
 use aws_cni_lab::lab::Lab;
-use aws_cni_lab::pod::Pod;
 use aws_cni_lab::varlink::CallError;
 use aws_cni_lab::vpc::{Eni, GroupId, Modify};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::scene::{PATIENCE, Scene, said};
+use crate::scene::{PATIENCE, Scene, addresses, said};
 
 /// A scene whose IMDS cannot be reached.
 fn without_imds() -> Scene {
@@ -46,7 +43,7 @@ fn ipamd_61_sigterm_ends_the_daemon_with_success_and_touches_neither_pods_nor_in
     let pods = scene.pods("stay", 12);
     scene.add(&pods, 6);
     scene.settle();
-    let addresses: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+    let addresses = addresses(&pods);
     let owned = scene.ec2_addresses();
     let status = scene.daemon().terminate(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(0), "{}", scene.log());
@@ -83,42 +80,6 @@ fn ipamd_61_after_sigterm_growth_goes_no_further_until_the_next_start() {
     scene.start();
     scene.settle_at(18);
     scene.check_enis(2);
-    scene.check(&pods);
-    assert_detached_nothing(&scene);
-}
-
-/// The Go daemon exits at once when it is told twice.
-#[test]
-fn ipamd_fault_8_sigterm_finishes_the_adds_that_are_in_flight_even_when_told_twice() {
-    let mut scene = Scene::stage(Lab::builder(), "m5.large", &[]);
-    scene.start();
-    scene.settle();
-    scene.lab.cloud().faults().timing(&Scope::All, |timing| {
-        timing.attach_link = Latency::millis(700);
-        timing.ec2 = Latency::millis(100);
-    });
-    let pods = scene.pods("flight", 20);
-    std::thread::scope(|scope| {
-        let adds: Vec<_> = pods
-            .iter()
-            .map(|pod| scope.spawn(|| pod.add().unwrap()))
-            .collect();
-        scene.wait_for("every ADD to be accepted", |status| {
-            status["waiting"].as_u64().unwrap() + status["assigned"].as_u64().unwrap() == 20
-        });
-        scene.daemon().signal(Signal::SIGTERM).unwrap();
-        scene
-            .daemon()
-            .wait_log("finishing what is in flight", PATIENCE)
-            .unwrap();
-        let status = scene.daemon().terminate(PATIENCE).unwrap();
-        assert_eq!(status.code(), Some(0), "{}", scene.log());
-        for add in adds {
-            let outcome = add.join().unwrap();
-            assert!(outcome.succeeded(), "{}\n{}", said(&outcome), scene.log());
-        }
-    });
-    scene.start();
     scene.check(&pods);
     assert_detached_nothing(&scene);
 }

@@ -8,8 +8,9 @@ use aws_cni_lab::fabric::LinkName;
 use aws_cni_lab::lab::{Lab, NodeSpec};
 use aws_cni_lab::node::LinkArrival;
 use aws_cni_lab::pod::Pod;
-use aws_cni_lab::vpc::{Eni, Grant, Stages};
+use aws_cni_lab::vpc::{Eni, Grant};
 
+use crate::busy::detach;
 use crate::scene::{PATIENCE, Scene, refused};
 
 fn with_arrival(arrival: LinkArrival, environment: &[(&str, &str)]) -> Scene {
@@ -118,17 +119,6 @@ fn dataplane_50_ipamd_31_a_link_that_never_comes_fails_nobody_who_can_have_anoth
     scene.check(&pods[1..]);
 }
 
-/// Somebody detaches an ENI behind our back.
-fn detach(scene: &Scene, eni: &Eni) {
-    let attachment = eni.attachment.as_ref().unwrap().id.clone();
-    scene.lab.cloud().model(|model| {
-        model
-            .detach_eni(&attachment, Stages::default(), Instant::now())
-            .unwrap();
-    });
-    assert!(scene.node.wait_link(eni.mac, false, PATIENCE).unwrap());
-}
-
 fn detached_by_outside_hands(mut scene: Scene, restart: bool) {
     let pods = scene.pods("web", 12);
     scene.add(&pods, 12);
@@ -191,7 +181,7 @@ fn an_address_taken_away_by_outside_hands_is_not_given_out() {
     scene.add(&pods, 2);
     scene.settle_at(9);
     let primary = scene.node.primary_eni().clone();
-    let held: BTreeSet<Ipv4Addr> = pods.iter().filter_map(Pod::address).collect();
+    let held = crate::scene::addresses(&pods);
     let stolen = *scene.ec2_addresses().difference(&held).next().unwrap();
     scene.lab.cloud().model(|model| {
         let what = Grant {
@@ -223,7 +213,7 @@ fn survives_a_restart_with(lie: impl Fn(&Scene, &[Pod]), lose_store: bool) {
     let more = scene.pods("more", 7);
     scene.add(&more, 7);
     pods.extend(more);
-    let addresses: BTreeSet<_> = pods.iter().filter_map(Pod::address).collect();
+    let addresses = crate::scene::addresses(&pods);
     assert_eq!(addresses.len(), 27, "no address has two pods");
     assert!(addresses.is_subset(&scene.ec2_addresses()));
     assert_eq!(scene.all_enis().len(), 3);

@@ -11,6 +11,7 @@
 )]
 
 mod arch;
+mod busy;
 mod cards;
 mod cli;
 mod cloud;

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::pod::Pod;
-use aws_cni_lab::vpc::{AttachEni, CreateEni, Eni, EniId, Grant, Stages, Tags, Want, Wanted};
+use aws_cni_lab::vpc::{AttachEni, CreateEni, EniId, Grant, Stages, Tags, Want, Wanted};
 
-use crate::scene::{PATIENCE, Scene};
+use crate::busy::{busy, detach, in_use};
+use crate::scene::{PATIENCE, Scene, addresses};
 
 const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 const INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
@@ -17,30 +18,6 @@ const INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
 fn tags(pairs: &[(&str, &str)]) -> Tags {
     let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     pairs.iter().map(owned).collect()
-}
-
-/// A full m5.large with 20 of its 27 addresses in use.
-fn busy() -> (Scene, Vec<Pod>) {
-    let scene = Scene::new("m5.large");
-    let pods = scene.pods("web", 20);
-    scene.add(&pods, 20);
-    scene.settle_at(27);
-    (scene, pods)
-}
-
-fn addresses(pods: &[Pod]) -> BTreeSet<Ipv4Addr> {
-    pods.iter().filter_map(Pod::address).collect()
-}
-
-/// A secondary ENI that pods live on, and those pods.
-fn in_use<'a>(scene: &Scene, pods: &'a [Pod]) -> (Eni, Vec<&'a Pod>) {
-    let lives_on = |eni: &Eni, pod: &&'a Pod| eni.secondary.contains(&pod.address().unwrap());
-    let mut enis = scene.attached_enis();
-    let used = |eni: &Eni| pods.iter().any(|pod| lives_on(eni, &pod));
-    let at = enis[1..].iter().position(used).unwrap() + 1;
-    let eni = enis.swap_remove(at);
-    let on_it = pods.iter().filter(|pod| lives_on(&eni, pod)).collect();
-    (eni, on_it)
 }
 
 /// Somebody creates an ENI and attaches it here.
@@ -114,12 +91,7 @@ fn ipamd_89_an_address_unassigned_under_a_pod_is_quarantined_and_its_pod_keeps_i
 fn ipamd_93_an_eni_deleted_by_outside_hands_is_lost_loudly_and_replaced_when_its_pods_have_gone() {
     let (scene, pods) = busy();
     let (eni, on_it) = in_use(&scene, &pods);
-    let attachment = eni.attachment.as_ref().unwrap().id.clone();
-    let detach = |model: &mut aws_cni_lab::vpc::Model| {
-        model.detach_eni(&attachment, Stages::default(), Instant::now())
-    };
-    scene.lab.cloud().model(detach).unwrap();
-    assert!(scene.node.wait_link(eni.mac, false, PATIENCE).unwrap());
+    detach(&scene, &eni);
     scene.eventually("the ENI to be deleted by somebody", || {
         let gone = scene.all_enis().iter().all(|other| other.id != eni.id);
         let delete = |model: &mut aws_cni_lab::vpc::Model| model.delete_eni(&eni.id, Instant::now());

@@ -174,6 +174,25 @@ impl Scene {
         }
     }
 
+    /// ADDs them all at once, does something once each has been accepted, and waits; every one must succeed.
+    pub fn add_during(&self, pods: &[Pod], meanwhile: impl FnOnce()) {
+        let accepted = |status: &Value| ["waiting", "assigned"].map(|what| status[what].as_u64().unwrap());
+        std::thread::scope(|scope| {
+            let adds: Vec<_> = pods
+                .iter()
+                .map(|pod| scope.spawn(|| pod.add().unwrap()))
+                .collect();
+            self.wait_for("every ADD to be accepted", |status| {
+                accepted(status).iter().sum::<u64>() == pods.len() as u64
+            });
+            meanwhile();
+            for add in adds {
+                let outcome = add.join().unwrap();
+                assert!(outcome.succeeded(), "{}\n{}", said(&outcome), self.log());
+            }
+        });
+    }
+
     /// New pods whose ADDs wait this many seconds, not added yet.
     pub fn patient_pods(&self, prefix: &str, count: usize, seconds: u64) -> Vec<Pod> {
         let mut runtime = self.node.runtime();
@@ -422,6 +441,11 @@ impl Scene {
         assert!(foreign.is_empty(), "EC2 does not know {foreign:?}");
         assert_eq!(self.count("assigned"), live.len() as u64, "{:#}", self.status());
     }
+}
+
+/// What the pods have.
+pub fn addresses(pods: &[Pod]) -> BTreeSet<Ipv4Addr> {
+    pods.iter().filter_map(Pod::address).collect()
 }
 
 /// What a plugin said, for failure messages.

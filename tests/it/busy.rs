@@ -1,0 +1,36 @@
+//! A node with many pods, and somebody who takes an ENI from it.
+
+use std::time::Instant;
+
+use aws_cni_lab::pod::Pod;
+use aws_cni_lab::vpc::{Eni, Model, Stages};
+
+use crate::scene::{PATIENCE, Scene};
+
+/// A full m5.large with 20 of its 27 addresses in use.
+pub fn busy() -> (Scene, Vec<Pod>) {
+    let scene = Scene::new("m5.large");
+    let pods = scene.pods("web", 20);
+    scene.add(&pods, 20);
+    scene.settle_at(27);
+    (scene, pods)
+}
+
+/// A secondary ENI that pods live on, and those pods.
+pub fn in_use<'a>(scene: &Scene, pods: &'a [Pod]) -> (Eni, Vec<&'a Pod>) {
+    let lives_on = |eni: &Eni, pod: &&'a Pod| eni.secondary.contains(&pod.address().unwrap());
+    let mut enis = scene.attached_enis();
+    let used = |eni: &Eni| pods.iter().any(|pod| lives_on(eni, &pod));
+    let at = enis[1..].iter().position(used).unwrap() + 1;
+    let eni = enis.swap_remove(at);
+    let on_it = pods.iter().filter(|pod| lives_on(&eni, pod)).collect();
+    (eni, on_it)
+}
+
+/// Somebody detaches an ENI, and its link is gone.
+pub fn detach(scene: &Scene, eni: &Eni) {
+    let attachment = eni.attachment.as_ref().unwrap().id.clone();
+    let detached = |model: &mut Model| model.detach_eni(&attachment, Stages::default(), Instant::now());
+    scene.lab.cloud().model(detached).unwrap();
+    assert!(scene.node.wait_link(eni.mac, false, PATIENCE).unwrap());
+}
