@@ -33,7 +33,7 @@ fleet: ## Fleets of up to 1,000 nodes under one account's EC2 limits: target/fle
 crash: setup ## 10,000 daemons killed with -9 while the store writes (AWS_CNI_KILLS=n)
 	$(CARGO) test -p aws-cni --lib store::tests::crash -- --ignored --nocapture
 
-reuse: setup ## The shortest time until an address is used again, over 100 daemons killed with -9 (seven minutes)
+reuse: setup ## The shortest time until an address is used again, over 100 daemons killed with -9 (eight minutes)
 	$(CARGO) test -p aws-cni --test it reuse:: -- --ignored --nocapture
 
 power-cut: setup ## A virtual machine's power cut while the store writes (ARGS="30 ext4" or "30 xfs")
