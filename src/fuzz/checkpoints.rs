@@ -107,6 +107,7 @@ fn start_from(judged: &[Judged], seen: &Witnesses, adopted: &BTreeMap<SandboxKey
         limits: limits::lookup(&seen.facts.instance_type),
         facts: seen.facts.clone(),
         records,
+        gone: BTreeSet::new(),
         kernel: KernelFacts::default(),
     };
     let (pool, _effects) = Pool::recover(start, NOW.boot);
