@@ -13,11 +13,12 @@ use super::obstacle::{Jitter, Pace, Topic};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::release;
-use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof};
+use super::witness::{Doubt, Ec2Says, LocalEvidence, Proof, Unproven};
 use super::{subnets, upkeep};
 
 /// How a deletion without proof is looked at again: EC2 is not asked for nothing.
 const RECHECK: Pace = Pace::secs(30, 600);
+const HUMAN: Pace = Pace::secs(60, 3600);
 /// How doubts that stand are looked at again. Most are lag, and over within seconds; the others nobody waits for.
 const DOUBTS: Pace = Pace::secs(2, 600);
 
@@ -331,8 +332,9 @@ pub(super) fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) 
         }
         Err(why) => {
             pool.memory.progress(id).ec2 = Ec2Says::Unasked;
-            pool.memory
-                .obstruct(Topic::Delete(id.clone()), RECHECK, None, now);
+            // A public address goes when a human takes it away.
+            let pace = if why == Unproven::Public { HUMAN } else { RECHECK };
+            pool.memory.obstruct(Topic::Delete(id.clone()), pace, None, now);
             out.alarm("not-deleted", format!("{id} is to be deleted, but {why}"));
         }
     }

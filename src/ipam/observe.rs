@@ -347,7 +347,11 @@ fn unattached_eni(pool: &mut Pool, cloud: &CloudEni, call: CallId, now: Tick, ou
         _ if words.store == EniWord::GivenUp => {
             let progress = pool.memory.progress(id);
             if progress.doomed.is_none_or(|since| since <= call) {
-                progress.ec2 = Ec2Says::Unattached;
+                progress.ec2 = if cloud.public.is_empty() {
+                    Ec2Says::Unattached
+                } else {
+                    Ec2Says::Public
+                };
                 progress.unlisted_since = None;
             }
         }

@@ -139,6 +139,8 @@ impl std::fmt::Display for Doubt {
 pub enum Ec2Says {
     /// It exists and is attached nowhere (`available`).
     Unattached,
+    /// The same, and a public address is associated with one of its own: somebody may mean to attach it.
+    Public,
     /// It is attached.
     Attached,
     /// It is not listed.
@@ -262,6 +264,9 @@ impl<T> Proof<T> {
 impl Proof<EniId> {
     /// The key to deleting an ENI: EC2 lists it as attached nowhere, the kernel has no trace, the store no allocation.
     pub fn unused_eni(eni: &EniId, ec2: Ec2Says, local: LocalEvidence) -> Result<Self, Unproven> {
+        if ec2 == Ec2Says::Public {
+            return Err(Unproven::Public);
+        }
         if ec2 != Ec2Says::Unattached {
             return Err(Unproven::Ec2);
         }
@@ -359,6 +364,8 @@ mod tests {
             allocations: 0,
         };
         assert!(Proof::unused_eni(&eni, Ec2Says::Unattached, clean).is_ok());
+        let public = Proof::unused_eni(&eni, Ec2Says::Public, clean);
+        assert_eq!(public, Err(Unproven::Public));
         for ec2 in [Ec2Says::Attached, Ec2Says::Missing, Ec2Says::Unasked] {
             assert_eq!(Proof::unused_eni(&eni, ec2, clean), Err(Unproven::Ec2));
         }

@@ -152,3 +152,27 @@ fn a_prefix_takes_the_place_of_a_stale_address_in_it() {
     assert_eq!(crate::verify::pool(&world.pool, world.now), []);
     assert_eq!(world.pool.enis()[&second].cidrs.contains_key(&block), !held);
 }
+
+/// An ENI that was detached by force finds no place any more. If somebody may be reached by a public address of it, it is
+/// left to a human.
+#[test]
+fn an_unattached_eni_with_a_public_address_is_not_deleted() {
+    for is_public in [false, true] {
+        let (mut world, second) = world_with_two_enis();
+        for n in 0..4 {
+            world.del(n);
+        }
+        let eni = world.enis.get_mut(&second).unwrap();
+        if is_public {
+            eni.public = vec![eni.primary];
+        }
+        world.detach_from_outside(&second);
+        world.policy.max_enis = Some(1);
+        world.event(Event::Reconfigured(Box::new(world.policy.clone())));
+        world.settle();
+        world.advance(Duration::from_secs(12 * 3600));
+        assert_eq!(world.enis.contains_key(&second), is_public);
+        let refused = world.alarms.iter().filter(|alarm| alarm.kind == "not-deleted");
+        assert!(refused.count() <= 20);
+    }
+}

@@ -64,6 +64,9 @@ pub enum Spared {
     /// This instance's own are dealt with elsewhere.
     #[error("it is this instance's own")]
     Own,
+    /// Somebody may be reached by it once it is attached again.
+    #[error("a public address is associated with it")]
+    Public,
     /// Somebody keeps both daemons away from it.
     #[error("it is tagged as not managed")]
     NotManaged,
@@ -99,6 +102,9 @@ impl Reaper<'_> {
         }
         if tag(tags::NO_MANAGE).is_some_and(|value| value != "false") {
             return Err(Spared::NotManaged);
+        }
+        if !eni.public.is_empty() {
+            return Err(Spared::Public);
         }
         // Without a name of our own nothing of a cluster with one is ours (Q25).
         let is_named = || eni.tags.keys().any(|key| key.starts_with(CLUSTER_PREFIX));
@@ -290,6 +296,7 @@ mod tests {
         });
         let no_owner = eni(|eni| drop(eni.tags.remove(tags::INSTANCE)));
         let ageless = eni(|eni| drop(eni.tags.remove(tags::CREATED_AT)));
+        let public = eni(|eni| eni.public = vec![eni.primary]);
         let ago = |seconds: u64| stamp::rfc3339(NOW - seconds);
         let leased = format!("i-2 {}", stamp::rfc3339(NOW + 60));
         for (eni, why) in [
@@ -302,6 +309,7 @@ mod tests {
             (tagged(tags::INSTANCE, "the one in the corner"), Spared::NotOurs),
             (tagged(tags::INSTANCE, "i-me"), Spared::Own),
             (tagged(tags::NO_MANAGE, "true"), Spared::NotManaged),
+            (public, Spared::Public),
             (tagged(tags::CLUSTER, "other"), Spared::OtherCluster),
             (
                 tagged("kubernetes.io/cluster/other", "owned"),
