@@ -1,11 +1,12 @@
 //! Counts every address of a network card by where it stands and how soon it can be had.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, Unit};
 use super::ids::{CardIndex, Tick};
-use super::model::{Address, AddressState, Eni, EniRole, EniState};
-use super::pool::Pool;
+use super::model::{Address, AddressState, Eni, EniRole, EniState, Placed};
+use super::pool::{Free, Pool};
 use super::six;
 use super::targets::Goal;
 
@@ -75,7 +76,7 @@ impl Census {
         if pool.policy().is_six() {
             return six::census(pool, now);
         }
-        let usable = count(pool.count_usable(card, now));
+        let mut usable = 0_u32;
         let mut census = Self::default();
         let here = |(_, known): &(&IpAddr, &Address)| pool.card_of(known) == card;
         for (address, known) in pool.addresses().iter().filter(here) {
@@ -90,13 +91,16 @@ impl Census {
         }
         let mut idle = Idle::default();
         let counts = |eni: &&Eni| !eni.excluded && eni.card == card;
-        for eni in pool
-            .enis()
-            .values()
-            .filter(counts)
-            .filter(|eni| is_underway(pool, eni))
-        {
-            census.look_at(pool, goal, eni, &mut idle, now);
+        for eni in pool.enis().values().filter(counts) {
+            let is_underway = is_underway(pool, eni);
+            for (cidr, placed) in &eni.cidrs {
+                let there = pool.free_of(eni, *cidr, *placed, now);
+                usable = usable.saturating_add(there.usable);
+                if is_underway && !placed.releasing {
+                    let is_counted = goal.counts(pool, eni, *cidr, now);
+                    census.look_at(*cidr, *placed, there, is_counted, &mut idle);
+                }
+            }
         }
         census.free = usable.saturating_sub(census.left_over);
         census.coming = idle.counted.saturating_sub(census.free);
@@ -118,21 +122,13 @@ impl Census {
         census
     }
 
-    fn look_at(&mut self, pool: &Pool, goal: Goal, eni: &Eni, idle: &mut Idle, now: Tick) {
-        for (cidr, placed) in eni.cidrs.iter().filter(|(_, placed)| !placed.releasing) {
-            let counts = goal.counts(pool, eni, *cidr, now);
-            let known = |address| pool.known(address);
-            let is_free = |address: &Ipv4Addr| known(*address).is_some_and(|known| known.is_free(now));
-            let free = count(cidr.addresses().filter(is_free).count());
-            idle.all = idle.all.saturating_add(free);
-            if counts {
-                self.total = self.total.saturating_add(Unit::of(*cidr).size());
-                idle.counted = idle.counted.saturating_add(free);
-            } else if placed.published {
-                let is_usable = |address: &Ipv4Addr| pool.is_usable(*address, now);
-                let usable = cidr.addresses().filter(is_usable).count();
-                self.left_over = self.left_over.saturating_add(count(usable));
-            }
+    fn look_at(&mut self, cidr: Ipv4Cidr, placed: Placed, there: Free, is_counted: bool, idle: &mut Idle) {
+        idle.all = idle.all.saturating_add(there.free);
+        if is_counted {
+            self.total = self.total.saturating_add(Unit::of(cidr).size());
+            idle.counted = idle.counted.saturating_add(there.free);
+        } else if placed.published {
+            self.left_over = self.left_over.saturating_add(there.usable);
         }
     }
 }

@@ -42,6 +42,10 @@ impl Drifts {
         now: Tick,
     ) -> Vec<Drift> {
         let found: BTreeSet<Drift> = found.collect();
+        if self.open.is_empty() && found.is_empty() {
+            // As nearly always: every address is looked at each time the kernel is read.
+            return Vec::new();
+        }
         for kind in Drift::ALL {
             if !found.contains(kind) {
                 self.open.remove(&(subject.clone(), *kind));
@@ -60,6 +64,17 @@ impl Drifts {
             *count = count.saturating_add(1);
         }
         new
+    }
+
+    /// Whether anybody contradicts anybody over an address or prefix, by the last look.
+    pub(super) fn is_open(&self, cidr: Ipv4Cidr) -> bool {
+        if self.open.is_empty() {
+            return false;
+        }
+        let first = Drift::ALL.iter().min().copied();
+        let from = first.map(|kind| (Subject::Cidr(cidr), kind));
+        let next = from.and_then(|from| self.open.range(from..).next());
+        next.is_some_and(|((subject, _), _)| *subject == Subject::Cidr(cidr))
     }
 
     /// How often each kind has come up since the start.

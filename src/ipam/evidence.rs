@@ -6,7 +6,7 @@ use super::cidr::Ipv4Cidr;
 use super::ids::{EniId, Tick};
 use super::memory::Ec2View;
 use super::model::{Address, AddressState, EniRole, EniState};
-use super::pool::Pool;
+use super::pool::{PlacedAs, Pool};
 use super::verdict::{
     AddressWords, Ec2EniWord, Ec2Word, EniWord, EniWords, ImdsWord, KernelWord, LinkWord, StoreWord,
 };
@@ -67,9 +67,31 @@ pub(super) fn of_member(
     }
 }
 
+/// The same, of an address that has been looked up already.
+pub(super) fn of_placed(
+    pool: &Pool,
+    address: Ipv4Addr,
+    known: &Address,
+    placed: Option<PlacedAs<'_>>,
+    ec2: Ec2Word,
+    now: Tick,
+) -> AddressWords {
+    let cidr = placed.map_or(Ipv4Cidr::host(address), |(_, cidr, _)| cidr);
+    let (kernel, store) = of_known(pool, address.into(), Some(known), now);
+    AddressWords {
+        ec2,
+        imds: imds_of_cidr(pool, &known.eni, cidr, placed.is_some(), now),
+        kernel,
+        store,
+    }
+}
+
 /// The kernel's and the store's word on one address.
 pub(super) fn of_address(pool: &Pool, address: IpAddr, now: Tick) -> (KernelWord, StoreWord) {
-    let known = pool.known(address);
+    of_known(pool, address, pool.known(address), now)
+}
+
+fn of_known(pool: &Pool, address: IpAddr, known: Option<&Address>, now: Tick) -> (KernelWord, StoreWord) {
     let store = match known.map(|known| known.state(now)) {
         None => known.map_or(StoreWord::Unknown, |_| StoreWord::Free),
         Some(AddressState::Assigned(_)) => StoreWord::Held,
@@ -120,15 +142,18 @@ fn kernel_of_address(pool: &Pool, address: IpAddr, known: Option<&Address>) -> K
 
 /// The last word of EC2 on an address that is known, however old: only its next answer can insist on anything.
 pub(super) fn standing(pool: &Pool, address: Ipv4Addr, now: Tick) -> Ec2Word {
-    let doubt = pool.known(address).and_then(|known| known.doubt.as_ref());
-    let placed = pool.placed(address);
-    let omitted = placed
-        .and_then(|(eni, _)| eni.carries(address))
-        .is_some_and(|(cidr, _)| pool.memory.unlisted.contains_key(&cidr));
-    match (doubt, placed) {
+    pool.known(address).map_or(unheard(pool, now), |known| {
+        standing_of(pool, known, pool.placed_as(address, known), now)
+    })
+}
+
+/// The same, of an address that has been looked up already.
+pub(super) fn standing_of(pool: &Pool, known: &Address, placed: Option<PlacedAs<'_>>, now: Tick) -> Ec2Word {
+    let omitted = placed.is_some_and(|(_, cidr, _)| pool.memory.unlisted.contains_key(&cidr));
+    match (&known.doubt, placed) {
         (Some(Doubt::NotInEc2 | Doubt::EniLost), _) => Ec2Word::Omits,
         _ if omitted => Ec2Word::Omits,
-        (_, Some((_, placed))) if placed.verified => Ec2Word::Lists,
+        (_, Some((.., placed))) if placed.verified => Ec2Word::Lists,
         _ => unheard(pool, now),
     }
 }

@@ -24,8 +24,8 @@ pub(super) fn due(pool: &Pool, eni: &Eni) -> Option<Vec<SecurityGroupId>> {
     let is_ours = eni.role == EniRole::Secondary && has.made_by_us;
     // With custom networking an ENI elsewhere is only emptied, and without an ENIConfig nothing is known.
     let is_known = !pool.policy().custom_networking || (pool.policy().eni_config.is_some() && !eni.excluded);
-    let differs = sorted(&has.groups) != sorted(wanted);
-    let is_due = is_ours && is_known && differs && !wanted.is_empty() && !has.groups.is_empty();
+    let differs = || has.groups != wanted && sorted(&has.groups) != sorted(wanted);
+    let is_due = is_ours && is_known && !wanted.is_empty() && !has.groups.is_empty() && differs();
     is_due.then(|| wanted.to_vec())
 }
 

@@ -59,6 +59,7 @@ pub mod treatment;
 mod upkeep;
 pub mod verdict;
 pub mod verify;
+mod watched;
 pub mod wishes;
 pub mod witness;
 

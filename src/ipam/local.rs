@@ -1,7 +1,7 @@
 //! What the kernel and IMDS say, merged into what we know. IMDS only adds; neither frees anything.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
@@ -51,8 +51,7 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut O
         })
     };
     pool.memory.orphaned_rules = facts.bare_rules.into_iter().filter(is_orphan).collect();
-    let addresses: Vec<IpAddr> = pool.addresses().keys().copied().collect();
-    for address in addresses {
+    for address in reconcile::disputed(pool, now) {
         // A checkpoint's word that nobody confirms ends with the last that the kernel shows of it.
         let was_imported = pool.known(address).is_some_and(|known| {
             known.holder.is_none() && matches!(known.doubt, Some(Doubt::Imported { .. }))
@@ -149,8 +148,7 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot, now: Tick, out: &mut
         let ec2 = evidence::standing_of_eni(pool, id);
         reconcile::judge_eni(pool, id, ec2, now, out);
     }
-    let addresses: Vec<IpAddr> = pool.addresses().keys().copied().collect();
-    for address in addresses {
+    for address in reconcile::disputed(pool, now) {
         reconcile::judge_standing(pool, address, now, out);
     }
 }

@@ -16,10 +16,13 @@ use super::model::{Address, Allocation, Creation, Eni, EniRole, Placed};
 use super::node::NodeFacts;
 use super::policy::Policy;
 use super::records::{AddressRecord, NodeRecord, Record, RecordKey};
+use super::watched::Watched;
 use super::witness::Doubt;
 
 mod reading;
 mod six;
+
+pub(crate) use reading::{Free, PlacedAs};
 
 /// The state of the address management of one node.
 #[derive(Debug, Clone)]
@@ -27,9 +30,9 @@ pub struct Pool {
     policy: Policy,
     facts: NodeFacts,
     limits: Option<InstanceLimits>,
-    enis: BTreeMap<EniId, Eni>,
-    addresses: BTreeMap<IpAddr, Address>,
-    allocations: BTreeMap<SandboxKey, Allocation>,
+    enis: Watched<BTreeMap<EniId, Eni>>,
+    addresses: Watched<BTreeMap<IpAddr, Address>>,
+    allocations: Watched<BTreeMap<SandboxKey, Allocation>>,
     creations: BTreeMap<ClientToken, Creation>,
     cordoned: bool,
     dirty: BTreeSet<RecordKey>,
@@ -44,9 +47,9 @@ impl Pool {
             policy,
             facts,
             limits,
-            enis: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-            allocations: BTreeMap::new(),
+            enis: Watched::default(),
+            addresses: Watched::default(),
+            allocations: Watched::default(),
             creations: BTreeMap::new(),
             cordoned: false,
             dirty: BTreeSet::new(),
@@ -351,8 +354,9 @@ impl Pool {
     /// Sets or lifts a doubt. An address the pool does not know is not taken up by this.
     pub(super) fn doubt(&mut self, address: impl Into<IpAddr>, doubt: Option<Doubt>) {
         let address = address.into();
-        if let Some(known) = self.addresses.get_mut(&address)
-            && known.doubt != doubt
+        let is_news = |known: &Address| known.doubt != doubt;
+        if self.addresses.get(&address).is_some_and(is_news)
+            && let Some(known) = self.addresses.get_mut(&address)
         {
             known.doubt = doubt;
             self.dirty.insert(RecordKey::Address(address));

@@ -21,8 +21,10 @@ use super::{adaptive, serve, six, step};
 /// What the last settling found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Calm {
-    /// What can be handed out, in order.
-    free: VecDeque<IpAddr>,
+    /// What can be handed out, in order; looked up when the first ADD comes, since most settlings are followed by another.
+    free: Option<VecDeque<IpAddr>>,
+    /// When that was so. Whatever has happened since, if anything, has changed nothing about it.
+    at: Tick,
     growth: Growth,
     /// From then on another address may come first: its rest is over.
     until: Option<Tick>,
@@ -52,7 +54,8 @@ pub(super) fn calm(pool: &Pool, plan: &Plan, now: Tick) -> Option<Calm> {
         let counted = report.free.saturating_sub(report.left_over);
         let there = counted.saturating_add(report.coming);
         Calm {
-            free: pool.free_in_order(now).into(),
+            free: None,
+            at: now,
             growth: if report.short > 0 {
                 Growth::Hindered
             } else {
@@ -137,7 +140,9 @@ fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &
     if pool.memory.is_surplus || request.deadline < now || pool.allocations().contains_key(&request.key) {
         return None;
     }
-    while let Some(address) = calm.free.pop_front() {
+    let at = calm.at;
+    let free = calm.free.get_or_insert_with(|| pool.free_in_order(at).into());
+    while let Some(address) = free.pop_front() {
         if pool.assign(request, address, now) {
             calm.growth = after;
             serve::assigned(pool, request.waiter, request.key.clone(), false, out);

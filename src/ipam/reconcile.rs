@@ -10,7 +10,7 @@ use super::effect::Effect;
 use super::evidence;
 use super::ids::{EniId, Tick};
 use super::memory::Ec2View;
-use super::model::{EniRole, EniState, Placed};
+use super::model::{Address, EniRole, EniState, Placed};
 use super::obstacle::Topic;
 use super::outbox::Outbox;
 use super::pool::Pool;
@@ -102,6 +102,65 @@ pub(super) fn overheard(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, 
     }
 }
 
+/// The addresses of which [`judge_standing`] has anything to say: the kernel is read for every pod that goes, and nearly
+/// always nobody contradicts anybody.
+pub(super) fn disputed(pool: &Pool, now: Tick) -> Vec<IpAddr> {
+    let is_disputed = |(address, known): &(&IpAddr, &Address)| match address {
+        IpAddr::V4(address) => !is_undisputed(pool, *address, known, now),
+        IpAddr::V6(_) => true,
+    };
+    let disputed = pool.addresses().iter().filter(is_disputed);
+    let disputed = disputed.map(|(address, _)| *address).collect();
+    #[cfg(test)]
+    nothing_is_said_of_the_others(pool, &disputed, now);
+    disputed
+}
+
+/// Holds the short way against the long one.
+#[cfg(test)]
+fn nothing_is_said_of_the_others(pool: &Pool, disputed: &Vec<IpAddr>, now: Tick) {
+    let (mut judged, mut out) = (pool.clone(), Outbox::default());
+    for address in pool.addresses().keys() {
+        if !disputed.contains(address) {
+            judge_standing(&mut judged, *address, now, &mut out);
+        }
+    }
+    let all = |pool: &Pool| {
+        format!(
+            "{:?}",
+            (pool.version(), &pool.memory.drifts, &pool.memory.obstacles)
+        )
+    };
+    assert_eq!(format!("{out:?}"), format!("{:?}", Outbox::default()));
+    assert_eq!(all(&judged), all(pool));
+}
+
+/// Whether nothing is doubted or contradicted about an address, nor was.
+fn is_undisputed(pool: &Pool, address: Ipv4Addr, known: &Address, now: Tick) -> bool {
+    let placed = pool.placed_as(address, known);
+    let host = Ipv4Cidr::host(address);
+    let cidr = placed.map_or(host, |(_, cidr, _)| cidr);
+    if known.doubt.is_some() || pool.memory.drifts.is_open(host) || pool.memory.drifts.is_open(cidr) {
+        return false;
+    }
+    let ec2 = evidence::standing_of(pool, known, placed, now);
+    let words = evidence::of_placed(pool, address, known, placed, ec2, now);
+    let is_agreed = |words| verdict::address_drifts(words).next().is_none();
+    if verdict::address(words).doubt.is_some() {
+        return false;
+    }
+    if cidr == host {
+        return is_agreed(words);
+    }
+    let of_member = AddressWords {
+        imds: ImdsWord::Silent,
+        ec2: Ec2Word::Lists,
+        ..words
+    };
+    let whole = || evidence::of_cidr(pool, &known.eni, cidr, ec2, now);
+    is_agreed(of_member) && (address != cidr.base() || is_agreed(whole()))
+}
+
 /// IMDS has been heard, or the kernel: it may contradict the others, or stop doing so.
 pub(super) fn judge_standing(pool: &mut Pool, address: IpAddr, now: Tick, out: &mut Outbox) {
     let address = match address {
@@ -151,11 +210,6 @@ pub(super) fn judge_doubt(
     };
     let of_whole = verdict.doubt.filter(|why| *why == Why::NotInEc2);
     let wanted = verdict::address(words).doubt.or(of_whole);
-    let holder = known
-        .holder
-        .as_ref()
-        .map(|key| format!(", held by sandbox {key}"));
-    let (on, holder) = (known.eni.clone(), holder.unwrap_or_default());
     let was_routed = matches!(known.doubt, Some(Doubt::PodRoute { .. }));
     let doubt = match (&known.doubt, wanted) {
         // Only a reboot settles who of two has it; and that the ENI is lost says more than that EC2 lacks it.
@@ -174,6 +228,9 @@ pub(super) fn judge_doubt(
     let is_news = known.doubt.is_none() && verdict::address_drifts(words).any(Drift::is_alarming);
     if let Some(why) = doubt.as_ref().filter(|_| is_news) {
         let said = evidence::tell_cidr(pool, words, now);
+        let held = known.holder.as_ref();
+        let holder = held.map_or(String::new(), |key| format!(", held by sandbox {key}"));
+        let on = &known.eni;
         out.alarm("quarantined", format!("{address} on {on}{holder}: {why}; {said}"));
     }
     if is_routed && !was_routed {

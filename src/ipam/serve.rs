@@ -127,11 +127,16 @@ pub(super) fn serve(pool: &mut Pool, now: Tick, out: &mut Outbox) {
     }
     // Once for all who wait: looking through the pool for each of them is what 440 at once cannot afford.
     let mut free = pool.free_by_card(now);
+    let is_claimable = pool.has_routed();
     for (deadline, waiter) in queue {
-        let Some(request) = pool.memory.waiters.get(&waiter).cloned() else {
+        let Some(request) = pool.memory.waiters.get(&waiter) else {
             continue;
         };
         let repeated = pool.allocations().contains_key(&request.key);
+        if !repeated && !is_claimable && free.values().all(VecDeque::is_empty) {
+            continue;
+        }
+        let request = request.clone();
         if repeated {
             pool.share(&request.key);
         } else if deadline < now
@@ -182,7 +187,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .map(|card| (*card, Coming::to(pool, *card, now)))
         .collect();
     let is_looked_for = is_asking_around(pool) || is_kernel_catching_up(pool);
-    let mut counted: BTreeSet<SandboxKey> = BTreeSet::new();
+    let mut counted: BTreeSet<&SandboxKey> = BTreeSet::new();
     let mut refused: Vec<(AddRequest, Refusal)> = Vec::new();
     for (deadline, waiter) in queue(pool) {
         let Some(request) = pool.memory.waiters.get(&waiter) else {
@@ -193,7 +198,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         let refusal = match request.wish {
             Wish::Card(card) if !is_known(&card) => refusal::unmanaged(card, pool),
             _ if deadline <= now => refusal::out_of_time(report),
-            _ if !counted.insert(request.key.clone())
+            _ if !counted.insert(&request.key)
                 || report.has_transient()
                 || is_looked_for
                 || soon(report, deadline)

@@ -345,9 +345,11 @@ fn taken(amount: Amount, creates: bool) -> u32 {
 /// Free addresses of all subnets that ENIs may go to, as far as EC2 has told.
 pub(super) fn free_of_all(pool: &Pool) -> Option<u32> {
     let listed = pool.memory.subnets.listed.as_deref();
-    let candidates = of_tags(pool, listed).ok().filter(|_| listed.is_some())?;
-    let free = candidates.iter().filter_map(|candidate| candidate.free);
-    Some(free.fold(0, u32::saturating_add))
+    let mut usable = listed?
+        .iter()
+        .filter(|subnet| judged(pool, subnet) == Verdict::Usable);
+    let first = usable.next()?.free;
+    Some(usable.fold(first, |free, subnet| free.saturating_add(subnet.free)))
 }
 
 /// A subnet gave this much.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::cidr::Ipv4Cidr;
 use super::event::AddRequest;
 use super::ids::{CardIndex, EniId, SandboxKey, Tick};
-use super::model::{Eni, EniRole, EniState};
+use super::model::{Allocation, Eni, EniRole, EniState};
 use super::plan::{Act, Plan};
 use super::pool::Pool;
 use super::six;
@@ -186,15 +186,82 @@ pub fn returns(pool: &Pool, returns: &[Return], now: Tick) -> Vec<Violation> {
     violations
 }
 
-/// Judges the whole pool.
-pub fn pool(pool: &Pool, now: Tick) -> Vec<Violation> {
+/// The same as [`pool`], all the long way.
+#[cfg(test)]
+pub(super) fn pool_at_length(pool: &Pool, now: Tick) -> Vec<Violation> {
     let mut violations = Vec::new();
     one_address_one_sandbox(pool, &mut violations);
     addresses_and_enis_agree(pool, &mut violations);
     enis_do_not_collide(pool, &mut violations);
+    nothing_else_is_offered(pool, now, &mut violations);
     nobody_is_forgotten(pool, now, &mut violations);
     violations.extend(six::judge::pool(pool, now).into_iter().map(Violation));
     violations
+}
+
+/// Judges the whole pool.
+pub fn pool(pool: &Pool, now: Tick) -> Vec<Violation> {
+    let mut violations = holdings(pool);
+    nothing_else_is_offered(pool, now, &mut violations);
+    violations.extend(waiting(pool, now));
+    violations.extend(six::judge::pool(pool, now).into_iter().map(Violation));
+    violations
+}
+
+/// Judges what of a pool depends on its ENIs, addresses and allocations alone: as long as [`Pool::version`] is the same,
+/// so is the judgement.
+pub fn holdings(pool: &Pool) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    if !is_one_to_one(pool) {
+        one_address_one_sandbox(pool, &mut violations);
+    }
+    if !is_plainly_carried(pool) {
+        addresses_and_enis_agree(pool, &mut violations);
+    }
+    enis_do_not_collide(pool, &mut violations);
+    violations
+}
+
+/// Judges what depends on the time and on who waits.
+pub fn waiting(pool: &Pool, now: Tick) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    nobody_is_forgotten(pool, now, &mut violations);
+    violations
+}
+
+/// Whether [`one_address_one_sandbox`] has nothing to find, without filing everything anew: every allocation's address
+/// names it, so no two allocations have one address; and no more addresses name a holder than there are allocations.
+fn is_one_to_one(pool: &Pool) -> bool {
+    let names_it = |(key, allocation): (&SandboxKey, &Allocation)| {
+        let known = pool.addresses().get(&allocation.address);
+        *key == allocation.key && known.is_some_and(|known| known.holder.as_ref() == Some(key))
+    };
+    let held = pool
+        .addresses()
+        .values()
+        .filter(|known| known.holder.is_some())
+        .count();
+    held == pool.allocations().len() && pool.allocations().iter().all(names_it)
+}
+
+/// Whether [`addresses_and_enis_agree`] has nothing to find: every address of an ENI names this ENI, so it is on no other
+/// one, and an ENI's addresses ascend, so that none is on it twice. Where anything is being given back or an ENI is not
+/// in use, the long way tells.
+fn is_plainly_carried(pool: &Pool) -> bool {
+    let names_it = |(id, eni): (&EniId, &Eni)| {
+        let is_plain = matches!(eni.state, EniState::Attached | EniState::Ready | EniState::Lost)
+            && eni.cidrs.values().all(|placed| !placed.releasing);
+        let names = |address: &Ipv4Addr| {
+            let known = pool.known(*address);
+            known.is_some_and(|known| known.eni == *id)
+        };
+        let mut last = None;
+        let mut ascends = |address: Ipv4Addr| last.replace(address).is_none_or(|last| last < address);
+        let of_cidrs = |address: Ipv4Addr| names(&address) && ascends(address);
+        let primary = || pool.placed(eni.primary).is_none() || eni.role == EniRole::Unmanaged;
+        *id == eni.id && is_plain && primary() && eni.addresses().map(|(address, _)| address).all(of_cidrs)
+    };
+    !pool.knows(pool.facts().primary_address) && pool.enis().iter().all(names_it)
 }
 
 fn one_address_one_sandbox(pool: &Pool, violations: &mut Vec<Violation>) {
@@ -315,7 +382,11 @@ fn enis_do_not_collide(pool: &Pool, violations: &mut Vec<Violation>) {
 
 fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) {
     let memory = &pool.memory;
-    let usable = pool.usable_addresses(now);
+    let usable = if memory.waiters.is_empty() {
+        BTreeSet::new()
+    } else {
+        pool.usable_addresses(now)
+    };
     let takes = |request: &AddRequest, address: IpAddr| {
         let card = pool.placed(address).map(|(eni, _)| eni.card);
         request.wish.takes(card.unwrap_or_default())
@@ -340,13 +411,12 @@ fn nobody_is_forgotten(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) 
             "waiter {waiter} waits although an address is free"
         );
     }
-    for (address, known) in pool.addresses() {
+}
+
+fn nothing_else_is_offered(pool: &Pool, now: Tick, violations: &mut Vec<Violation>) {
+    for (address, known) in pool.each_usable(now) {
         let resting = known.rests_until.is_some_and(|until| until >= now);
         let bad = known.holder.is_some() || known.doubt.is_some() || resting;
-        require!(
-            violations,
-            !(bad && usable.contains(address)),
-            "{address} is offered but not free"
-        );
+        require!(violations, !bad, "{address} is offered but not free");
     }
 }

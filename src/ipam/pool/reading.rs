@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Pool;
+use crate::cidr::Ipv4Cidr;
 use crate::cloud::Unit;
 use crate::effect::{EniIntent, Grant};
 use crate::ids::{CardIndex, ClientToken, EniId, Mac, SandboxKey, Tick};
@@ -16,6 +17,28 @@ use crate::records::RecordKey;
 use crate::six;
 use crate::targets::Goal;
 use crate::witness::Doubt;
+
+/// An address's ENI, by what it carries it, and how that stands.
+pub(crate) type PlacedAs<'a> = (&'a Eni, Ipv4Cidr, Placed);
+
+/// What there is of one secondary address or prefix.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Free {
+    /// Nobody has it, it has rested, and nothing speaks against it.
+    pub(crate) free: u32,
+    /// A sandbox may have it now.
+    pub(crate) usable: u32,
+}
+
+/// An address that a sandbox may have, and where it is.
+struct Usable<'a> {
+    address: Ipv4Addr,
+    known: &'a Address,
+    /// The secondary address or prefix that brings it.
+    cidr: Ipv4Cidr,
+    eni: &'a Eni,
+    placed: Placed,
+}
 
 impl Pool {
     /// The operator's settings.
@@ -78,6 +101,16 @@ impl Pool {
         &self.allocations
     }
 
+    /// Another number whenever ENIs, addresses or allocations may have changed since; of this pool, not of one recovered.
+    pub fn version(&self) -> u64 {
+        let parts = [
+            self.enis.changes(),
+            self.addresses.changes(),
+            self.allocations.changes(),
+        ];
+        parts.into_iter().fold(0, u64::wrapping_add)
+    }
+
     /// ENIs being created.
     pub fn creations(&self) -> &BTreeMap<ClientToken, Creation> {
         &self.creations
@@ -88,6 +121,13 @@ impl Pool {
         let address = address.into();
         let eni = self.enis.get(&self.addresses.get(&address)?.eni)?;
         Some((eni, eni.places(address)?))
+    }
+
+    /// How an IPv4 address that has been looked up already sits on its ENI, and by which secondary address or prefix.
+    pub(crate) fn placed_as(&self, address: Ipv4Addr, known: &Address) -> Option<PlacedAs<'_>> {
+        let eni = self.enis.get(&known.eni)?;
+        let (cidr, placed) = eni.carries(address)?;
+        Some((eni, cidr, placed))
     }
 
     /// Whether what only IMDS said may be used: EC2 could not be reached, or not in time.
@@ -114,20 +154,31 @@ impl Pool {
     /// Every IPv4 address on an ENI of ours that nobody has, that has rested, and that a pod could be reached on.
     ///
     /// What is being written about an address must be durable before anybody gets it (design invariant 3).
-    fn usable(&self, now: Tick) -> impl Iterator<Item = (Ipv4Addr, &Address, &Eni, Placed)> {
+    fn usable(&self, now: Tick) -> impl Iterator<Item = Usable<'_>> {
         let trusting = self.trusts_imds(now);
         self.enis
             .values()
             .filter(|eni| !self.policy.is_six() && self.stands(eni) && self.is_open(eni))
-            .flat_map(|eni| {
-                eni.addresses()
-                    .map(move |(address, placed)| (address, eni, placed))
-            })
+            .flat_map(|eni| eni.cidrs.iter().map(move |(cidr, placed)| (*cidr, eni, *placed)))
             .filter(move |(_, _, placed)| {
                 placed.published && !placed.releasing && (placed.verified || trusting)
             })
-            .filter_map(|(address, eni, placed)| Some((address, self.known(address)?, eni, placed)))
-            .filter(move |(address, known, _, _)| known.is_free(now) && self.is_settled(*address, known))
+            .flat_map(|(cidr, eni, placed)| cidr.addresses().map(move |address| (address, cidr, eni, placed)))
+            .filter_map(move |(address, cidr, eni, placed)| {
+                let known = self.known(address)?;
+                (known.is_free(now) && self.is_settled(address, known)).then_some(Usable {
+                    address,
+                    known,
+                    cidr,
+                    eni,
+                    placed,
+                })
+            })
+    }
+
+    /// What IPv4 addresses a sandbox may have now, as they are known.
+    pub(crate) fn each_usable(&self, now: Tick) -> impl Iterator<Item = (Ipv4Addr, &Address)> {
+        self.usable(now).map(|usable| (usable.address, usable.known))
     }
 
     /// Whether what happened to it last is durable, and undone in the kernel.
@@ -145,11 +196,19 @@ impl Pool {
             IpAddr::V4(address) => address,
             IpAddr::V6(address) => return six::fits(self, address, now),
         };
-        let fits = |known: &Address| known.is_free(now) && self.is_settled(address, known);
-        !self.policy.is_six()
-            && self.known(address).is_some_and(fits)
-            && self.is_reachable(address, now)
-            && !self.is_excluded(address)
+        let is_usable = |known: &Address| {
+            let reachable = |(eni, _, placed): PlacedAs<'_>| {
+                self.is_open(eni) && self.would_be_reachable(eni, placed, self.trusts_imds(now))
+            };
+            known.is_free(now)
+                && self.is_settled(address, known)
+                && self.placed_as(address, known).is_some_and(reachable)
+        };
+        !self.policy.is_six() && self.known(address).is_some_and(is_usable)
+    }
+
+    fn would_be_reachable(&self, eni: &Eni, placed: Placed, trusting: bool) -> bool {
+        self.stands(eni) && placed.published && !placed.releasing && (placed.verified || trusting)
     }
 
     /// Whether an ENI gets new pods. With `ENABLE_MULTI_NIC` off again those of other cards do not, before EC2 has said
@@ -165,10 +224,8 @@ impl Pool {
 
     /// Whether a pod on this address would be reachable, by witnesses good enough to give it out.
     pub(crate) fn is_reachable(&self, address: impl Into<IpAddr>, now: Tick) -> bool {
-        self.placed(address).is_some_and(|(eni, placed)| {
-            let is_known = placed.verified || self.trusts_imds(now);
-            self.stands(eni) && placed.published && !placed.releasing && is_known
-        })
+        self.placed(address)
+            .is_some_and(|(eni, placed)| self.would_be_reachable(eni, placed, self.trusts_imds(now)))
     }
 
     /// Whether the kernel routes an address that nobody is known to have.
@@ -184,9 +241,24 @@ impl Pool {
         self.addresses.iter().any(is_strange)
     }
 
-    /// How many of a card a sandbox may have now.
-    pub(crate) fn count_usable(&self, card: CardIndex, now: Tick) -> usize {
-        self.usable(now).filter(|(_, _, eni, _)| eni.card == card).count()
+    /// Whether the kernel routes any address that nobody is known to have: only those can be claimed.
+    pub(crate) fn has_routed(&self) -> bool {
+        let is_routed = |known: &Address| matches!(known.doubt, Some(Doubt::PodRoute { .. }));
+        self.addresses.values().any(is_routed)
+    }
+
+    /// How many addresses that an ENI carries by one of its CIDRs nobody has, and how many of them a sandbox may have.
+    pub(crate) fn free_of(&self, eni: &Eni, cidr: Ipv4Cidr, placed: Placed, now: Tick) -> Free {
+        let is_reachable = self.is_open(eni) && self.would_be_reachable(eni, placed, self.trusts_imds(now));
+        let mut there = Free::default();
+        for address in cidr.addresses() {
+            if let Some(known) = self.known(address).filter(|known| known.is_free(now)) {
+                there.free = there.free.saturating_add(1);
+                let is_usable = is_reachable && self.is_settled(address, known);
+                there.usable = there.usable.saturating_add(u32::from(is_usable));
+            }
+        }
+        there
     }
 
     /// Whether a pod on this address would be reachable: its ENI stands and the kernel knows the way back.
@@ -200,7 +272,7 @@ impl Pool {
         if self.policy.is_six() {
             return six::free(self, now).into_iter().collect();
         }
-        self.usable(now).map(|(address, ..)| address.into()).collect()
+        self.usable(now).map(|usable| usable.address.into()).collect()
     }
 
     /// What can be handed out, in the order it should be: the first card's before the others', what the mode asks for
@@ -217,12 +289,21 @@ impl Pool {
         }
         // The same on every card.
         let unit = Goal::of(self, CardIndex::FIRST).unit;
-        let place = |(address, known, eni, placed): (Ipv4Addr, &Address, &Eni, Placed)| {
-            let cidr = eni.carries(address).map(|(cidr, _)| cidr);
-            let prefix = cidr.filter(|cidr| !cidr.is_host()).map(|cidr| (eni.device, cidr));
-            let is_left_over = cidr.is_some_and(|cidr| Unit::of(cidr) != unit);
-            let used = known.last_used;
-            let order = (is_left_over, !placed.verified, prefix, used, eni.device, address);
+        let place = |usable: Usable<'_>| {
+            let Usable {
+                cidr, eni, placed, ..
+            } = usable;
+            let prefix = (!cidr.is_host()).then_some((eni.device, cidr));
+            let is_left_over = Unit::of(cidr) != unit;
+            let used = usable.known.last_used;
+            let order = (
+                is_left_over,
+                !placed.verified,
+                prefix,
+                used,
+                eni.device,
+                usable.address,
+            );
             (eni.card, order)
         };
         let mut free: Vec<_> = self.usable(now).map(place).collect();

@@ -283,6 +283,8 @@ impl World {
         self.take(effects);
         let violations = verify::pool(&self.pool, self.now);
         assert!(violations.is_empty(), "{violations:#?}");
+        let violations = verify::pool_at_length(&self.pool, self.now);
+        assert!(violations.is_empty(), "missed by the short way: {violations:#?}");
     }
 
     pub(super) fn take(&mut self, effects: Vec<Effect>) {
