@@ -1,42 +1,20 @@
 //! What will happen, in the order of virtual time; at the same time, in the order it was arranged.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-#[derive(Debug)]
-struct Entry<T> {
-    at: u64,
-    number: u64,
-    what: T,
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // The heap gives the greatest first.
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
+/// When, in which order of arrangement, and where what happens is kept: the heap moves its entries about, so they are
+/// small.
+type Entry = Reverse<(u64, u64, usize)>;
 
 /// Things to come.
 #[derive(Debug)]
 pub struct Agenda<T> {
     /// Virtual milliseconds since the simulation began.
     pub now: u64,
-    heap: BinaryHeap<Entry<T>>,
+    heap: BinaryHeap<Entry>,
+    things: Vec<Option<T>>,
+    free: Vec<usize>,
     arranged: u64,
 }
 
@@ -45,6 +23,8 @@ impl<T> Default for Agenda<T> {
         Self {
             now: 0,
             heap: BinaryHeap::new(),
+            things: Vec::new(),
+            free: Vec::new(),
             arranged: 0,
         }
     }
@@ -54,11 +34,12 @@ impl<T> Agenda<T> {
     /// Arranges for something to happen, not before now.
     pub fn at(&mut self, at: u64, what: T) {
         self.arranged += 1;
-        self.heap.push(Entry {
-            at: at.max(self.now),
-            number: self.arranged,
-            what,
-        });
+        let place = self.free.pop().unwrap_or(self.things.len());
+        match self.things.get_mut(place) {
+            Some(thing) => *thing = Some(what),
+            None => self.things.push(Some(what)),
+        }
+        self.heap.push(Reverse((at.max(self.now), self.arranged, place)));
     }
 
     /// Arranges for something to happen in so many milliseconds.
@@ -68,10 +49,11 @@ impl<T> Agenda<T> {
 
     /// The next thing not after `end`, with the clock set to its time; else the clock is set to `end`.
     pub fn next_until(&mut self, end: u64) -> Option<T> {
-        if self.heap.peek().is_some_and(|next| next.at <= end) {
-            let next = self.heap.pop()?;
-            self.now = next.at;
-            return Some(next.what);
+        if self.heap.peek().is_some_and(|Reverse((at, ..))| *at <= end) {
+            let Reverse((at, _, place)) = self.heap.pop()?;
+            self.now = at;
+            self.free.push(place);
+            return self.things.get_mut(place)?.take();
         }
         self.now = self.now.max(end);
         None

@@ -19,7 +19,7 @@ pub struct Kernel {
 
 /// The host side of a sandbox's veth pair.
 pub fn veth(key: &SandboxKey) -> String {
-    format!("eni-{}", key.container)
+    ["eni-", key.container.as_str()].concat()
 }
 
 impl Kernel {

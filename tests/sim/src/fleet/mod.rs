@@ -100,7 +100,7 @@ impl Plan {
 enum Next<E> {
     Start(u32),
     Pod(u32, u64),
-    Of(u32, Box<E>),
+    Of(u32, E),
 }
 
 /// After the last of the first pods runs, what follows is still counted for so long.
@@ -163,7 +163,7 @@ impl<M: Member> Fleet<M> {
                         self.with(n, |node, around| node.pod(pod, life, around));
                     }
                 }
-                Next::Of(n, event) => self.with(n, |node, around| node.happen(*event, around)),
+                Next::Of(n, event) => self.with(n, |node, around| node.happen(event, around)),
             }
         }
         self.row()
@@ -185,7 +185,7 @@ impl<M: Member> Fleet<M> {
         what(node, &mut around);
         let Around { later, running, .. } = around;
         for (wait, event) in later {
-            self.queue.after(wait, Next::Of(n, Box::new(event)));
+            self.queue.after(wait, Next::Of(n, event));
         }
         for pod in running {
             let was_complete = measure.is_complete();

@@ -1,6 +1,11 @@
 //! Runs plan after plan, and writes what they came to.
 
+use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use super::measure::Row;
@@ -48,27 +53,40 @@ impl Wanted {
         plans
     }
 
-    /// Runs everything, with a line for each run.
-    pub fn run(&self, mut tell: impl FnMut(&str)) -> Vec<Row> {
-        let mut rows = Vec::new();
-        for plan in self.plans() {
-            let started = Instant::now();
-            let Some(row) = plan.run() else { continue };
-            let spent = started.elapsed().as_secs_f64();
-            tell(&format!(
-                "{} {} {} {}: {spent:.1} s; {}{}",
-                plan.nodes,
-                plan.scenario,
-                plan.setting,
-                plan.side,
-                row.traffic,
-                row.violation
-                    .as_ref()
-                    .map_or(String::new(), |what| format!("; VIOLATION {what}")),
-            ));
-            rows.push(row);
-        }
-        rows
+    /// Runs everything on all processors, with a line for each run; the greatest last, as many at a time as there are
+    /// processors.
+    pub fn run(&self, tell: impl Fn(&str) + Sync) -> Vec<Row> {
+        let plans = self.plans();
+        let next = AtomicUsize::new(0);
+        let rows = Mutex::new(BTreeMap::new());
+        let work = || {
+            while let Some((place, plan)) = {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                plans.get(place).map(|plan| (place, plan))
+            } {
+                let started = Instant::now();
+                let Some(row) = plan.run() else { continue };
+                let spent = started.elapsed().as_secs_f64();
+                let broken = row.violation.as_ref();
+                let broken = broken.map_or(String::new(), |what| format!("; VIOLATION {what}"));
+                let (nodes, scenario, setting, side) = (plan.nodes, plan.scenario, plan.setting, plan.side);
+                tell(&format!(
+                    "{nodes} {scenario} {setting} {side}: {spent:.1} s; {}{broken}",
+                    row.traffic
+                ));
+                if let Ok(mut rows) = rows.lock() {
+                    rows.insert(place, row);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..available_parallelism().map_or(1, NonZero::get) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let rows = rows.into_inner().unwrap_or_default();
+        rows.into_values().collect()
     }
 
     /// Writes table and chart into a folder.

@@ -156,6 +156,8 @@ pub struct Node {
     next_waiter: u64,
     kill: Option<(u32, u64)>,
     dice: Dice,
+    /// The daemon and the version of its pool that was found to be sound.
+    judged: Option<(u64, u64)>,
     events_now: (u64, u64),
     events_hour: (u64, u64),
     /// Addresses given out since the driver last looked, and on which ENI.
@@ -175,6 +177,9 @@ pub const FIRST_BOOT: u64 = 1_795_248_000;
 const EVENTS_AT_ONCE: u64 = 3000;
 /// And so is one that handles more in an hour; the busiest scripts have some hundred pods an hour.
 const EVENTS_AN_HOUR: u64 = 30_000;
+
+/// After so many events all of the pool is judged whether it has changed or not.
+const JUDGED_ANYWAY: u64 = 64;
 
 impl Node {
     /// A node that is switched on; its daemon starts in a moment.
@@ -204,6 +209,7 @@ impl Node {
             next_waiter: 0,
             kill: None,
             dice: Dice::new(seed, "node"),
+            judged: None,
             events_now: (0, 0),
             events_hour: (0, 0),
             granted: Vec::new(),
@@ -373,7 +379,17 @@ impl Node {
         }
         let now = self.tick();
         let Some(pool) = &self.pool else { return };
-        if let Some(broken) = verify::pool(pool, now).into_iter().next() {
+        // What has been judged and has not changed since is not judged again, but now and then, in case the judge relies on
+        // what is no longer so.
+        let judged = Some((self.life, pool.version()));
+        let is_judged = self.judged == judged && !self.counts.events.is_multiple_of(JUDGED_ANYWAY);
+        let broken = if is_judged {
+            verify::waiting(pool, now)
+        } else {
+            verify::pool(pool, now)
+        };
+        self.judged = judged;
+        if let Some(broken) = broken.into_iter().next() {
             self.violated("verify", broken.0);
         }
     }

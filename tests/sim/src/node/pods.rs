@@ -88,7 +88,19 @@ impl Pod {
     }
 }
 
+/// The number of the pod that a sandbox is of.
+fn number_of(key: &SandboxKey) -> Option<u32> {
+    let (number, _) = key.container.as_str().strip_prefix('p')?.split_once('-')?;
+    number.parse().ok()
+}
+
 impl Node {
+    /// The pod whose present sandbox this is.
+    pub(super) fn pod_of(&mut self, key: &SandboxKey) -> Option<&mut Pod> {
+        let pod = self.pods.get_mut(&number_of(key)?)?;
+        (pod.key() == *key).then_some(pod)
+    }
+
     /// A pod comes.
     pub fn pod(&mut self, n: u32, life: Span, patience: Span, quirk: Quirk) {
         if self.pods.get(&n).is_some_and(|pod| pod.state != PodState::Done) {

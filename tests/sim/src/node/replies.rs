@@ -74,8 +74,8 @@ impl Node {
                 self.clients.remove(&waiter);
                 self.counts.dels += 1;
                 self.settled_dels.insert(key.clone());
-                let of_it = |pod: &&mut super::Pod| pod.state == PodState::Dying && pod.key() == key;
-                if let Some(pod) = self.pods.values_mut().find(of_it) {
+                let dying = self.pod_of(&key).filter(|pod| pod.state == PodState::Dying);
+                if let Some(pod) = dying {
                     pod.state = PodState::Done;
                 }
             }
