@@ -27,8 +27,8 @@ demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with 
 test: setup ## Unit, property and integration tests against the lab
 	scripts/run-tests.sh $(ARGS)
 
-fleet: ## Fleets of up to 1,000 nodes under one account's EC2 limits: target/fleet/fleet.md and .svg (ARGS="--nodes 100")
-	$(CARGO) run --quiet -p aws-cni-sim -- fleet --into $(TARGET_DIR)/fleet $(ARGS)
+fleet: ## Fleets of up to 1,000 nodes under one account's EC2 limits: target/fleet/fleet.md and .svg (ARGS="--nodes 10000")
+	$(CARGO) run --quiet --release -p aws-cni-sim -- fleet --into $(TARGET_DIR)/fleet $(ARGS)
 
 crash: setup ## 10,000 daemons killed with -9 while the store writes (AWS_CNI_KILLS=n)
 	$(CARGO) test -p aws-cni --lib store::tests::crash -- --ignored --nocapture
@@ -48,8 +48,8 @@ churn: setup ## Ten million ADDs and DELs through the store: size and time (PODS
 sim: ## A thousand simulated nodes for ten days each, with every fault; prints what was run (ARGS to the simulator)
 	$(CARGO) run --quiet -p aws-cni-sim -- seeds --keep-going $(ARGS)
 
-sim-long: ## A million simulated node-days; goes on where it was stopped
-	$(CARGO) run --quiet -p aws-cni-sim -- long --progress $(TARGET_DIR)/sim-long $(ARGS)
+sim-long: ## A million simulated node-days, on all processors for hours; goes on where it was stopped
+	$(CARGO) run --quiet --release -p aws-cni-sim -- long --progress $(TARGET_DIR)/sim-long $(ARGS)
 
 lint: setup ## rustfmt, clippy without warnings, licences
 	$(CARGO) fmt --all --check

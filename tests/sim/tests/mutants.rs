@@ -129,7 +129,7 @@ const MUTANTS: &[Mutant] = &[
         name: "one device index for two ENIs",
         profile: "calm",
         edits: &[(
-            "pool.rs",
+            "cards.rs",
             "!taken.contains(device)",
             "{ let _ = &taken; device.0 > 0 }",
         )],
@@ -194,14 +194,11 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the primary ENI's addresses in custom networking",
         profile: "modes",
-        edits: &[
-            (
-                "pool/reading.rs",
-                "self.stands(eni) && !eni.excluded",
-                "self.stands(eni)",
-            ),
-            ("pool/reading.rs", "!self.is_excluded(address)", "true"),
-        ],
+        edits: &[(
+            "pool/reading.rs",
+            "!eni.excluded && self.may_manage(eni.card)",
+            "self.may_manage(eni.card)",
+        )],
     },
 ];
 
