@@ -322,7 +322,10 @@ fn unattached_eni(pool: &mut Pool, cloud: &CloudEni, call: CallId, now: Tick, ou
             .is_some_and(|token| pool.creations().contains_key(token));
         let ours = cloud.description.starts_with(tags::DESCRIPTION_PREFIX)
             && role_of(pool, cloud, CardIndex(0)) == EniRole::Secondary;
-        if !known && !ours {
+        // Its record was lost, and somebody detached it under its sandboxes: as one that is known, it waits until they are
+        // gone.
+        let carries = || pool.allocations().values().any(|held| held.eni == *id);
+        if !known && (!ours || carries()) {
             return;
         }
     }

@@ -7,7 +7,7 @@ use crate::cidr::Ipv4Cidr;
 use crate::cloud::FailureClass;
 use crate::event::Event;
 use crate::ids::EniId;
-use crate::model::EniRole;
+use crate::model::{EniRole, EniState};
 use crate::policy::{Policy, WarmTarget};
 
 fn world_with_two_enis() -> (World, EniId) {
@@ -151,6 +151,44 @@ fn a_prefix_takes_the_place_of_a_stale_address_in_it() {
     world.pool.place(&second, block, placed);
     assert_eq!(crate::verify::pool(&world.pool, world.now), []);
     assert_eq!(world.pool.enis()[&second].cidrs.contains_key(&block), !held);
+}
+
+/// An ENI was detached by force under its pods, and its record is lost at the same time. It is not taken up again while
+/// sandboxes have addresses of it; once they are gone, it is.
+#[test]
+fn an_eni_that_is_found_unattached_waits_until_its_sandboxes_are_gone() {
+    let (mut world, second) = world_with_two_enis();
+    let on_it = |world: &World| {
+        let held = world.pool.allocations().values();
+        held.filter(|held| held.eni == second).count()
+    };
+    assert!(on_it(&world) > 0);
+    // What is created in the same instant again would be the same by its token.
+    world.advance(Duration::from_secs(100));
+    let eni = world.enis.get_mut(&second).unwrap();
+    eni.attachment = None;
+    let mac = eni.mac;
+    world.links.remove(&mac);
+    world.store.remove(&format!("eni/{second}")).unwrap();
+    world.crash(None, true);
+    world.settle();
+    world.advance(Duration::from_secs(4000));
+    assert!(on_it(&world) > 0);
+    assert!(
+        !world.pool.enis().contains_key(&second),
+        "{:?}",
+        world.pool.enis().get(&second)
+    );
+    for n in 0..4 {
+        world.del(n);
+    }
+    world.advance(Duration::from_secs(4 * 3600));
+    let is_used_or_deleted = |world: &World| {
+        let there = world.pool.enis().get(&second);
+        there.is_none_or(|eni| eni.state == EniState::Ready)
+            && there.is_some() == world.enis.contains_key(&second)
+    };
+    assert!(is_used_or_deleted(&world), "{:?}", world.pool.enis().get(&second));
 }
 
 /// An ENI that was detached by force finds no place any more. If somebody may be reached by a public address of it, it is
