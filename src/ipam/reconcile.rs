@@ -110,7 +110,7 @@ pub(super) fn disputed(pool: &Pool, now: Tick) -> Vec<IpAddr> {
         IpAddr::V6(_) => true,
     };
     let disputed = pool.addresses().iter().filter(is_disputed);
-    let disputed = disputed.map(|(address, _)| *address).collect();
+    let disputed = disputed.map(|(address, _)| *address).collect::<Vec<_>>();
     #[cfg(test)]
     nothing_is_said_of_the_others(pool, &disputed, now);
     disputed
@@ -118,7 +118,7 @@ pub(super) fn disputed(pool: &Pool, now: Tick) -> Vec<IpAddr> {
 
 /// Holds the short way against the long one.
 #[cfg(test)]
-fn nothing_is_said_of_the_others(pool: &Pool, disputed: &Vec<IpAddr>, now: Tick) {
+fn nothing_is_said_of_the_others(pool: &Pool, disputed: &[IpAddr], now: Tick) {
     let (mut judged, mut out) = (pool.clone(), Outbox::default());
     for address in pool.addresses().keys() {
         if !disputed.contains(address) {
