@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::kernel::{Setup, in_layout};
 use crate::config::Config;
-use crate::ipam::model::{Allocation, EniRole, EniState};
+use crate::ipam::model::{Allocation, Eni, EniRole, EniState};
 use crate::ipam::pool::Pool;
 use crate::ipam::witness::KernelFacts;
 use crate::net::facts::HostFacts;
@@ -55,23 +55,39 @@ fn recorded(pool: &Pool, layout: RuleLayout) -> Vec<RecordedPod> {
 
 type Standing = (BTreeMap<EniMark, u32>, BTreeMap<Ipv4Addr, EniMark>);
 
-/// Secondary ENIs whose link is there, and the addresses that leave by them.
+/// Secondary ENIs whose link is there, and the addresses that leave by them. One that has come to be somebody else's, by
+/// its tags or its card, keeps the pods that were on it: their addresses leave by it as before.
 fn standing(config: &Config, pool: &Pool, kernel: &KernelFacts) -> Standing {
     let mut enis = BTreeMap::new();
     let mut published = BTreeMap::new();
-    let ready = pool
-        .enis()
-        .values()
-        .filter(|eni| eni.role == EniRole::Secondary && eni.state == EniState::Ready);
-    for eni in ready {
+    for eni in pool.enis().values() {
+        let addresses: Vec<Ipv4Addr> = match (eni.role, &eni.state) {
+            (EniRole::Secondary, EniState::Ready) => staying(eni).collect(),
+            (EniRole::Unmanaged, _) => held_on(pool, eni).collect(),
+            (EniRole::Primary | EniRole::Secondary, _) => continue,
+        };
+        if eni.role == EniRole::Unmanaged && addresses.is_empty() {
+            continue;
+        }
         let link = kernel.links.iter().find(|link| link.mac == eni.mac);
         let mark = in_layout(config.network.rule_layout, eni.mark());
-        let (Some(link), Some(mark)) = (link, mark) else {
-            continue;
-        };
-        enis.insert(mark, link.ifindex);
-        let staying = eni.addresses().filter(|(_, placed)| !placed.releasing);
-        published.extend(staying.map(|(address, _)| (address, mark)));
+        if let (Some(link), Some(mark)) = (link, mark) {
+            enis.insert(mark, link.ifindex);
+            published.extend(addresses.into_iter().map(|address| (address, mark)));
+        }
     }
     (enis, published)
+}
+
+fn staying(eni: &Eni) -> impl Iterator<Item = Ipv4Addr> {
+    let staying = eni.addresses().filter(|(_, placed)| !placed.releasing);
+    staying.map(|(address, _)| address)
+}
+
+fn held_on(pool: &Pool, eni: &Eni) -> impl Iterator<Item = Ipv4Addr> {
+    let held = pool.allocations().values().filter(|held| held.eni == eni.id);
+    held.filter_map(|held| match held.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
 }
