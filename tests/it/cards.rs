@@ -165,7 +165,7 @@ fn ipamd_106_a_sandbox_gets_an_address_of_each_card_over_the_socket_and_gives_bo
 /// The VPC drops what leaves by the wrong ENI, so the second card's table and mark are right.
 #[test]
 fn ipamd_106_ordinary_pods_get_the_second_cards_addresses_when_the_first_has_none_and_reach_out() {
-    let scene = scene(&[("MAX_ENI", "1")]);
+    let mut scene = scene(&[("MAX_ENI", "1")]);
     settled(&scene, [(1, 2), (1, 1)]);
     let pods = scene.pods("web", 52);
     scene.add(&pods, 10);
@@ -178,6 +178,17 @@ fn ipamd_106_ordinary_pods_get_the_second_cards_addresses_when_the_first_has_non
     assert!(on_second.len() >= 3, "the first card has 49 addresses");
     let on_first = pods.iter().find(|pod| !there(pod)).unwrap();
     assert!(scene.reaches_out(on_first) && scene.reaches_out(on_second[0]));
+    // With the switch off again the second card's ENI is nobody's here, but its pods live.
+    scene.set_env("ENABLE_MULTI_NIC", "false");
+    for _ in 0..2 {
+        scene.restart();
+        scene.wait_until("the second card to be left alone", || {
+            let enis = scene.dump()["enis"].as_array().cloned().unwrap();
+            let mut there = enis.iter().filter(|eni| eni["card"] == 1);
+            there.all(|eni| eni["role"] == "unmanaged").then_some(())
+        });
+        assert!(scene.reaches_out(on_second[0]), "{}", scene.log());
+    }
     scene.del(&pods, 10);
     scene.check(&[]);
 }
