@@ -8,26 +8,30 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::cidr::Ipv4Cidr;
-use super::cloud::{CloudCall, CloudEni, CloudFailure, DescribeScope, FailureClass};
+use super::cloud::{CloudEni, CloudFailure, DescribeScope, FailureClass};
 use super::effect::Effect;
 use super::ids::{AttachmentId, CallId, EniId, Tick};
-use super::lifecycle::{describe, discard, doom, read_kernel};
-use super::memory::{Ec2View, Inquiry, Purpose};
+use super::lifecycle::{describe, read_kernel};
+use super::memory::{Ec2View, Inquiry};
 use super::model::{Eni, EniRole, EniState};
 use super::obstacle::{Pace, Topic};
 use super::outbox::Outbox;
 use super::plan::{Plan, plan};
 use super::pool::Pool;
 use super::surplus::{Return, surplus};
-use super::witness::{Ec2Listing, Ec2Says, LocalWord, Proof, Unproven};
+use super::witness::{Ec2Listing, LocalWord, Unproven};
 use super::{tags, verify};
+
+mod cidrs;
+mod enis;
+
+pub(super) use cidrs::{gone, is_given_back, regained, unassign, unassign_failed, unassigned};
+pub(super) use enis::{detach, detach_failed, detached, drain, link_gone, unattached, unlisted};
 
 /// At most one step in this time, as in the Go daemon (reference ipamd 3.4).
 pub(super) const STEP: Duration = Duration::from_secs(30);
 /// How an ENI that a witness speaks for, or that EC2 does not take back, is tried again.
 const AGAIN: Pace = Pace::secs(60, 3600);
-/// How EC2 is asked whether an ENI is detached: that takes it seconds.
-const DETACHED: Pace = Pace::secs(2, 60);
 
 // ---- beginning and taking back ----
 
@@ -239,57 +243,6 @@ fn contradicted(pool: &mut Pool, id: &EniId, what: &str, why: Unproven, now: Tic
     out.alarm("not-released", format!("{what} was to be given back, but {why}"));
 }
 
-// ---- addresses and prefixes ----
-
-/// Gives the marked addresses and prefixes of an ENI back, once they are proven unused.
-pub(super) fn unassign(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
-    let Some(eni) = pool.enis().get(id) else { return };
-    let leaving: Vec<Ipv4Cidr> = going(eni).into_iter().collect();
-    let secondary = eni.role == EniRole::Secondary;
-    if leaving.is_empty() {
-        return;
-    }
-    let Some(listing) = listing(pool, id) else { return };
-    let (mut addresses, mut prefixes) = (Vec::new(), Vec::new());
-    for cidr in &leaving {
-        let local = |address| local_word(pool, address, now);
-        let proof = if cidr.is_host() {
-            Proof::unused_address(cidr.base(), Some(&listing), local(cidr.base()))
-                .map(|proof| addresses.push(proof))
-        } else {
-            Proof::unused_prefix(*cidr, Some(&listing), local).map(|proof| prefixes.push(proof))
-        };
-        match proof {
-            Ok(()) => {}
-            Err(Unproven::Unasked) => return,
-            Err(why) => return contradicted(pool, id, &format!("{cidr} on {id}"), why, now, out),
-        }
-    }
-    let purpose = |cidrs: Vec<Ipv4Cidr>| Purpose::Unassign {
-        eni: id.clone(),
-        cidrs,
-    };
-    let (hosts, blocks): (Vec<_>, Vec<_>) = leaving.iter().partition(|cidr| cidr.is_host());
-    if !pool.may_ask(&purpose(leaving.clone()), now) {
-        return;
-    }
-    pool.memory.progress(id).inquiry.sent = Some(now);
-    if secondary {
-        unpublish(pool, id, &leaving, out);
-    }
-    let eni = || id.clone();
-    if !addresses.is_empty() {
-        let (eni, proofs) = (eni(), addresses);
-        let request = CloudCall::UnassignAddresses { eni, proofs };
-        out.call_behind_all(pool, purpose(hosts), request, now);
-    }
-    if !prefixes.is_empty() {
-        let (eni, proofs) = (eni(), prefixes);
-        let request = CloudCall::UnassignPrefixes { eni, proofs };
-        out.call_behind_all(pool, purpose(blocks), request, now);
-    }
-}
-
 /// What EC2 has said since, as long as nothing has been sent.
 fn listing(pool: &Pool, id: &EniId) -> Option<Ec2Listing> {
     let inquiry = &pool.memory.enis.get(id)?.inquiry;
@@ -330,93 +283,6 @@ fn unpublish(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], out: &mut Outbox) 
     }
 }
 
-/// EC2 has taken them back.
-pub(super) fn unassigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], now: Tick) {
-    for cidr in cidrs {
-        gone(pool, id, *cidr, now);
-    }
-    pool.memory.clear(&Topic::Shrink);
-    pool.memory.clear(&Topic::Release(id.clone()));
-    end(pool, id);
-}
-
-/// EC2 no longer has it on this ENI: what EC2 or IMDS list of it for a while is old.
-pub(super) fn gone(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick) {
-    let lag = pool.policy().describe_lag;
-    for address in cidr.addresses() {
-        pool.memory.given_back.insert(address, now);
-    }
-    pool.memory.fresh.remove(&cidr);
-    pool.memory.unlisted.remove(&cidr);
-    pool.give_back(id, cidr, now.after(lag));
-    end(pool, id);
-}
-
-/// With nothing left to go, nothing is asked any more.
-fn end(pool: &mut Pool, id: &EniId) {
-    let is_over = pool.enis().get(id).is_none_or(|eni| !is_leaving(eni));
-    if is_over && !pool.memory.is_releasing(id) {
-        pool.memory.progress(id).inquiry = Inquiry::default();
-    }
-}
-
-/// EC2 itself has just given what was given back before.
-pub(super) fn regained(pool: &mut Pool, cidr: Ipv4Cidr, now: Tick) {
-    for address in cidr.addresses() {
-        if pool.memory.given_back.remove(&address).is_some() {
-            pool.shorten_rest(address, now);
-        }
-    }
-}
-
-/// Whether EC2 has taken it back so lately that a list with it is old.
-pub(super) fn is_given_back(pool: &mut Pool, cidr: Ipv4Cidr, now: Tick) -> bool {
-    let lag = pool.policy().describe_lag;
-    let latest = cidr
-        .addresses()
-        .filter_map(|address| pool.memory.given_back.get(&address))
-        .max();
-    let Some(until) = latest.map(|since| since.after(lag)).filter(|until| *until > now) else {
-        return false;
-    };
-    pool.memory.look_by(until);
-    true
-}
-
-/// EC2 has not taken them back, or has not said so.
-pub(super) fn unassign_failed(
-    pool: &mut Pool,
-    id: &EniId,
-    cidrs: &[Ipv4Cidr],
-    failure: &CloudFailure,
-    now: Tick,
-    out: &mut Outbox,
-) {
-    obstruct(pool, id, failure, now);
-    if failure.class.leaves_doubt() {
-        return await_word(pool, id, now);
-    }
-    out.alarm(
-        "not-released",
-        format!("what is not needed on {id} cannot be given back: {failure}"),
-    );
-    // Whoever is refused for himself knows that nothing has happened; otherwise our view is behind, and nobody gets it
-    // before EC2 has named it again.
-    let is_there = matches!(failure.class, FailureClass::Throttled | FailureClass::Denied);
-    pool.edit_eni(id, |eni| {
-        for cidr in cidrs {
-            if let Some(placed) = eni.cidrs.get_mut(cidr) {
-                placed.releasing = false;
-                placed.verified &= is_there;
-            }
-        }
-    });
-    if !is_there {
-        pool.memory.describe.insert(DescribeScope::Attached);
-    }
-    end(pool, id);
-}
-
 /// What EC2 refuses everywhere is asked for nowhere; what it refuses here, not here.
 fn obstruct(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick) {
     let topic = match failure.class {
@@ -438,137 +304,6 @@ fn await_word(pool: &mut Pool, id: &EniId, now: Tick) {
     inquiry.listing = None;
     pool.memory.describe.insert(DescribeScope::Attached);
     pool.memory.look_by(now.after(lag));
-}
-
-// ---- whole ENIs ----
-
-/// Detaches an ENI that is to go, once it is proven idle.
-pub(super) fn drain(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
-    let Some(listing) = listing(pool, id) else { return };
-    let Some(eni) = pool.enis().get(id) else { return };
-    let carries: Vec<Ipv4Cidr> = eni.cidrs.keys().copied().collect();
-    let asked = pool
-        .memory
-        .enis
-        .get(id)
-        .map(|progress| progress.inquiry.about.clone());
-    let about = asked.unwrap_or_default();
-    match Proof::idle_eni(eni.primary, &about, Some(&listing), |address| {
-        local_word(pool, address, now)
-    }) {
-        Ok(proof) => {
-            if !pool.may_ask(&Purpose::Detach(id.clone()), now) {
-                return;
-            }
-            pool.edit_eni(id, |eni| eni.state = EniState::Detaching);
-            pool.memory.progress(id).inquiry.sent = Some(now);
-            unpublish(pool, id, &carries, out);
-            let eni = id.clone();
-            let request = CloudCall::DetachEni { eni, proof };
-            out.call_behind_all(pool, Purpose::Detach(id.clone()), request, now);
-        }
-        Err(Unproven::Unasked) => {}
-        Err(why) => contradicted(pool, id, id.as_str(), why, now, out),
-    }
-}
-
-/// Waits until EC2 and the kernel both show that an ENI is detached, and has it deleted then.
-pub(super) fn detach(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) {
-    let Some(eni) = pool.enis().get(id) else { return };
-    let (primary, mark) = (eni.primary, eni.mark());
-    let has_link = pool.memory.links.contains_key(&eni.mac);
-    let inquiry = &pool.memory.progress(id).inquiry;
-    if !inquiry.detached {
-        return;
-    }
-    if !inquiry.unattached {
-        let topic = Topic::Detached(id.clone());
-        if pool.memory.is_clear(&topic, now) {
-            pool.memory.obstruct(topic, DETACHED, None, now);
-            pool.memory.describe.insert(DescribeScope::OursUnattached);
-        }
-        return;
-    }
-    if has_link {
-        return;
-    }
-    out.now(Effect::UnconfigureEni {
-        eni: id.clone(),
-        primary,
-        mark,
-    });
-    pool.memory.clear(&Topic::Detached(id.clone()));
-    pool.memory.clear(&Topic::Shrink);
-    doom(pool, id, "it is no longer needed");
-    let progress = pool.memory.progress(id);
-    progress.configured = false;
-    progress.inquiry = Inquiry::default();
-    progress.detached_at = Some(now);
-    // It was given up before it was detached, so this is younger.
-    progress.ec2 = Ec2Says::Unattached;
-    discard(pool, id, now, out);
-}
-
-/// EC2 has taken the order to detach; it takes effect within seconds.
-pub(super) fn detached(pool: &mut Pool, id: &EniId, now: Tick) {
-    if is_detaching(pool, id) {
-        pool.memory.progress(id).inquiry.detached = true;
-        pool.memory
-            .obstruct(Topic::Detached(id.clone()), DETACHED, None, now);
-    }
-}
-
-fn is_detaching(pool: &Pool, id: &EniId) -> bool {
-    let state = pool.enis().get(id).map(|eni| &eni.state);
-    state == Some(&EniState::Detaching)
-}
-
-pub(super) fn detach_failed(
-    pool: &mut Pool,
-    id: &EniId,
-    failure: &CloudFailure,
-    now: Tick,
-    out: &mut Outbox,
-) {
-    if !is_detaching(pool, id) {
-        return;
-    }
-    obstruct(pool, id, failure, now);
-    match failure.class {
-        // It may be detached, or on its way: by this call or by somebody else's.
-        FailureClass::NoAnswer | FailureClass::Server | FailureClass::Gone | FailureClass::Conflict => {
-            await_word(pool, id, now);
-        }
-        _ => {
-            out.alarm("not-released", format!("{id} cannot be detached: {failure}"));
-            keep(pool, id);
-        }
-    }
-}
-
-/// EC2 does not list it as attached any more.
-pub(super) fn unlisted(pool: &mut Pool, id: &EniId, now: Tick) {
-    let is_asked = pool.memory.is_asking(&Purpose::Detach(id.clone()));
-    let is_known = pool
-        .memory
-        .enis
-        .get(id)
-        .is_some_and(|progress| progress.inquiry.detached);
-    if !is_asked && !is_known {
-        detached(pool, id, now);
-    }
-}
-
-/// EC2 lists it as attached nowhere.
-pub(super) fn unattached(pool: &mut Pool, id: &EniId) {
-    let inquiry = &mut pool.memory.progress(id).inquiry;
-    inquiry.detached = true;
-    inquiry.unattached = true;
-}
-
-/// Its link is gone: EC2 need not be given more time.
-pub(super) fn link_gone(pool: &mut Pool, id: &EniId) {
-    pool.memory.clear(&Topic::Detached(id.clone()));
 }
 
 // ---- witnesses ----
