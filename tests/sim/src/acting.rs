@@ -142,6 +142,14 @@ impl World {
                 self.node.weather.trouble_until(now);
                 self.node.step(Event::Reconfigured(Box::new(policy)));
             }
+            Action::Asking { to } => {
+                let mut policy = self.node.policy.clone();
+                to.set(&mut policy);
+                self.node.policy = policy.clone();
+                self.asking_since = Some(now);
+                self.node.weather.trouble_until(now);
+                self.node.step(Event::Reconfigured(Box::new(policy)));
+            }
             Action::Cidr {} => {
                 let more = Ipv4Cidr::new(Ipv4Addr::new(100, 64, 0, 0), 16);
                 self.node.facts.vpc_cidrs.extend(more);

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::script::{nothing_left, take, words_of};
-use crate::words::{DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Span, Trouble, Warm, Which};
+use crate::words::{
+    Asking, DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Span, Trouble, Warm, Which,
+};
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $word:literal { $($(#[$each:meta])* $field:ident: $type:ty,)* })*) => {
@@ -208,6 +210,11 @@ actions! {
         to: Networking,
         /// Their security group; 0 for the primary ENI's.
         group: u32,
+    }
+    /// What EC2 may be asked changes.
+    Asking = "asking" {
+        /// To what.
+        to: Asking,
     }
     /// The VPC gets another network.
     Cidr = "cidr" {}

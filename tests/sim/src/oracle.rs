@@ -48,13 +48,24 @@ impl World {
         live.or_else(|| self.node.kernel.routes.get(&address))
     }
 
-    fn user_of_any(&self, cidrs: impl IntoIterator<Item = Ipv4Cidr>) -> Option<(Ipv4Addr, &SandboxKey)> {
-        let mut addresses = cidrs.into_iter().flat_map(Ipv4Cidr::addresses);
-        addresses.find_map(|address| Some((address, self.user(address)?)))
+    /// Who uses any of what is on an ENI. From whom others have taken an address on another one, he does not use it here,
+    /// though EC2 may have given it again.
+    fn user_of_any(&self, eni: Option<&EniId>, cidrs: &[Ipv4Cidr]) -> Option<(Ipv4Addr, &SandboxKey)> {
+        let held = |key| self.node.pool.as_ref()?.allocations().get(key);
+        let is_elsewhere = |address, key| {
+            let on_another = held(key).is_some_and(|held| Some(&held.eni) != eni);
+            self.meddled.contains_key(&address) && on_another
+        };
+        let mut addresses = cidrs.iter().copied().flat_map(Ipv4Cidr::addresses);
+        addresses.find_map(|address| {
+            let key = self.user(address)?;
+            (!is_elsewhere(address, key)).then_some((address, key))
+        })
     }
 
     /// Nothing a pod uses is given back, nothing of others is touched.
     pub(crate) fn judge_call(&mut self, call: &CloudCall) {
+        self.judge_asking(call);
         let (about, taken): (Option<EniId>, Vec<Ipv4Cidr>) = match call {
             CloudCall::UnassignAddresses { eni, proofs } => (
                 Some(eni.clone()),
@@ -77,12 +88,29 @@ impl World {
             _ => return,
         };
         let found = self
-            .user_of_any(taken)
+            .user_of_any(about.as_ref(), &taken)
             .map(|(address, key)| format!("{address} is to be given back while {key} uses it: {call:?}"));
         if let Some(what) = found {
             self.node.violated("freed-in-use", what);
         }
         let Some(id) = about else { return };
+        let interface = self.account.interfaces.get(&id);
+        let takes = matches!(call, CloudCall::DetachEni { .. } | CloudCall::DeleteEni { .. });
+        if takes && interface.is_some_and(|interface| interface.kept) {
+            let what = format!("{id} was brought by others, and is not ours to take away: {call:?}");
+            return self.node.violated("foreign-eni", what);
+        }
+        // EC2's list may be of a moment before it was associated.
+        let long_since = interface.filter(|interface| interface.public_since + 2 * MINUTE < self.now());
+        let public = long_since.and_then(|interface| interface.is.as_ref());
+        let reached = public.and_then(|eni| {
+            let mut public = eni.public.iter();
+            public.find(|address| takes || taken.iter().any(|cidr| cidr.contains(**address)))
+        });
+        if let Some(address) = reached {
+            let what = format!("{address} is to be given back with its public address: {call:?}");
+            self.node.violated("freed-public", what);
+        }
         let interface = self.account.interfaces.get(&id);
         let left = interface.and_then(|interface| interface.left);
         let is_foreign = interface.is_some_and(|interface| interface.foreign);
@@ -104,6 +132,27 @@ impl World {
         }
         if matches!(call, CloudCall::DeleteEni { .. }) {
             self.judge_deletion(&id);
+        }
+    }
+
+    /// Nothing is asked that may not be; what was begun while it might be is finished.
+    fn judge_asking(&mut self, call: &CloudCall) {
+        let now = self.now();
+        let policy = &self.node.policy;
+        let is_settled = |patience: u64| self.asking_since.is_none_or(|since| since + patience < now);
+        let takes_or_gives = matches!(
+            call,
+            CloudCall::CreateEni { .. }
+                | CloudCall::Assign { .. }
+                | CloudCall::UnassignAddresses { .. }
+                | CloudCall::UnassignPrefixes { .. }
+                | CloudCall::DetachEni { .. }
+        );
+        let is_too_much = !policy.ask_ec2 && is_settled(MINUTE)
+            || !policy.provisioning && takes_or_gives && is_settled(PATIENCE);
+        if is_too_much {
+            let what = format!("EC2 may not be asked this: {call:?}");
+            self.node.violated("not-to-be-asked", what);
         }
     }
 
@@ -215,7 +264,13 @@ impl World {
             .collect();
         // A lost ENI is remembered as long as a pod is on it.
         let held = |id: &EniId| pool.allocations().values().any(|held| held.eni == *id);
-        let here = |eni: &&Eni| eni.state != EniState::Lost || !held(&eni.id);
+        // One with a public address that finds no place stays until a human takes that away.
+        let is_public = |id: &EniId| self.account.eni(id).is_some_and(|eni| !eni.public.is_empty());
+        let here = |eni: &&Eni| match eni.state {
+            EniState::Lost => !held(&eni.id),
+            EniState::Discarding { .. } => !is_public(&eni.id),
+            _ => true,
+        };
         let known: BTreeSet<&EniId> = pool.enis().values().filter(here).map(|eni| &eni.id).collect();
         if attached != known {
             found.push((
@@ -248,11 +303,16 @@ impl World {
                 ));
             }
         }
+        // What others have brought is theirs, and what has a public address is for a human to decide about.
+        let is_kept = |eni: &CloudEni| {
+            let interface = self.account.interfaces.get(&eni.id);
+            !eni.public.is_empty() || interface.is_some_and(|interface| interface.kept)
+        };
         let ours = |eni: &&CloudEni| {
             let owner = eni.tags.get(tags::INSTANCE).map(String::as_str);
             let left = eni.attachment.is_none() && owner == Some(self.node.facts.instance.as_str());
             let is_left_alone = eni.tags.contains_key(NO_MANAGE);
-            left && !held(&eni.id) && !is_left_alone
+            left && !held(&eni.id) && !is_left_alone && !is_kept(eni)
         };
         let current = self
             .account
@@ -285,6 +345,9 @@ impl World {
     fn judge_groups(&mut self) {
         let Some(pool) = &self.node.pool else { return };
         let policy = pool.policy();
+        if !policy.provisioning {
+            return;
+        }
         let primary = self.account.eni(&self.node.facts.primary_eni);
         let of_primary = primary.map(|eni| eni.groups.clone()).unwrap_or_default();
         let choice = policy.eni_config.as_ref().filter(|_| policy.custom_networking);
@@ -427,10 +490,14 @@ impl World {
         let Some(pool) = &self.node.pool else { return false };
         let is_ours_to_remove = |eni: &Eni| {
             let written = self.account.eni(&eni.id).map(|eni| &eni.tags);
+            let interface = self.account.interfaces.get(&eni.id);
             eni.role == EniRole::Secondary
+                && interface.is_none_or(|interface| !interface.kept)
                 && written.is_some_and(|written| written.contains_key(tags::INSTANCE))
         };
         let is_no_place = |eni: &Eni| match eni.role {
+            // What is to be deleted takes none, nor does what a human has to decide about first.
+            _ if matches!(eni.state, EniState::Discarding { .. }) => true,
             EniRole::Primary => eni.excluded,
             EniRole::Unmanaged => true,
             EniRole::Secondary => eni.excluded && !is_ours_to_remove(eni),

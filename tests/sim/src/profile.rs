@@ -2,8 +2,8 @@
 
 use crate::dice::Dice;
 use crate::script::{
-    Action, DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Script, Settings, Span, Trouble,
-    Warm, Which,
+    Action, Asking, DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Script, Settings, Span,
+    Trouble, Warm, Which,
 };
 
 macro_rules! profiles {
@@ -53,6 +53,10 @@ profiles! {
     Hands = "hands",
     /// Modes, targets, ENIConfigs and tags change while pods run.
     Modes = "modes",
+    /// Others' trunks, EFAs and public addresses on the node.
+    Guests = "guests",
+    /// EC2 may be asked little or nothing, and that changes.
+    Fixed = "fixed",
     /// All of it.
     Storm = "storm",
 }
@@ -139,6 +143,7 @@ fn settings(dice: &mut Dice, size: Size) -> Settings {
             0
         },
         length: Span(size.days * DAY),
+        ..Settings::default()
     }
 }
 
@@ -355,13 +360,85 @@ fn hands(dice: &mut Dice) -> Action {
         1 => Action::Cidr {},
         2..=3 => left(dice),
         _ => Action::Outside {
-            hand: dice.pick(Hand::ALL, Hand::UnassignIdle),
+            hand: dice.pick(Hand::TO_OURS, Hand::UnassignIdle),
             nth: u32::try_from(dice.below(64)).unwrap_or(0),
         },
     }
 }
 
-fn fault(profile: Profile, dice: &mut Dice) -> Option<Action> {
+/// Others share the instance: their ENIs take places, and public addresses lead to some of ours.
+fn guests(dice: &mut Dice) -> Action {
+    let hand = match dice.below(10) {
+        0 => return config(dice),
+        1 => return hands(dice),
+        2 => return kill(dice),
+        3..=5 => Hand::Public,
+        _ => dice.pick(
+            &[Hand::Trunk, Hand::EfaOnly, Hand::Efa, Hand::Bring, Hand::Attach],
+            Hand::Trunk,
+        ),
+    };
+    Action::Outside {
+        hand,
+        nth: u32::try_from(dice.below(64)).unwrap_or(0),
+    }
+}
+
+fn kill(dice: &mut Dice) -> Action {
+    Action::Kill {
+        effect: u32::try_from(dice.below(16)).unwrap_or(0),
+        down: Span(dice.pick(&[50, 500, 5000, 60_000, 900_000], 500)),
+    }
+}
+
+/// What the node has is what others give it: nothing takes an address away of which IMDS alone would have to tell.
+fn fixed(ec2: Asking, dice: &mut Dice) -> Action {
+    match dice.below(12) {
+        0..=2 if ec2 == Asking::All => Action::Asking {
+            to: dice.pick(Asking::ALL, Asking::All),
+        },
+        0..=2 => Action::Outside {
+            hand: dice.pick(&[Hand::Assign, Hand::Bring, Hand::Trunk], Hand::Assign),
+            nth: u32::try_from(dice.below(64)).unwrap_or(0),
+        },
+        3..=4 => kill(dice),
+        5 => deaths(dice),
+        6 => config(dice),
+        7..=8 => kernel(dice),
+        9 if ec2 != Asking::Nothing => cloud(dice),
+        _ => Action::Imds {
+            lie: dice.pick(
+                &[
+                    Lie::OmitsEni,
+                    Lie::OmitsAddress,
+                    Lie::OmitsPrefix,
+                    Lie::OmitsAll,
+                    Lie::Fails,
+                ],
+                Lie::OmitsEni,
+            ),
+            span: Span(dice.pick(&[1000, 120_000, 3_600_000, 46 * 3_600_000], 1000)),
+        },
+    }
+}
+
+/// A node that gets nothing by itself has something to begin with.
+fn provide(settings: &mut Settings, dice: &mut Dice) {
+    let (enis, addresses) = dice.pick(&[(3, 6), (3, 10), (8, 30), (2, 50)], (3, 10));
+    settings.enis = enis;
+    settings.addresses = addresses;
+    settings.ec2 = dice.pick(
+        &[Asking::Nothing, Asking::Nothing, Asking::Looks, Asking::All],
+        Asking::Nothing,
+    );
+    settings.launched = dice.pick(&[3, 5, 9, 20], 5).min(addresses - 1);
+    settings.first = Role::None;
+    settings.others = Role::None;
+    settings.networking = Networking::Own;
+    settings.cards = 0;
+}
+
+fn fault(profile: Profile, ec2: Asking, dice: &mut Dice) -> Option<Action> {
     Some(match profile {
         Profile::Calm => return None,
         Profile::Cloud => cloud(dice),
@@ -371,6 +448,8 @@ fn fault(profile: Profile, dice: &mut Dice) -> Option<Action> {
         Profile::Deaths => deaths(dice),
         Profile::Hands => hands(dice),
         Profile::Modes => modes(dice),
+        Profile::Guests => guests(dice),
+        Profile::Fixed => fixed(ec2, dice),
         Profile::Storm => {
             let some = [
                 Profile::Cloud,
@@ -382,9 +461,10 @@ fn fault(profile: Profile, dice: &mut Dice) -> Option<Action> {
                 Profile::Deaths,
                 Profile::Hands,
                 Profile::Modes,
+                Profile::Guests,
             ];
             let one = dice.pick(&some, Profile::Cloud);
-            return fault(one, dice);
+            return fault(one, ec2, dice);
         }
     })
 }
@@ -404,9 +484,18 @@ pub fn script(profile: Profile, seed: u64, size: Size) -> Script {
     let mut dice = Dice::new(seed, &profile.to_string());
     let mut settings = settings(&mut dice, size);
     settings.cards = second_card(seed);
+    match profile {
+        Profile::Fixed => provide(&mut settings, &mut dice),
+        Profile::Guests => settings.public = dice.chance(500),
+        _ => {}
+    }
     let mut items = Vec::new();
     let mut next = 0;
-    let room = u64::from(settings.enis) * u64::from(settings.addresses - 1);
+    let room = if settings.ec2 == Asking::All {
+        u64::from(settings.enis) * u64::from(settings.addresses - 1)
+    } else {
+        u64::from(settings.launched)
+    };
     for day in 0..size.days {
         pods_of(day, size, room, &mut dice, &mut next, &mut items);
     }
@@ -415,7 +504,7 @@ pub fn script(profile: Profile, seed: u64, size: Size) -> Script {
     for _ in 0..size.days * 8 {
         let near = dice.pick(&moments, 0);
         let at = near.saturating_add(dice.below(4000)).saturating_sub(2000);
-        if let Some(fault) = fault(profile, &mut dice) {
+        if let Some(fault) = fault(profile, settings.ec2, &mut dice) {
             items.push((Span(at), fault));
         }
     }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 pub use crate::action::Action;
 pub use crate::words::{
-    DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Span, Trouble, Warm, Which,
+    Asking, DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Span, Trouble, Warm, Which,
 };
 
 pub(crate) type Words<'a> = BTreeMap<&'a str, &'a str>;
@@ -106,6 +106,10 @@ settings! {
     others: Role = Role::None,
     /// Where new ENIs go.
     networking: Networking = Networking::Own,
+    /// What EC2 may be asked.
+    ec2: Asking = Asking::All,
+    /// Whether the primary ENI has a public address.
+    public: bool = false,
     /// How long the script lasts.
     length: Span = Span(0),
 }

@@ -227,6 +227,55 @@ words! {
         Leave = "leave",
         /// Change the primary ENI's security groups.
         Groups = "groups",
+        /// Attach a trunk of their own.
+        Trunk = "trunk",
+        /// Attach an EFA without addresses of their own.
+        EfaOnly = "efa-only",
+        /// Attach an EFA, whose addresses pods may have.
+        Efa = "efa",
+        /// Attach an ordinary ENI without tags, for pods.
+        Bring = "bring",
+        /// Associate a public address.
+        Public = "public",
+    }
+}
+
+impl Hand {
+    /// What is done to what is ours; the others bring something of theirs.
+    pub const TO_OURS: &[Self] = &[
+        Self::UnassignIdle,
+        Self::UnassignAny,
+        Self::UnassignPrefix,
+        Self::Assign,
+        Self::DetachIdle,
+        Self::DetachAny,
+        Self::DeleteIdle,
+        Self::Untag,
+        Self::NoManage,
+        Self::Attach,
+        Self::Leave,
+        Self::Groups,
+    ];
+}
+
+words! {
+    /// What EC2 may be asked.
+    Asking {
+        /// Everything.
+        All = "all",
+        /// Nothing that changes what the node has: `DISABLE_NETWORK_RESOURCE_PROVISIONING`.
+        Looks = "looks",
+        /// Nothing: `ENABLE_IMDS_ONLY_MODE`.
+        Nothing = "nothing",
+    }
+}
+
+impl Asking {
+    /// Puts it into a policy, as the daemon's configuration does.
+    pub fn set(self, policy: &mut Policy) {
+        policy.ask_ec2 = self != Self::Nothing;
+        policy.provisioning = self == Self::All;
+        policy.leak_cleanup = policy.provisioning;
     }
 }
 

@@ -20,7 +20,7 @@ use crate::count::Counts;
 use crate::dice::Dice;
 use crate::imds;
 use crate::node::{FIRST_BOOT, Happening, Node};
-use crate::script::{Action, Lie, Networking, Role, Script, Settings, Trouble, Warm, Which};
+use crate::script::{Action, Asking, Lie, Networking, Role, Script, Settings, Trouble, Warm, Which};
 use crate::truth::Violation;
 use crate::weather::Fate;
 
@@ -63,6 +63,8 @@ pub struct World {
     pub(crate) meddled_enis: BTreeMap<EniId, u64>,
     /// ENIs that EC2 has shown as attached nowhere since they were attached last.
     pub(crate) shown_unattached: BTreeSet<EniId>,
+    /// When it last changed what EC2 may be asked.
+    pub(crate) asking_since: Option<u64>,
     settings: Settings,
 }
 
@@ -85,6 +87,7 @@ pub fn policy(settings: &Settings) -> Policy {
         ..Policy::default()
     };
     settings.warm.set(&mut policy);
+    settings.ec2.set(&mut policy);
     let subnets = usize::try_from(settings.subnets).unwrap_or(1);
     set_networking(&mut policy, settings.networking, 0, subnets);
     policy
@@ -113,6 +116,9 @@ impl World {
         };
         let subnet = "subnet-1".into();
         let primary = account.launch(&instance(), limits, &subnet, settings.launched, 0);
+        if let Some(primary) = primary.as_ref().filter(|_| settings.public) {
+            account.associate(&primary.id, primary.primary, 0);
+        }
         let subnet_cidr = account.subnets.first().map(|subnet| subnet.cidr);
         let nowhere = Ipv4Cidr::host(Ipv4Addr::UNSPECIFIED);
         let facts = NodeFacts {
@@ -146,6 +152,7 @@ impl World {
             meddled: BTreeMap::new(),
             meddled_enis: BTreeMap::new(),
             shown_unattached: BTreeSet::new(),
+            asking_since: None,
             settings: settings.clone(),
         };
         world.queue.after(HOUR, Next::EveryHour);
@@ -384,6 +391,9 @@ impl World {
             (settings.max_pods > 0, "runs with: max-pods known"),
             (!settings.known, "runs with: unknown instance type"),
             (settings.cooldown.0 == 0, "runs with: no cooldown"),
+            (settings.ec2 == Asking::Looks, "runs with: provisioning off"),
+            (settings.ec2 == Asking::Nothing, "runs with: IMDS only"),
+            (settings.public, "runs with: public address"),
         ];
         for (_, feature) in also.iter().filter(|(met, _)| *met) {
             counts.met(feature);
@@ -462,6 +472,7 @@ impl World {
             // The primary ENI does not count: there must be another one.
             policy.max_enis = None;
         }
+        settings.ec2.set(&mut policy);
         if policy != self.node.policy {
             self.node.policy = policy.clone();
             self.node.step(Event::Reconfigured(Box::new(policy)));

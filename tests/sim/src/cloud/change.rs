@@ -202,6 +202,9 @@ impl Account {
             if let Some(eni) = eni {
                 eni.secondary.retain(|address| !addresses.contains(address));
                 eni.prefixes.retain(|prefix| !prefixes.contains(prefix));
+                let is_gone = |address: &Ipv4Addr| prefixes.iter().any(|prefix| prefix.contains(*address));
+                eni.public
+                    .retain(|address| !addresses.contains(address) && !is_gone(address));
             }
         });
         if let Some(subnet) = self.subnets.iter_mut().find(|known| known.id == subnet) {

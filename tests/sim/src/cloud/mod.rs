@@ -38,6 +38,10 @@ pub struct Interface {
     pub moved_at: u64,
     /// Whether it is somebody else's: nothing of ours may change it.
     pub foreign: bool,
+    /// Whether it may be used, but is not ours to detach or delete.
+    pub kept: bool,
+    /// When a public address was last associated.
+    pub public_since: u64,
     /// Whether another instance has left it, and since when any node may delete it, if ever.
     pub left: Option<Option<u64>>,
     /// What it was, and until when.
@@ -185,6 +189,8 @@ impl Account {
             is: Some(eni.clone()),
             moved_at: now,
             foreign,
+            kept: false,
+            public_since: 0,
             left: None,
             was: [(now, None)].into(),
         };
@@ -207,6 +213,18 @@ impl Account {
             .values()
             .filter_map(|interface| interface.is.as_ref())
             .filter(here)
+    }
+
+    /// An address of an ENI gets a public one.
+    pub fn associate(&mut self, id: &EniId, address: Ipv4Addr, now: u64) {
+        self.change(id, now, |eni| {
+            if let Some(eni) = eni.as_mut().filter(|eni| !eni.public.contains(&address)) {
+                eni.public.push(address);
+            }
+        });
+        if let Some(interface) = self.interfaces.get_mut(id) {
+            interface.public_since = now;
+        }
     }
 
     fn change(&mut self, id: &EniId, now: u64, change: impl FnOnce(&mut Option<CloudEni>)) {

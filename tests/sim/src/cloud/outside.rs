@@ -98,7 +98,19 @@ impl Account {
                     });
                 }
             }
-            Hand::Attach => self.attach_foreign(instance, now),
+            Hand::Attach | Hand::Trunk | Hand::EfaOnly | Hand::Efa | Hand::Bring => {
+                self.attach_foreign(instance, hand, now);
+            }
+            Hand::Public => {
+                let all = |eni: &CloudEni| [eni.primary].into_iter().chain(eni.secondary.clone());
+                let addresses: Vec<(&EniId, Ipv4Addr)> = ours
+                    .iter()
+                    .flat_map(|eni| all(eni).map(move |address| (&eni.id, address)))
+                    .collect();
+                if let Some((eni, address)) = nth(&addresses, choice) {
+                    self.associate(eni, *address, now);
+                }
+            }
             Hand::Leave => self.leave(instance, now),
             Hand::Groups => {
                 if let Some(primary) = primary {
@@ -108,8 +120,9 @@ impl Account {
         }
     }
 
-    /// Somebody's own ENI, with the tag that keeps us away, where there is a place for it.
-    fn attach_foreign(&mut self, instance: &InstanceId, now: u64) {
+    /// Somebody's own ENI, where there is a place for it: with the tag that keeps us away, or of a kind that does; or one for
+    /// pods.
+    fn attach_foreign(&mut self, instance: &InstanceId, hand: Hand, now: u64) {
         let taken: Vec<DeviceIndex> = self
             .attached(instance)
             .filter_map(|eni| eni.attachment.as_ref())
@@ -123,10 +136,23 @@ impl Account {
         else {
             return;
         };
-        let Ok(mut eni) = self.make(&subnet, Amount::Addresses(1)) else {
+        let most = self
+            .instances
+            .get(instance)
+            .map_or(0, |known| known.limits.ipv4_per_eni - 1);
+        let addresses = if hand == Hand::Bring { 4 } else { 1 };
+        let Ok(mut eni) = self.make(&subnet, Amount::Addresses(most.min(addresses))) else {
             return;
         };
-        eni.tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
+        match hand {
+            Hand::Trunk => "trunk".clone_into(&mut eni.interface_type),
+            Hand::EfaOnly => "efa-only".clone_into(&mut eni.interface_type),
+            Hand::Efa => "efa".clone_into(&mut eni.interface_type),
+            Hand::Bring => {}
+            _ => {
+                eni.tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
+            }
+        }
         eni.attachment = Some(CloudAttachment {
             id: AttachmentId(format!("eni-attach-{}", eni.id)),
             instance: Some(instance.clone()),
@@ -137,7 +163,12 @@ impl Account {
         });
         self.consequences
             .push(Consequence::LinkComes(instance.clone(), eni.mac));
-        self.insert(eni, true, now);
+        let is_for_pods = matches!(hand, Hand::Efa | Hand::Bring);
+        let id = eni.id.clone();
+        self.insert(eni, !is_for_pods, now);
+        if let Some(interface) = self.interfaces.get_mut(&id) {
+            interface.kept = true;
+        }
     }
 
     /// An ENI that another instance has made, of which it has said so at `created`.

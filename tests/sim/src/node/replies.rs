@@ -246,7 +246,10 @@ impl Node {
             let is_in_time = |until: Tick| until < rested;
             eni.is_some_and(|eni| !eni.excluded)
                 && pool.is_wired(**address)
-                && known.and_then(|known| known.rests_until).is_none_or(is_in_time)
+                && known.is_some_and(|known| {
+                    // What is in doubt besides comes when that is over, whenever that may be.
+                    known.doubt.is_none() && known.rests_until.is_none_or(is_in_time)
+                })
         };
         let wired = resting.iter().filter(is_for_pods).count();
         if wait > 60_000 && u64::from(status.coming) > waiting as u64 || wired > waiting + 1 {
