@@ -258,7 +258,7 @@ impl Node {
     }
 
     /// The daemon hears that a client's connection ends, and takes away what it alone was told of.
-    fn hang_up(&mut self, waiter: WaiterId, key: &SandboxKey) {
+    pub(super) fn hang_up(&mut self, waiter: WaiterId, key: &SandboxKey) {
         let told = |pool: &aws_cni_ipam::pool::Pool| {
             let held = pool.allocations().get(key);
             held.is_some_and(|held| held.told == Some(waiter))

@@ -156,9 +156,18 @@ impl Node {
             return;
         };
         let Some(grant) = &add.grant else { return };
+        let (key, address) = (add.key.clone(), v4(grant.address));
+        // A repeated ADD that waited for a daemon together with its sandbox's DEL finds no network namespace any more.
+        let is_over = |pod: &mut super::Pod| matches!(pod.state, PodState::Dying | PodState::Done);
+        if self.pod_of(&key).is_some_and(is_over) {
+            self.clients.remove(&waiter);
+            return self.hang_up(waiter, &key);
+        }
+        let Some(Client::Add(add)) = self.clients.get_mut(&waiter) else {
+            return;
+        };
         add.wired = true;
         add.through = true;
-        let (key, address) = (add.key.clone(), v4(grant.address));
         self.kernel.routes.insert(address, key);
         self.finish(waiter);
     }
