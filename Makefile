@@ -27,7 +27,7 @@ demo: build ## Two nodes of a simulated VPC, 24 real pods, a daemon killed with 
 test: setup ## Unit, property and integration tests against the lab
 	scripts/run-tests.sh $(ARGS)
 
-fleet: ## Fleets of up to 1,000 nodes under one account's EC2 limits: target/fleet/fleet.md and .svg (ARGS="--nodes 10000")
+fleet: ## Fleets of up to 10,000 nodes under one account's EC2 limits: target/fleet/fleet.md and .svg (ARGS="--nodes 100")
 	$(CARGO) run --quiet --release -p aws-cni-sim -- fleet --into $(TARGET_DIR)/fleet $(ARGS)
 
 crash: setup ## 10,000 daemons killed with -9 while the store writes (AWS_CNI_KILLS=n)

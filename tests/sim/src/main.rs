@@ -144,7 +144,7 @@ struct Fleet {
 fn fleet(run: Fleet) -> Result<ExitCode, std::io::Error> {
     let or = |given: Vec<u32>, all: &[u32]| if given.is_empty() { all.to_vec() } else { given };
     let wanted = Wanted {
-        nodes: or(run.nodes, &[1, 100, 1000]),
+        nodes: or(run.nodes, &[1, 100, 1000, 10_000]),
         scenarios: if run.scenario.is_empty() {
             FleetScenario::ALL.to_vec()
         } else {
