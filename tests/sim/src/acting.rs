@@ -10,7 +10,7 @@ use aws_cni_ipam::policy::{EniConfigChoice, Policy};
 use aws_cni_ipam::tags;
 
 use crate::node::Happening;
-use crate::script::{Action, Hand, Left, Networking, Role, Span};
+use crate::script::{Action, Asking, Hand, Left, Networking, Role, Span};
 use crate::world::{Next, World, instance};
 
 /// The name of the node's cluster.
@@ -142,14 +142,7 @@ impl World {
                 self.node.weather.trouble_until(now);
                 self.node.step(Event::Reconfigured(Box::new(policy)));
             }
-            Action::Asking { to } => {
-                let mut policy = self.node.policy.clone();
-                to.set(&mut policy);
-                self.node.policy = policy.clone();
-                self.asking_since = Some(now);
-                self.node.weather.trouble_until(now);
-                self.node.step(Event::Reconfigured(Box::new(policy)));
-            }
+            Action::Asking { to } => self.asking(to),
             Action::Cidr {} => {
                 let more = Ipv4Cidr::new(Ipv4Addr::new(100, 64, 0, 0), 16);
                 self.node.facts.vpc_cidrs.extend(more);
@@ -157,6 +150,16 @@ impl World {
                 self.node.step(Event::VpcCidrs(cidrs));
             }
         }
+    }
+
+    fn asking(&mut self, to: Asking) {
+        let now = self.queue.now;
+        let mut policy = self.node.policy.clone();
+        to.set(&mut policy);
+        self.node.policy = policy.clone();
+        self.asking_since = Some(now);
+        self.node.weather.trouble_until(now);
+        self.node.step(Event::Reconfigured(Box::new(policy)));
     }
 
     fn left(&mut self, what: Left, age: Span) {

@@ -95,8 +95,8 @@ impl World {
         }
         let Some(id) = about else { return };
         let interface = self.account.interfaces.get(&id);
-        let takes = matches!(call, CloudCall::DetachEni { .. } | CloudCall::DeleteEni { .. });
-        if takes && interface.is_some_and(|interface| interface.kept) {
+        let removes = matches!(call, CloudCall::DetachEni { .. } | CloudCall::DeleteEni { .. });
+        if removes && interface.is_some_and(|interface| interface.kept) {
             let what = format!("{id} was brought by others, and is not ours to take away: {call:?}");
             return self.node.violated("foreign-eni", what);
         }
@@ -105,7 +105,7 @@ impl World {
         let public = long_since.and_then(|interface| interface.is.as_ref());
         let reached = public.and_then(|eni| {
             let mut public = eni.public.iter();
-            public.find(|address| takes || taken.iter().any(|cidr| cidr.contains(**address)))
+            public.find(|address| removes || taken.iter().any(|cidr| cidr.contains(**address)))
         });
         if let Some(address) = reached {
             let what = format!("{address} is to be given back with its public address: {call:?}");
