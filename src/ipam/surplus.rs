@@ -86,6 +86,7 @@ pub(super) fn of_card(pool: &Pool, card: CardIndex, report: &Report, now: Tick) 
     sparing.excluded();
     if is_covered {
         sparing.spare_whole_prefixes();
+        sparing.keep_prefixes_that_are_stood_in_for();
         sparing.whole_enis();
         sparing.parts();
         if census.left_over > 0 {
@@ -141,6 +142,16 @@ impl<'a> Sparing<'a> {
                 eni.cidrs.keys().filter(is_free)
             });
             self.prefixes = count(free.count()).saturating_sub(warm);
+        }
+    }
+
+    /// While single addresses stand in for prefixes that the subnet lacks, no prefix goes: once it had gone, the subnet would
+    /// have one again, the single addresses would not count any more, and it would be asked for.
+    fn keep_prefixes_that_are_stood_in_for(&mut self) {
+        let stands_in = |eni: &Eni, cidr: Ipv4Cidr| cidr.is_host() && self.counts(eni, cidr);
+        let has_some = |eni: &&Eni| eni.cidrs.keys().any(|cidr| stands_in(eni, *cidr));
+        if self.goal.unit == Unit::Prefix && self.enis.iter().any(has_some) {
+            self.prefixes = 0;
         }
     }
 

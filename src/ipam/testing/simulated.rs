@@ -214,3 +214,36 @@ fn an_unattached_eni_with_a_public_address_is_not_deleted() {
         assert!(refused.count() <= 20);
     }
 }
+
+/// A subnet without a block of 16 gives single addresses meanwhile. When the pods are gone, one of these is enough by the
+/// target, but the prefix stays: given back, it would be the subnet's next block, and be asked for again at once.
+#[test]
+fn a_prefix_does_not_go_because_single_addresses_stand_in() {
+    let policy = Policy {
+        prefixes: Some(WarmTarget::Prefixes(0)),
+        cooldown: Duration::ZERO,
+        ..Policy::default()
+    };
+    let mut world = World::new(3, 4, policy);
+    world.blocks_free = 1;
+    world.settle();
+    for n in 0..18 {
+        world.add(n, Duration::from_secs(30));
+    }
+    world.settle();
+    let primary = world.facts.primary_eni.clone();
+    let there = |world: &World| {
+        let eni = &world.enis[&primary];
+        (eni.prefixes.len(), eni.secondary.len())
+    };
+    assert_eq!(there(&world).0, 1);
+    assert!(there(&world).1 > 0);
+    for n in 0..18 {
+        world.del(n);
+    }
+    world.log.clear();
+    for _ in 0..360 {
+        world.advance(Duration::from_secs(5));
+        assert_eq!(there(&world).0, 1, "{:?}", world.log);
+    }
+}
