@@ -489,11 +489,12 @@ impl World {
     fn is_walled_in(&self) -> bool {
         let Some(pool) = &self.node.pool else { return false };
         let is_ours_to_remove = |eni: &Eni| {
-            let written = self.account.eni(&eni.id).map(|eni| &eni.tags);
             let interface = self.account.interfaces.get(&eni.id);
-            eni.role == EniRole::Secondary
-                && interface.is_none_or(|interface| !interface.kept)
-                && written.is_some_and(|written| written.contains_key(tags::INSTANCE))
+            let is_ours = |interface: &crate::cloud::Interface| {
+                let may_go = |eni: &CloudEni| eni.tags.contains_key(tags::INSTANCE) && eni.public.is_empty();
+                !interface.kept && interface.is.as_ref().is_some_and(may_go)
+            };
+            eni.role == EniRole::Secondary && interface.is_some_and(is_ours)
         };
         let is_no_place = |eni: &Eni| match eni.role {
             // What is to be deleted takes none, nor does what a human has to decide about first.
