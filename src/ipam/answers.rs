@@ -42,7 +42,7 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
         (Purpose::Create(token), Ok(CloudAnswer::Created(eni))) => {
             let amount = amount(&eni.secondary, &eni.prefixes);
             let take = Take::create(amount);
-            shortage::gave(pool, &eni.subnet, take, now);
+            shortage::gave(pool, &eni.subnet, take, call, now);
             subnets::gave(pool, &eni.subnet, amount, true);
             pool.memory.clear(&Topic::CreateIn(eni.subnet.clone()));
             observe::adopt_created(pool, Some(&token), &eni, now, out);
@@ -56,14 +56,14 @@ pub(super) fn ended(pool: &mut Pool, call: CallId, result: CloudResult, now: Tic
             let amount = amount(&addresses, &prefixes);
             if let Some(subnet) = pool.enis().get(&eni).map(|eni| eni.subnet.clone()) {
                 subnets::gave(pool, &subnet, amount, false);
+                shortage::gave(pool, &subnet, Take::assign(amount), call, now);
             }
-            let take = Take::assign(amount);
             let cidrs = addresses.into_iter().map(Ipv4Cidr::host).chain(prefixes);
-            assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), take, now, out);
+            assigned(pool, &eni, &cidrs.collect::<Vec<_>>(), now, out);
         }
         (Purpose::Assign { eni, amount }, Ok(CloudAnswer::Delegated(prefixes))) => {
             if let Some(subnet) = pool.enis().get(&eni).map(|eni| eni.subnet.clone()) {
-                shortage::gave(pool, &subnet, Take::assign(amount), now);
+                shortage::gave(pool, &subnet, Take::assign(amount), call, now);
             }
             six::delegated(pool, &eni, &prefixes, now, out);
         }
@@ -175,10 +175,7 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     progress.doubt = None;
 }
 
-fn assigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], take: Take, now: Tick, out: &mut Outbox) {
-    if let Some(subnet) = pool.enis().get(id).map(|eni| eni.subnet.clone()) {
-        shortage::gave(pool, &subnet, take, now);
-    }
+fn assigned(pool: &mut Pool, id: &EniId, cidrs: &[Ipv4Cidr], now: Tick, out: &mut Outbox) {
     let before = pool.enis().get(id).map(super::model::Eni::slots_taken);
     for cidr in cidrs {
         release::regained(pool, *cidr, now);

@@ -58,6 +58,24 @@ impl Growing<'_> {
     /// as long as no pod waits: an ENI in its stead would take three calls of the same account. Who waits is served by
     /// whatever EC2 has tokens for: of 1,000 nodes that start at once, pods of the last run in half the time so.
     fn leave_to_busy_enis(&mut self) -> u32 {
+        let room = self.room_on_busy_enis(|subnet| self.gives(subnet));
+        let later = self.rest_follows(room);
+        self.need.addresses = self.need.addresses.saturating_sub(later);
+        later
+    }
+
+    /// Notes what of the need so many places will take later.
+    fn rest_follows(&mut self, room: u32) -> u32 {
+        let places = room.saturating_mul(self.goal.unit.size());
+        let later = self.need.addresses.min(places);
+        if later > 0 {
+            self.hinder(Hindrance::RestFollows { addresses: later });
+        }
+        later
+    }
+
+    /// Places on ENIs that cannot be asked for addresses at this moment, in subnets that may give some.
+    fn room_on_busy_enis(&self, gives: impl Fn(&SubnetId) -> bool) -> u32 {
         let asked = |eni: &Eni| self.plan.acts.iter().any(|act| act.asks(&eni.id));
         let places = |eni: &Eni| {
             let taken = eni
@@ -78,27 +96,18 @@ impl Growing<'_> {
                 && eni.card == self.card
                 && !eni.excluded
                 && is_underway(self.pool, eni)
-                && self.gives(&eni.subnet)
+                && gives(&eni.subnet)
                 && !asked(eni)
                 && (is_going_on(eni) || (!is_urgent && self.is_throttled(&eni.id)))
         };
         let enis = self.pool.enis().values().filter(is_busy).map(places);
         let is_going_on = |creation: &&Creation| {
             let topic = Topic::Creation(creation.token.clone());
-            creation.card == self.card && self.is_clear(&topic) && self.gives(&creation.subnet)
+            creation.card == self.card && self.is_clear(&topic) && gives(&creation.subnet)
         };
         let creations = self.pool.creations().values().filter(is_going_on);
         let creations = creations.map(|creation| self.slots.saturating_sub(creation.amount.places()));
-        let room: u32 = enis.chain(creations).sum();
-        let later = self
-            .need
-            .addresses
-            .min(room.saturating_mul(self.goal.unit.size()));
-        if later > 0 {
-            self.need.addresses = self.need.addresses.saturating_sub(later);
-            self.hinder(Hindrance::RestFollows { addresses: later });
-        }
-        later
+        enis.chain(creations).sum()
     }
 
     /// Whether a subnet is not known to be at its end.
@@ -259,7 +268,7 @@ impl Growing<'_> {
             .min(devices)
             .saturating_sub(planned);
         if room == 0 {
-            return self.hinder(at_limit);
+            return self.end_at_limit(at_limit);
         }
         if self.is_hindered(&Topic::Create) {
             return;
@@ -286,8 +295,26 @@ impl Growing<'_> {
             self.plan.acts.push(Act::Create { subnet, card, amount });
         }
         if !self.need.is_met() {
-            self.hinder(at_limit);
+            self.end_at_limit(at_limit);
         }
+    }
+
+    /// No more ENIs. But where a subnet is asked for less than it refused, those that are on their way, and those asked for
+    /// just now, have places left for what it may still have.
+    fn end_at_limit(&mut self, at_limit: Hindrance) {
+        self.hinder(at_limit);
+        let planned = self.plan.acts.iter().map(|act| match act {
+            Act::Create { card, amount, .. } if *card == self.card => {
+                self.slots.saturating_sub(amount.places())
+            }
+            _ => 0,
+        });
+        let planned: u32 = planned.sum();
+        // Those in subnets that give what is asked for have been counted on before.
+        let may_give =
+            |subnet: &SubnetId| !self.gives(subnet) && self.is_clear(&Topic::Subnet(subnet.clone()));
+        let room = self.room_on_busy_enis(may_give).saturating_add(planned);
+        self.rest_follows(room);
     }
 
     /// Asks for the subnets where what is known of them is old. A pod does not wait for the answer as long as there is

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::cloud::{Amount, CloudFailure, Unit};
-use super::ids::{SubnetId, Tick};
+use super::ids::{CallId, SubnetId, Tick};
 use super::obstacle::{Pace, Topic};
 use super::plan::Act;
 use super::pool::Pool;
@@ -22,6 +22,8 @@ pub(super) struct Shortage {
     failure: CloudFailure,
     /// When it said so last.
     since: Tick,
+    /// The first call after that.
+    next_call: CallId,
 }
 
 /// After this long a refusal says nothing any more: a round whose rest nobody needed must not slow the next one down.
@@ -146,6 +148,7 @@ pub(super) fn refused(pool: &mut Pool, subnet: &SubnetId, take: Take, failure: &
         below: known.map_or(count, |known| known.min(count)),
         failure: failure.clone(),
         since: now,
+        next_call: pool.memory.next_call,
     };
     pool.memory.shortages.insert((subnet.clone(), unit), short);
     if is_least {
@@ -153,16 +156,20 @@ pub(super) fn refused(pool: &mut Pool, subnet: &SubnetId, take: Take, failure: &
     }
 }
 
-/// A subnet gave what was asked for.
-pub(super) fn gave(pool: &mut Pool, subnet: &SubnetId, take: Take, now: Tick) {
+/// A subnet gave what `call` asked for. What was asked for before the refusal was heard may have been given before it, and
+/// be no part of what the subnet had left.
+pub(super) fn gave(pool: &mut Pool, subnet: &SubnetId, take: Take, call: CallId, now: Tick) {
     let unit = take.unit();
     // Whatever comes next, it is no failure in a row.
     pool.memory.clear(&topic(subnet, unit));
-    let Some(below) = shortage(pool, subnet, unit, now).map(|short| short.below) else {
+    let Some(short) = shortage(pool, subnet, unit, now) else {
         pool.memory.shortages.remove(&(subnet.clone(), unit));
         return;
     };
-    let below = below.saturating_sub(take.count());
+    if call < short.next_call {
+        return;
+    }
+    let below = short.below.saturating_sub(take.count());
     if below <= 1 {
         return give_up(pool, subnet, unit, now);
     }

@@ -526,6 +526,38 @@ fn ipamd_54_55_a_round_of_asking_a_full_subnet_is_short_and_leaves_nothing() {
     }
 }
 
+/// Three calls go out side by side, the last is refused, and the answers come in any order: what the others took before
+/// the refusal is not counted against what is left.
+#[test]
+fn ipamd_54_a_refusal_that_overtakes_the_other_answers_ends_no_round() {
+    const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for order in ORDERS {
+        // Nine on the primary ENI, two ENIs with nine more each, and of the six that then are left five for a fourth.
+        let mut world = started(4, 10, policy(0));
+        world.subnet_free = 26;
+        world.eager = false;
+        let waiters: Vec<_> = (0..32).map(|n| world.add(n, PATIENCE)).collect();
+        while world.flush() {}
+        let calls: Vec<_> = world.work.drain(..).collect();
+        let mut answers = Vec::new();
+        for work in calls {
+            match work {
+                Work::Call(call, request) => answers.push((call, world.answer(request, None))),
+                other => world.work.push_back(other),
+            }
+        }
+        assert_eq!(answers.len(), 3, "{:?}", world.log);
+        for nth in order {
+            let (call, result) = answers[nth].clone();
+            world.event(Event::CallEnded { call, result });
+        }
+        world.eager = true;
+        world.settle();
+        let served = waiters.iter().filter(|waiter| world.granted(**waiter).is_some());
+        assert_eq!(served.count(), 32, "{order:?}: {:?}", world.log);
+    }
+}
+
 /// Twice in a row is a longer wait; with something in between it is not.
 #[test]
 fn ipamd_55_a_subnet_that_gave_something_is_asked_again_soon() {
