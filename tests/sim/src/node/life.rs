@@ -101,7 +101,8 @@ impl Node {
         }
     }
 
-    /// A client whose daemon is gone: a plugin asks again, or gives up, or dies too; a DEL is asked for until it is done.
+    /// A client whose daemon is gone: a plugin asks again, or gives up, or dies too; a DEL or a GC is asked for until it is
+    /// done.
     fn orphaned(&mut self, client: Client) {
         match client {
             Client::Add(add) => match self.dice.below(4) {
@@ -118,7 +119,7 @@ impl Node {
                 _ => self.failed(add.pod, &add.key),
             },
             Client::Del { key, .. } => self.socket.push(Request::Del { key }),
-            Client::Gc { .. } => {}
+            Client::Gc { .. } => self.socket.push(Request::Gc),
         }
     }
 
