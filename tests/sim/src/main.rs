@@ -228,35 +228,78 @@ const BATCH: u64 = 1000;
 fn long(long: &Long) -> Result<ExitCode, std::io::Error> {
     let size = Size::default();
     let seeds = long.days / size.days;
-    let before = std::fs::read_to_string(&long.progress).unwrap_or_default();
-    let mut first: u64 = before.trim().parse().unwrap_or(0);
+    let mut progress = Progress::read(&long.progress)?;
     let started = Instant::now();
-    let begun_at = first;
-    while first < seeds {
+    let begun_at = progress.first;
+    while progress.first < seeds {
         let plan = seeds::Plan {
-            first,
-            count: (BATCH / size.days).min(seeds - first),
+            first: progress.first,
+            count: (BATCH / size.days).min(seeds - progress.first),
             profiles: Profile::ALL.to_vec(),
             size,
-            keep_going: false,
+            keep_going: true,
         };
         let report = seeds::run(&plan);
-        if let Some(failure) = report.failures.first() {
+        for failure in &report.failures {
             println!("VIOLATION {}", failure.violation);
             println!("  {}", failure.command(size));
-            return Ok(ExitCode::FAILURE);
+            progress.failed.push(failure.command(size));
         }
-        first += plan.count;
-        std::fs::write(&long.progress, first.to_string())?;
+        progress.first += plan.count;
+        std::fs::write(&long.progress, progress.to_string())?;
         println!(
-            "{} of {} node-days without a violation; {} of them in {} s",
-            first * size.days,
+            "{} of {} node-days, {} violations; {} of them in {} s",
+            progress.first * size.days,
             seeds * size.days,
-            (first - begun_at) * size.days,
+            progress.failed.len(),
+            (progress.first - begun_at) * size.days,
             started.elapsed().as_secs()
         );
     }
-    Ok(ExitCode::SUCCESS)
+    let clean = progress.failed.is_empty();
+    Ok(if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// How far the long run has come: the next seed, and a line for each that failed.
+struct Progress {
+    first: u64,
+    failed: Vec<String>,
+}
+
+impl Progress {
+    fn read(path: &str) -> Result<Self, std::io::Error> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self {
+                    first: 0,
+                    failed: Vec::new(),
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        let mut lines = text.lines();
+        let first = lines.next().and_then(|line| line.trim().parse().ok());
+        let first = first.ok_or_else(|| {
+            let what = format!("{path} does not begin with a seed: remove it to begin anew");
+            std::io::Error::new(std::io::ErrorKind::InvalidData, what)
+        })?;
+        Ok(Self {
+            first,
+            failed: lines.map(str::to_owned).collect(),
+        })
+    }
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}", self.first)?;
+        self.failed.iter().try_for_each(|failed| writeln!(f, "{failed}"))
+    }
 }
 
 fn scenario(scenario: &Scenario) -> Result<ExitCode, std::io::Error> {
