@@ -30,7 +30,7 @@ pub(super) struct Shortage {
 const ROUND: Duration = Duration::from_secs(10);
 
 /// How a subnet without a block of 16 is asked for one again: blocks come free when whole prefixes are given back.
-const BLOCKS: Pace = Pace::secs(60, 900);
+const BLOCKS: Pace = Pace::secs(60, 1800);
 
 /// EC2's word for a subnet without room for one more block.
 const NO_BLOCK: &str = "InsufficientCidrBlocks";

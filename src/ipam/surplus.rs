@@ -93,9 +93,10 @@ pub(super) fn of_card(pool: &Pool, card: CardIndex, report: &Report, now: Tick) 
             sparing.left_overs(u32::MAX);
         }
     } else if report.hindrances.iter().any(is_lack_of_places) {
-        // What the mode no longer asks for takes the places of what it does.
-        sparing.addresses = 0;
-        sparing.whole_enis();
+        // What the mode no longer asks for takes the places of what it does, and an ENI that nothing was found for that of
+        // one in another subnet. An ENI that could carry more is kept: what it carries is exchanged by two calls, the ENI
+        // by seven, and in vain where the subnet has no block of 16 yet.
+        sparing.empty_enis();
         sparing.left_overs(report.short.div_ceil(goal.unit.size()));
     }
     sparing.surplus
@@ -189,6 +190,15 @@ impl<'a> Sparing<'a> {
             }
             self.addresses = self.addresses.saturating_sub(addresses);
             self.prefixes = self.prefixes.saturating_sub(prefixes);
+            self.give_eni(eni);
+        }
+    }
+
+    /// ENIs that carry nothing.
+    fn empty_enis(&mut self) {
+        let is_empty = |eni: &&Eni| eni.cidrs.is_empty() && self.is_removable(eni);
+        let empty: Vec<&Eni> = self.enis.iter().copied().filter(is_empty).collect();
+        for eni in empty {
             self.give_eni(eni);
         }
     }

@@ -247,3 +247,33 @@ fn a_prefix_does_not_go_because_single_addresses_stand_in() {
         assert_eq!(there(&world).0, 1, "{:?}", world.log);
     }
 }
+
+/// At the limit of ENIs a subnet is asked for a block of 16 in the place of a single address, now and then. The ENI stays
+/// for it, though it carries nothing else.
+#[test]
+fn a_full_node_does_not_make_an_eni_anew_to_ask_for_a_block() {
+    let policy = Policy {
+        prefixes: Some(WarmTarget::Prefixes(2)),
+        ..Policy::default()
+    };
+    let mut world = World::new(2, 2, policy);
+    world.blocks_free = 0;
+    world.settle();
+    world.advance(Duration::from_hours(4));
+    let carried = |world: &World| -> usize { world.enis.values().map(|eni| eni.secondary.len()).sum() };
+    assert_eq!(carried(&world), 2, "{:?}", world.log);
+    world.log.clear();
+    world.advance(Duration::from_hours(4));
+    assert_eq!(
+        (world.calls("Detach"), world.calls("Create")),
+        (0, 0),
+        "{:?}",
+        world.log
+    );
+    let asked = world.calls("Assign");
+    assert!((1..=24).contains(&asked), "{asked}: {:?}", world.log);
+    world.blocks_free = 2;
+    world.advance(Duration::from_hours(2));
+    let prefixes: usize = world.enis.values().map(|eni| eni.prefixes.len()).sum();
+    assert_eq!(prefixes, 2, "{:?}", world.log);
+}

@@ -21,7 +21,7 @@ const MINUTE: u64 = 60_000;
 /// By then everything that failed has been tried again: the longest back-off is an hour and a quarter.
 const PATIENCE: u64 = 180 * MINUTE;
 /// EC2 calls of an idle hour: lists of ENIs, of what others left and of subnets.
-/// A subnet without a block of 16 is asked for one four times an hour, each time after a look at the subnets.
+/// A subnet without a block of 16 is asked for one twice an hour, each time after a look at the subnets.
 const IDLE_CALLS: usize = 16;
 /// EC2 calls of an hour in which a full subnet is asked for more, again and again.
 const SHORT_CALLS: usize = 400;
@@ -219,11 +219,22 @@ impl World {
         self.run_until(end);
     }
 
-    /// A full subnet is asked again every minute or two, for ever: what is under way just now is no finding.
+    /// A full subnet is asked again every minute or two, for ever, and an ENI may be on its way out: what is under way just
+    /// now is no finding.
     fn let_calls_end(&mut self) {
         for _ in 0..60 {
             let tick = self.node.tick();
-            let is_busy = |pool: &Pool| !pool.creations().is_empty() || plan(pool, tick).report.coming > 0;
+            let is_leaving = |eni: &Eni| {
+                matches!(
+                    eni.state,
+                    EniState::Draining | EniState::Detaching | EniState::Discarding { .. }
+                )
+            };
+            let is_busy = |pool: &Pool| {
+                !pool.creations().is_empty()
+                    || plan(pool, tick).report.coming > 0
+                    || pool.enis().values().any(is_leaving)
+            };
             if !self.node.pool.as_ref().is_some_and(is_busy) {
                 return;
             }

@@ -360,7 +360,7 @@ fn hands(dice: &mut Dice) -> Action {
         1 => Action::Cidr {},
         2..=3 => left(dice),
         _ => Action::Outside {
-            hand: dice.pick(Hand::TO_OURS, Hand::UnassignIdle),
+            hand: dice.pick(Hand::ALL, Hand::UnassignIdle),
             nth: u32::try_from(dice.below(64)).unwrap_or(0),
         },
     }

@@ -240,24 +240,6 @@ words! {
     }
 }
 
-impl Hand {
-    /// What is done to what is ours; the others bring something of theirs.
-    pub const TO_OURS: &[Self] = &[
-        Self::UnassignIdle,
-        Self::UnassignAny,
-        Self::UnassignPrefix,
-        Self::Assign,
-        Self::DetachIdle,
-        Self::DetachAny,
-        Self::DeleteIdle,
-        Self::Untag,
-        Self::NoManage,
-        Self::Attach,
-        Self::Leave,
-        Self::Groups,
-    ];
-}
-
 words! {
     /// What EC2 may be asked.
     Asking {
