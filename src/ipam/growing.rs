@@ -6,6 +6,7 @@ use super::cloud::{Amount, FailureClass, Unit};
 use super::ids::{CardIndex, EniId, SubnetId, Tick};
 use super::model::{Creation, Eni, EniRole, EniState};
 use super::obstacle::Topic;
+use super::places;
 use super::plan::{Act, Hindrance, Need, Plan, eni_limit, places_taken};
 use super::pool::Pool;
 use super::shortage::{self, Take};
@@ -255,18 +256,18 @@ impl Growing<'_> {
             return;
         }
         let (limit, by_setting) = eni_limit(self.pool, by_type);
+        let taken = places_taken(self.pool, self.card);
         let at_limit = Hindrance::EniLimit {
             enis: limit,
             slots: self.slots,
             by_setting,
+            taken,
+            closed: places::closed(self.pool, self.card, self.now),
         };
         let is_creation = |act: &&Act| matches!(act, Act::Create { card, .. } if *card == self.card);
         let planned = count(self.plan.acts.iter().filter(is_creation).count());
         let devices = count(self.pool.room_for_devices(self.card));
-        let mut room = limit
-            .saturating_sub(places_taken(self.pool, self.card))
-            .min(devices)
-            .saturating_sub(planned);
+        let mut room = limit.saturating_sub(taken).min(devices).saturating_sub(planned);
         if room == 0 {
             return self.end_at_limit(at_limit);
         }

@@ -33,6 +33,7 @@ pub mod node;
 mod observe;
 pub mod obstacle;
 mod outbox;
+pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod pool;

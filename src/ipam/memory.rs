@@ -22,7 +22,7 @@ use super::records::RecordKey;
 use super::shortage::Shortage;
 use super::six;
 use super::subnets::SubnetView;
-use super::witness::{Ec2Listing, Ec2Says, ImdsSnapshot, LinkFact};
+use super::witness::{Ec2Listing, Ec2Says, ImdsSnapshot, LinkFact, Unproven};
 
 /// What a call in flight is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +154,8 @@ pub(super) struct EniProgress {
     pub(super) can_go: bool,
     /// What is being done to give it back.
     pub(super) inquiry: Inquiry,
+    /// What a witness said when it, or something on it, was last to be given back.
+    pub(super) contradicted: Option<Unproven>,
     /// When it was known to be detached, by our own call.
     pub(super) detached_at: Option<Tick>,
 }
@@ -177,6 +179,7 @@ impl Default for EniProgress {
             born: None,
             can_go: false,
             inquiry: Inquiry::default(),
+            contradicted: None,
             detached_at: None,
         }
     }

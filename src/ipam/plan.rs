@@ -16,6 +16,7 @@ use super::growing::Growing;
 use super::ids::{CardIndex, EniId, InstanceType, SubnetId, Tick};
 use super::memory::Ec2View;
 use super::obstacle::{Obstacle, Topic};
+use super::places::ClosedEni;
 use super::pool::Pool;
 use super::six;
 use super::subnets;
@@ -79,6 +80,11 @@ pub enum Hindrance {
         slots: u32,
         /// Whether `MAX_ENI` says so rather than the instance type.
         by_setting: bool,
+        /// ENIs that take or will take a place.
+        taken: u32,
+        /// Those of them that get no new pods.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        closed: Vec<ClosedEni>,
     },
     /// As many addresses are there as the node may have pods.
     MaxPods {

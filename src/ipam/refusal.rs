@@ -1,10 +1,12 @@
 //! Why an ADD gets no address, in words and numbers, and what to do about it.
 
 use super::budget::Brake;
+use super::census::count;
 use super::cloud::{CloudFailure, FailureClass};
 use super::effect::{Refusal, RefusalKind};
 use super::event::AddRequest;
 use super::ids::{CardIndex, IfName, SandboxKey, Tick};
+use super::places::{self, ClosedEni};
 use super::plan::{Hindrance, Report};
 use super::pool::Pool;
 
@@ -167,33 +169,86 @@ fn failed(failure: &CloudFailure, until: Tick, now: Tick) -> Refusal {
     }
 }
 
+/// Every place for an ENI is taken, on every card; a card among several is named with its own.
+fn at_eni_limit(report: &Report) -> Refusal {
+    let cards = report.cards.iter().map(|(card, report)| (Some(*card), report));
+    let alone = report.cards.is_empty().then_some((None, report));
+    let hindrances = cards.chain(alone).flat_map(|(card, report)| {
+        let of_card = report.hindrances.iter();
+        of_card.map(move |hindrance| (card, hindrance))
+    });
+    let (mut limit, mut open, mut is_by_setting) = (0_u32, 0_u32, false);
+    let mut places: Vec<String> = Vec::new();
+    let mut shut: Vec<&ClosedEni> = Vec::new();
+    for (card, hindrance) in hindrances {
+        let Hindrance::EniLimit {
+            enis,
+            by_setting,
+            taken,
+            closed,
+            ..
+        } = hindrance
+        else {
+            continue;
+        };
+        places.push(at_most(card, hindrance));
+        limit = limit.saturating_add(*enis);
+        open = open.saturating_add(taken.saturating_sub(count(closed.len())));
+        is_by_setting |= by_setting;
+        shut.extend(closed);
+    }
+    let head = if open == 0 && !shut.is_empty() {
+        "no ENI gets pods, and there is no place for another"
+    } else {
+        "every address is taken"
+    };
+    let mut advice = places::advice(&shut);
+    if is_by_setting {
+        advice.push("raise MAX_ENI".to_owned());
+    }
+    advice.push("run fewer pods on this node (max-pods), or use a larger instance type".to_owned());
+    let places = places.join("; and ");
+    Refusal {
+        limit: Some(limit),
+        ..refusal(
+            RefusalKind::Exhausted,
+            format!(
+                "{head}: {} assigned, {} cooling, {} quarantined, on {places}",
+                report.assigned, report.cooling, report.quarantined
+            ),
+            &advice.join(", "),
+        )
+    }
+}
+
+/// What a card can carry, and what of it pods cannot have.
+fn at_most(card: Option<CardIndex>, limit: &Hindrance) -> String {
+    let Hindrance::EniLimit {
+        enis,
+        slots,
+        by_setting,
+        taken,
+        closed,
+    } = limit
+    else {
+        return limit.to_string();
+    };
+    let by = if *by_setting {
+        "MAX_ENI"
+    } else {
+        "limit of the instance type"
+    };
+    let on = card.map(|card| format!(" on {card}")).unwrap_or_default();
+    let closed = places::told(closed, *taken);
+    format!("at most {enis} ENIs ({by}) with {slots} addresses for pods each{on}{closed}")
+}
+
 /// Why no address can come, in words and numbers.
 pub(super) fn hopeless(report: &Report, now: Tick) -> Refusal {
     match report.cause() {
         Some(Hindrance::Failed { failure, until }) => failed(failure, *until, now),
         Some(Hindrance::Braked(brake)) => over_budget(brake, now),
-        Some(Hindrance::EniLimit {
-            enis,
-            slots,
-            by_setting,
-        }) => Refusal {
-            limit: Some(*enis),
-            ..refusal(
-                RefusalKind::Exhausted,
-                format!(
-                    "every address is taken: {} assigned, {} cooling, {} quarantined, on at most {enis} ENIs ({}) with {slots} addresses for pods each",
-                    report.assigned,
-                    report.cooling,
-                    report.quarantined,
-                    if *by_setting {
-                        "MAX_ENI"
-                    } else {
-                        "limit of the instance type"
-                    },
-                ),
-                "run fewer pods on this node (max-pods), or use a larger instance type",
-            )
-        },
+        Some(Hindrance::EniLimit { .. }) => at_eni_limit(report),
         Some(Hindrance::MaxPods { max_pods }) => Refusal {
             limit: Some(*max_pods),
             ..refusal(

@@ -171,7 +171,9 @@ fn inquire(pool: &mut Pool, id: &EniId) {
         .map(IpAddr::V4)
         .collect();
     let next = pool.memory.next_call;
-    pool.memory.progress(id).inquiry = Inquiry {
+    let progress = pool.memory.progress(id);
+    progress.contradicted = None;
+    progress.inquiry = Inquiry {
         since: Some(next),
         about,
         ..Inquiry::default()
@@ -239,6 +241,7 @@ pub(super) fn keep(pool: &mut Pool, id: &EniId) {
 /// A witness contradicts: it stays, and is left alone for a while.
 fn contradicted(pool: &mut Pool, id: &EniId, what: &str, why: Unproven, now: Tick, out: &mut Outbox) {
     keep(pool, id);
+    pool.memory.progress(id).contradicted = Some(why);
     pool.memory.obstruct(Topic::Release(id.clone()), AGAIN, None, now);
     out.alarm("not-released", format!("{what} was to be given back, but {why}"));
 }

@@ -10,6 +10,7 @@ use super::explain::explain;
 use super::ids::{CardIndex, Tick};
 use super::model::AddressState;
 use super::obstacle::Topic;
+use super::places;
 use super::plan::{Hindrance, Plan, Report, plan};
 use super::pool::Pool;
 use super::six;
@@ -104,13 +105,16 @@ impl std::fmt::Display for Hindrance {
                 enis,
                 slots,
                 by_setting,
+                taken,
+                closed,
             } => {
                 let by = if *by_setting {
                     "MAX_ENI"
                 } else {
                     "the instance type"
                 };
-                write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")
+                write!(f, "{by} allows {enis} ENIs with {slots} addresses for pods each")?;
+                f.write_str(&places::told(closed, *taken))
             }
             Self::MaxPods { max_pods } => write!(f, "max-pods allows {max_pods} addresses"),
             Self::NoLink { eni, seconds } => write!(

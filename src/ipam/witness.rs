@@ -205,7 +205,8 @@ pub struct LocalWord {
 }
 
 /// Why a proof could not be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unproven {
     /// EC2 does not say that it exists unattached.
     #[error("EC2 does not confirm that it is attached nowhere")]

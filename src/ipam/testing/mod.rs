@@ -17,6 +17,7 @@ mod imported;
 mod leaks;
 mod model_check;
 mod oracle;
+mod places;
 mod short_ways;
 mod shrink;
 mod simulated;

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::{LocalEvidence, Proof, Unproven};
 use crate::cloud::CloudEni;
 use crate::ids::{EniId, InstanceId, Tick};
@@ -53,7 +55,8 @@ pub struct Look {
 }
 
 /// Why an ENI is left alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Spared {
     /// It is attached.
     #[error("it is attached")]
