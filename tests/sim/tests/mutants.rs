@@ -84,6 +84,11 @@ const MUTANTS: &[Mutant] = &[
         )],
     },
     Mutant {
+        name: "another boot taken for the same",
+        profile: "deaths",
+        edits: &[("recover.rs", "*boot == facts.boot", "{ let _ = boot; true }")],
+    },
+    Mutant {
         name: "the kernel's pod routes ignored",
         profile: "deaths",
         edits: &[("evidence.rs", "pool.memory.is_routed(address)", "false")],

@@ -1,5 +1,7 @@
 //! How a daemon starts and ends, and the machine with it.
 
+use std::net::IpAddr;
+
 use aws_cni_ipam::event::Event;
 use aws_cni_ipam::pool::Pool;
 use aws_cni_ipam::records::{RecordKey, stored_facts};
@@ -32,9 +34,22 @@ impl Node {
             kernel: self.kernel.facts(),
             gone: self.lost_dels.clone(),
         };
+        let routed: Vec<IpAddr> = start
+            .kernel
+            .pod_routes
+            .iter()
+            .map(|route| route.address)
+            .collect();
         let (pool, effects) = Pool::recover(start, self.tick());
+        let mut held = pool.allocations().values();
+        // Whatever is stored is another boot's, as long as nothing that is stored names this one (design invariant 10).
+        let outlives = held.find(|held| asks_imds && !routed.contains(&held.address));
+        let outlives = outlives.map(|held| format!("{} holds an address over a boot", held.key));
         self.pool = Some(pool);
         self.counts.starts += 1;
+        if let Some(what) = outlives {
+            self.violated("outlives-boot", what);
+        }
         self.execute(effects);
         self.judge();
         let life = self.life;
