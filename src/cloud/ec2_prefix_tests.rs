@@ -403,6 +403,29 @@ async fn subnets_of_the_zone_are_read_with_free_addresses_and_tags_from_all_page
     );
 }
 
+/// A zone may have subnets without IPv4 (`ipv6Native`), which have no `cidrBlock`: none of our ENIs can be there.
+#[tokio::test]
+async fn subnets_without_ipv4_are_passed_over_and_hide_none_of_the_others() {
+    for without in ["", "<cidrBlock/>"] {
+        let native = format!(
+            "<item><subnetId>subnet-6</subnetId>{without}<ipv6Native>true</ipv6Native>\
+             <availableIpAddressCount>0</availableIpAddressCount><ipv6CidrBlockAssociationSet><item>\
+             <ipv6CidrBlock>2001:db8:1234:1a00::/64</ipv6CidrBlock></item></ipv6CidrBlockAssociationSet>\
+             <tagSet><item><key>kubernetes.io/role/cni</key><value>1</value></item></tagSet></item>"
+        );
+        let usual = "<item><subnetId>subnet-1</subnetId><cidrBlock>10.0.0.0/24</cidrBlock>\
+                     <availableIpAddressCount>200</availableIpAddressCount></item>";
+        let set = format!("<subnetSet>{native}{usual}</subnetSet>");
+        let (_server, ec2) = start(move |_| xml("DescribeSubnets", &set)).await;
+        let answer = ec2.execute(&subnets()).await;
+        let Ok(CloudAnswer::Subnets(found)) = answer else {
+            panic!("{answer:?}")
+        };
+        let ids: Vec<&str> = found.iter().map(|subnet| subnet.id.as_str()).collect();
+        assert_eq!(ids, ["subnet-1"]);
+    }
+}
+
 /// Reference ipamd 4.12, for the calls that are not in `codes_have_classes`.
 #[tokio::test]
 async fn each_refusal_has_its_class() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::{Filter, InstanceStateName, Reservation};
+use aws_sdk_ec2::types::{Filter, InstanceStateName, Reservation, Subnet};
 
 use super::super::convert::{self, BadAnswer};
 use super::super::failure::{bad_answer, failure};
@@ -139,11 +139,8 @@ pub(super) async fn subnets(client: &Client, vpc: &VpcId, zone: &str) -> CloudRe
         let answer = request.set_next_token(next).send().await;
         let answer = answer.map_err(|error| failure(ACTION, &error))?;
         // An IPv6-only subnet takes none of our ENIs, and must not hide the others.
-        for subnet in answer
-            .subnets()
-            .iter()
-            .filter(|subnet| subnet.cidr_block().is_some())
-        {
+        let has_ipv4 = |subnet: &&Subnet| subnet.cidr_block().is_some_and(|block| !block.is_empty());
+        for subnet in answer.subnets().iter().filter(has_ipv4) {
             subnets.push(convert::subnet(subnet).map_err(|error| bad_answer(ACTION, &error))?);
         }
         match answer.next_token().filter(|token| !token.is_empty()) {
