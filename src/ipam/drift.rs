@@ -1,10 +1,12 @@
 //! Witnesses that contradict each other: which do now and since when, and how often each kind has come up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use serde_json::{Value, json};
 
 use super::cidr::Ipv4Cidr;
+use super::cidr6::Ipv6Cidr;
 use super::ids::{EniId, Tick};
 use super::verdict::Drift;
 
@@ -13,6 +15,10 @@ use super::verdict::Drift;
 pub(super) enum Subject {
     Eni(EniId),
     Cidr(Ipv4Cidr),
+    /// An ENI's /80.
+    Block(Ipv6Cidr),
+    /// An address of one.
+    Address(Ipv6Addr),
 }
 
 impl std::fmt::Display for Subject {
@@ -21,6 +27,8 @@ impl std::fmt::Display for Subject {
             Self::Eni(id) => write!(f, "{id}"),
             Self::Cidr(cidr) if cidr.is_host() => write!(f, "{}", cidr.base()),
             Self::Cidr(cidr) => write!(f, "{cidr}"),
+            Self::Block(prefix) => write!(f, "{prefix}"),
+            Self::Address(address) => write!(f, "{address}"),
         }
     }
 }
@@ -75,6 +83,11 @@ impl Drifts {
         let from = first.map(|kind| (Subject::Cidr(cidr), kind));
         let next = from.and_then(|from| self.open.range(from..).next());
         next.is_some_and(|((subject, _), _)| *subject == Subject::Cidr(cidr))
+    }
+
+    /// Over what witnesses contradict each other now, once for each kind.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = Subject> {
+        self.open.keys().map(|(subject, _)| subject.clone())
     }
 
     /// How often each kind has come up since the start.

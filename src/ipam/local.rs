@@ -151,6 +151,7 @@ pub(super) fn imds(pool: &mut Pool, snapshot: ImdsSnapshot, now: Tick, out: &mut
     for address in reconcile::disputed(pool, now) {
         reconcile::judge_standing(pool, address, now, out);
     }
+    six::of_blocks(pool, now, out);
 }
 
 /// EC2 has been asked since the last sweep: what IMDS lists and EC2 does not is a contradiction now.

@@ -422,7 +422,6 @@ fn lose(pool: &mut Pool, id: &EniId, words: EniWords, now: Tick, out: &mut Outbo
     });
 }
 
-/// Counts what is contradictory about an address or prefix, and tells what nobody has told yet.
 fn note_drift(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, now: Tick, out: &mut Outbox) {
     let of_prefix = |kind| match kind {
         Drift::ImdsOmitsAddress if !cidr.is_host() => Drift::ImdsOmitsPrefix,
@@ -433,23 +432,52 @@ fn note_drift(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, 
     let found = verdict::address_drifts(words)
         .filter(|kind| cidr.is_host() || !of_its_addresses(kind))
         .map(of_prefix);
-    let subject = Subject::Cidr(cidr);
-    let new = pool.memory.drifts.note(&subject, found, now);
-    // The quarantine of what EC2 lacks, or the kernel has, has an alarm of its own.
+    let contradiction = Contradiction {
+        on: id.clone(),
+        subject: Subject::Cidr(cidr),
+        is_quarantined: pool.knows(cidr.base()),
+        words,
+    };
+    note(pool, &contradiction, found, now, out);
+}
+
+/// What an address, a prefix or a /80 is, and what is said of it.
+pub(super) struct Contradiction {
+    pub(super) on: EniId,
+    pub(super) subject: Subject,
+    /// It is known, so that what EC2 lacks or the kernel has of it is in quarantine, which has an alarm of its own.
+    pub(super) is_quarantined: bool,
+    pub(super) words: AddressWords,
+}
+
+/// Counts what is contradictory about it, and tells what nobody has told yet.
+pub(super) fn note(
+    pool: &mut Pool,
+    about: &Contradiction,
+    found: impl Iterator<Item = Drift>,
+    now: Tick,
+    out: &mut Outbox,
+) {
+    let Contradiction {
+        on,
+        subject,
+        is_quarantined,
+        words,
+    } = about;
     let is_told = |kind: &Drift| {
-        let quarantined = matches!(
+        let quarantines = matches!(
             kind,
             Drift::Ec2OmitsAddress | Drift::Ec2MovedAddress | Drift::KernelExtraRoute
         );
-        quarantined && pool.knows(cidr.base())
+        quarantines && *is_quarantined
     };
-    let untold: Vec<Drift> = new
+    let new = pool.memory.drifts.note(subject, found, now);
+    for kind in new
         .into_iter()
         .filter(|kind| kind.is_alarming() && !is_told(kind))
-        .collect();
-    for kind in untold {
-        let said = evidence::tell_cidr(pool, words, now);
-        out.alarm("drift", format!("{subject} on {id}: {kind}; {said}"));
+    {
+        let said = evidence::tell_cidr(pool, *words, now);
+        out.alarm("drift", format!("{subject} on {on}: {kind}; {said}"));
     }
 }
 

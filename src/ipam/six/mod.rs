@@ -6,6 +6,7 @@
 
 mod block;
 mod cursor;
+mod drift;
 mod growth;
 pub(crate) mod judge;
 pub(crate) mod told;
@@ -14,5 +15,6 @@ mod word;
 pub use block::{Block, FIRST, LAST};
 pub(crate) use cursor::Cursor;
 pub(crate) use cursor::{count_free, fits, free, keep_ahead, settles};
+pub(crate) use drift::of_blocks;
 pub(crate) use growth::{cannot, census, delegated, is_wanted};
 pub(crate) use word::{Words, judge_standing, listed, named, note_routes, overheard, settle_doubts};

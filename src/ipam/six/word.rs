@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::block::{Block, FIRST, LAST};
+use super::drift;
 use crate::cidr6::Ipv6Cidr;
 use crate::cloud::{Amount, DescribeScope};
 use crate::evidence;
@@ -37,6 +38,16 @@ impl Words {
     /// call could be repeated, so it is not until no list can be too old to show what became of it.
     pub(crate) fn lose(&mut self, id: &EniId, now: Tick) {
         self.lost.insert(id.clone(), now);
+    }
+
+    /// Whether EC2's last list lacked an ENI's /80.
+    pub(super) fn is_unlisted(&self, id: &EniId) -> bool {
+        self.unlisted.contains_key(id)
+    }
+
+    /// When EC2 named an ENI's /80, if that was lately.
+    pub(super) fn named(&self, id: &EniId) -> Option<Tick> {
+        self.fresh.get(id).copied()
     }
 
     /// Forgets everything about an ENI.
@@ -88,6 +99,7 @@ pub(crate) fn listed(
         Some(prefix) => omitted(pool, id, prefix, asked, now, out),
         None => drop(pool.memory.words.unlisted.remove(id)),
     }
+    drift::of_blocks(pool, now, out);
 }
 
 /// Takes up what is listed, unless the ENI has one that is listed, too, or that may still be.
@@ -149,19 +161,19 @@ fn omitted(pool: &mut Pool, id: &EniId, prefix: Ipv6Cidr, asked: Tick, now: Tick
     judge_all(pool, prefix, now, out);
 }
 
-fn lists(snapshot: &ImdsSnapshot, id: &EniId, prefix: Ipv6Cidr) -> bool {
+pub(super) fn lists(snapshot: &ImdsSnapshot, id: &EniId, prefix: Ipv6Cidr) -> bool {
     let mut enis = snapshot.enis.iter();
     enis.any(|eni| eni.id == *id && eni.prefixes6.contains(&prefix))
 }
 
-fn held(pool: &Pool, prefix: Ipv6Cidr) -> usize {
+pub(super) fn held(pool: &Pool, prefix: Ipv6Cidr) -> usize {
     let inside = |address: IpAddr| matches!(address, IpAddr::V6(address) if prefix.contains(address));
     let held = pool.allocations().values();
     held.filter(|held| inside(held.address)).count()
 }
 
 /// Addresses of a /80 that are known: held, at rest or in doubt.
-fn known(pool: &Pool, prefix: Ipv6Cidr) -> Vec<Ipv6Addr> {
+pub(super) fn known(pool: &Pool, prefix: Ipv6Cidr) -> Vec<Ipv6Addr> {
     let of = |address: &IpAddr| match address {
         IpAddr::V6(address) if prefix.contains(*address) => Some(*address),
         _ => None,
@@ -192,11 +204,7 @@ fn place(pool: &mut Pool, id: &EniId, prefix: Ipv6Cidr, verified: bool, now: Tic
     for other in others {
         pool.edit_eni(&other, |eni| eni.block = None);
     }
-    let routed = pool.memory.pod_routes.keys().filter_map(|address| match address {
-        IpAddr::V6(address) => Some(*address),
-        IpAddr::V4(_) => None,
-    });
-    let places = known(pool, prefix).into_iter().chain(routed);
+    let places = known(pool, prefix).into_iter().chain(drift::routed(pool));
     let last = places.filter_map(|address| prefix.place_of(address)).max();
     // Whoever has one near the end of it did not count up to there.
     let first = last
@@ -232,20 +240,9 @@ pub(crate) fn overheard(pool: &mut Pool, snapshot: &ImdsSnapshot, adopt: bool, n
 /// A sandbox may be using every address of ours that the kernel routes to a pod: what nobody is known to have is in
 /// doubt, and nobody gets it.
 pub(crate) fn note_routes(pool: &mut Pool, now: Tick, out: &mut Outbox) {
-    let routed: Vec<Ipv6Addr> = pool
-        .memory
-        .pod_routes
-        .keys()
-        .filter_map(|address| match address {
-            IpAddr::V6(address) => Some(*address),
-            IpAddr::V4(_) => None,
-        })
-        .collect();
-    for address in routed
-        .into_iter()
-        .filter(|address| !pool.knows(*address))
-        .collect::<Vec<_>>()
-    {
+    let is_unknown = |address: &Ipv6Addr| !pool.knows(*address);
+    let unknown: Vec<Ipv6Addr> = drift::routed(pool).filter(is_unknown).collect();
+    for address in unknown {
         let has = |eni: &&Eni| eni.places(address.into()).is_some();
         let home = pool.enis().values().find(has).map(|eni| eni.id.clone());
         if let Some(id) = home {
@@ -253,6 +250,7 @@ pub(crate) fn note_routes(pool: &mut Pool, now: Tick, out: &mut Outbox) {
             judge_standing(pool, address, now, out);
         }
     }
+    drift::strays(pool, now, out);
 }
 
 /// The kernel has been heard, or EC2: an address may be in doubt, or no longer.
@@ -274,6 +272,7 @@ pub(crate) fn judge_standing(pool: &mut Pool, address: Ipv6Addr, now: Tick, out:
         store,
     };
     reconcile::judge_doubt(pool, address.into(), words, verdict::address(words), now, out);
+    drift::of_address(pool, address, words, now, out);
 }
 
 /// EC2 has listed what is attached, as it was asked to then: what was asked for and is not there may be asked for again

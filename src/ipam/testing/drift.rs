@@ -7,12 +7,12 @@ use super::world::{World, key, v4};
 use crate::event::Event;
 use crate::witness::ImdsSnapshot;
 
-fn told(world: &World, kind: &str) -> Vec<String> {
+pub(super) fn told(world: &World, kind: &str) -> Vec<String> {
     let alarms = world.alarms.iter().filter(|alarm| alarm.kind == kind);
     alarms.map(|alarm| alarm.message.clone()).collect()
 }
 
-fn counted(world: &World, kind: &str) -> u64 {
+pub(super) fn counted(world: &World, kind: &str) -> u64 {
     world.pool.status(world.now).drift.get(kind).copied().unwrap_or(0)
 }
 

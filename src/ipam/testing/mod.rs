@@ -22,6 +22,7 @@ mod short_ways;
 mod shrink;
 mod simulated;
 mod six;
+mod six_drift;
 mod small;
 mod sound;
 mod subnets;

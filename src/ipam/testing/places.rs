@@ -113,6 +113,9 @@ fn pods_that_are_there_keep_an_eni_and_are_counted() {
     assert!(!refusal.next_step.contains("public"), "{}", refusal.next_step);
 }
 
+/// Settings, an ENI's tags and type, and what is told of it.
+type Foreign<'a> = (Policy, &'a [(&'a str, &'a str)], &'a str, &'a str);
+
 #[test]
 fn enis_that_are_somebody_elses_are_named_with_what_makes_them_so() {
     let instance = World::new(2, 4, policy(0)).facts.instance;
@@ -122,7 +125,7 @@ fn enis_that_are_somebody_elses_are_named_with_what_makes_them_so() {
         manage_untagged: false,
         ..policy(0)
     };
-    let rows: [(Policy, &[(&str, &str)], &str, &str); 6] = [
+    let rows: [Foreign<'_>; 6] = [
         (
             policy(0),
             &[NOT_OURS],

@@ -26,7 +26,7 @@ fn policy() -> Policy {
     }
 }
 
-fn node() -> World {
+pub(super) fn node() -> World {
     started(3, 10, policy())
 }
 
@@ -39,7 +39,7 @@ fn node_refused(action: &'static str, class: FailureClass) -> World {
     world
 }
 
-fn prefix(world: &World) -> Ipv6Cidr {
+pub(super) fn prefix(world: &World) -> Ipv6Cidr {
     let all: Vec<Ipv6Cidr> = world
         .enis
         .values()
@@ -49,7 +49,7 @@ fn prefix(world: &World) -> Ipv6Cidr {
     all[0]
 }
 
-fn add(world: &mut World, n: u32) -> Ipv6Addr {
+pub(super) fn add(world: &mut World, n: u32) -> Ipv6Addr {
     let waiter = world.add(n, PATIENCE);
     let refused = world.refused(waiter).cloned();
     world
