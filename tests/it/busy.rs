@@ -1,9 +1,9 @@
-//! A node with many pods, and somebody who takes an ENI from it.
+//! A node with many pods, and somebody who takes an ENI from it or gives it one.
 
 use std::time::Instant;
 
 use aws_cni_lab::pod::Pod;
-use aws_cni_lab::vpc::{Eni, Model, Stages};
+use aws_cni_lab::vpc::{AttachEni, CreateEni, Eni, EniId, Model, Stages};
 
 use crate::scene::{PATIENCE, Scene};
 
@@ -33,4 +33,24 @@ pub fn detach(scene: &Scene, eni: &Eni) {
     let detached = |model: &mut Model| model.detach_eni(&attachment, Stages::default(), Instant::now());
     scene.lab.cloud().model(detached).unwrap();
     assert!(scene.node.wait_link(eni.mac, false, PATIENCE).unwrap());
+}
+
+/// Somebody creates an ENI as the caller wants it and attaches it to the node, at this card and device.
+pub fn attach_at(scene: &Scene, (card, device): (u32, u32), more: impl FnOnce(&mut CreateEni)) -> EniId {
+    let vpc = scene.lab.vpc();
+    let instance = scene.node.instance().clone();
+    let mut request = CreateEni::plain(vpc.subnets[0].clone(), vec![vpc.group.clone()]);
+    more(&mut request);
+    scene.lab.cloud().model(|model| {
+        let now = Instant::now();
+        let eni = model.create_eni(request, now).unwrap().id.clone();
+        let request = AttachEni {
+            eni: eni.clone(),
+            instance,
+            device,
+            card,
+        };
+        model.attach_eni(&request, Stages::default(), now).unwrap();
+        eni
+    })
 }

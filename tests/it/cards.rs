@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
 
 use aws_cni_lab::pod::Pod;
-use aws_cni_lab::vpc::{AttachEni, CreateEni, EniId, Stages};
+use aws_cni_lab::vpc::EniId;
 use serde_json::{Value, json};
 
+use crate::busy::attach_at;
 use crate::scene::{PATIENCE, Scene};
 
 /// Two cards with two ENIs of 50 addresses each.
@@ -84,21 +84,7 @@ fn add(scene: &Scene, ifname: &str, more: &Value) -> Vec<Value> {
 }
 
 fn attach_from_outside(scene: &Scene, card: u32, device: u32) -> EniId {
-    let vpc = scene.lab.vpc();
-    let instance = scene.node.instance().clone();
-    scene.lab.cloud().model(|model| {
-        let request = CreateEni::plain(vpc.subnets[0].clone(), vec![vpc.group.clone()]);
-        let now = Instant::now();
-        let eni = model.create_eni(request, now).unwrap().id.clone();
-        let request = AttachEni {
-            eni: eni.clone(),
-            instance,
-            device,
-            card,
-        };
-        model.attach_eni(&request, Stages::default(), now).unwrap();
-        eni
-    })
+    attach_at(scene, (card, device), |_| {})
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use aws_cni_lab::calls::Service;
 use aws_cni_lab::pod::Pod;
-use aws_cni_lab::vpc::{AttachEni, CreateEni, EniId, Grant, Stages, Tags, Want, Wanted};
+use aws_cni_lab::vpc::{CreateEni, EniId, Grant, Tags, Want, Wanted};
 
-use crate::busy::{busy, detach, in_use};
+use crate::busy::{attach_at, busy, detach, in_use};
 use crate::scene::{PATIENCE, Scene, addresses};
 
 const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
@@ -22,27 +22,15 @@ fn tags(pairs: &[(&str, &str)]) -> Tags {
 
 /// Somebody creates an ENI and attaches it here.
 fn attach(scene: &Scene, device: u32, pairs: &[(&str, &str)], kind: &str) -> EniId {
-    let vpc = scene.lab.vpc();
-    let instance = scene.node.instance().clone();
-    scene.lab.cloud().model(|model| {
-        let mut request = CreateEni::plain(vpc.subnets[0].clone(), vec![vpc.group.clone()]);
+    let more = |request: &mut CreateEni| {
         request.tags = tags(pairs);
         kind.clone_into(&mut request.interface_type);
         request.wanted = Wanted {
             addresses: Want::Count(2),
             ..Wanted::default()
         };
-        let now = Instant::now();
-        let eni = model.create_eni(request, now).unwrap().id.clone();
-        let request = AttachEni {
-            eni: eni.clone(),
-            instance,
-            device,
-            card: 0,
-        };
-        model.attach_eni(&request, Stages::default(), now).unwrap();
-        eni
-    })
+    };
+    attach_at(scene, (0, device), more)
 }
 
 fn role(scene: &Scene, id: &EniId) -> Option<String> {

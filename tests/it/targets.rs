@@ -2,6 +2,7 @@
 
 use aws_cni_lab::calls::Call;
 use aws_cni_lab::faults::{Latency, Scope};
+use aws_cni_lab::vpc::Eni;
 
 use crate::scene::Scene;
 
@@ -10,6 +11,11 @@ const PREFIXES: [(&str, &str); 2] = [("ENABLE_PREFIX_DELEGATION", "true"), ("WAR
 fn counts(calls: &[Call], parameter: &str) -> Vec<String> {
     let count = |call: &Call| call.param(parameter).map(str::to_owned);
     calls.iter().filter_map(count).collect()
+}
+
+/// How much each ENI carries, by device.
+fn carried(scene: &Scene, how_much: fn(&Eni) -> usize) -> Vec<usize> {
+    scene.attached_enis().iter().map(how_much).collect()
 }
 
 /// Reference ipamd 3.9, the row of m5.large with W=1 M=12.
@@ -24,12 +30,7 @@ fn ipamd_45_targets_in_addresses_are_met_and_not_exceeded() {
     scene.add(&pods, 12);
     scene.settle_at(13);
     scene.check(&pods);
-    let carried: Vec<usize> = scene
-        .attached_enis()
-        .iter()
-        .map(|eni| eni.secondary.len())
-        .collect();
-    assert_eq!(carried, [9, 4]);
+    assert_eq!(carried(&scene, |eni| eni.secondary.len()), [9, 4]);
 }
 
 #[test]
@@ -48,12 +49,7 @@ fn ipamd_6_49_pods_in_prefixes_are_reached_and_survive_a_restart() {
     scene.add(&pods, 50);
     scene.settle_at(80);
     scene.check(&pods);
-    let carried: Vec<usize> = scene
-        .attached_enis()
-        .iter()
-        .map(|eni| eni.prefixes.len())
-        .collect();
-    assert_eq!(carried, [3, 2]);
+    assert_eq!(carried(&scene, |eni| eni.prefixes.len()), [3, 2]);
     assert!(scene.attached_enis().iter().all(|eni| eni.secondary.is_empty()));
     for pod in [&pods[0], &pods[20], &pods[49]] {
         assert!(scene.reaches_out(pod), "{:?}", pod.address());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::growth::{PATIENCE, policy, sizes, started};
+use super::growth::{policy, run, sizes, started};
 use super::targets::{ips, prefixes};
 use super::world::World;
 use crate::effect::Reply;
@@ -32,17 +32,6 @@ fn changes(world: &World) -> usize {
         .iter()
         .filter(|line| !line.starts_with("Describe"))
         .count()
-}
-
-fn run(world: &mut World, pods: std::ops::Range<u32>) {
-    for n in pods {
-        let waiter = world.add(n, PATIENCE);
-        assert!(
-            world.granted(waiter).is_some(),
-            "pod {n}: {:?}",
-            world.refused(waiter)
-        );
-    }
 }
 
 /// Longer than anything needs to be given back.

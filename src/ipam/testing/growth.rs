@@ -1,5 +1,6 @@
 //! Growth, service and EC2's refusals: tables and cases of the reference, by number.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::world::{Fault, Work, World, key, v4};
@@ -23,6 +24,24 @@ pub(super) fn started(enis: u32, per_eni: u32, policy: Policy) -> World {
     let mut world = World::new(enis, per_eni, policy);
     world.settle();
     world
+}
+
+/// What sandboxes hold.
+pub(super) fn held(world: &World) -> Vec<IpAddr> {
+    let held = world.pool.allocations().values();
+    held.map(|held| held.address).collect()
+}
+
+/// Pods come, one after the other, and each gets its address.
+pub(super) fn run(world: &mut World, pods: std::ops::Range<u32>) {
+    for n in pods {
+        let waiter = world.add(n, PATIENCE);
+        assert!(
+            world.granted(waiter).is_some(),
+            "pod {n}: {:?}",
+            world.refused(waiter)
+        );
+    }
 }
 
 pub(super) fn sizes(world: &World) -> Vec<usize> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::growth::{PATIENCE, policy, sizes, started};
+use super::growth::{PATIENCE, policy, run, sizes, started};
 use super::subnets::{custom, custom_world};
 use super::targets::{ips, prefixes};
 use super::world::{Fault, World, attachment, key};
@@ -22,13 +22,6 @@ fn configure(world: &mut World, policy: Policy) {
     world.policy = policy.clone();
     world.event(Event::Reconfigured(Box::new(policy)));
     world.settle();
-}
-
-fn run(world: &mut World, pods: std::ops::Range<u32>) {
-    for n in pods {
-        let waiter = world.add(n, PATIENCE);
-        assert!(world.granted(waiter).is_some(), "pod {n}");
-    }
 }
 
 fn stop(world: &mut World, pods: std::ops::Range<u32>) {

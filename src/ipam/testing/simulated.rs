@@ -1,5 +1,6 @@
 //! What the simulator found, as small as it can be told.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::world::{World, v4};
@@ -99,18 +100,18 @@ fn an_unassigned_address_is_forgotten_though_its_route_went_after_the_reading() 
     );
 }
 
+/// The first address that the next pod could have.
+fn idle(world: &World) -> Ipv4Addr {
+    let usable = world.pool.usable_addresses(world.now);
+    v4(usable.into_iter().next().unwrap())
+}
+
 /// An address was unassigned by somebody and is the own address of the next ENI EC2 creates: no pod may get it.
 #[test]
 fn a_new_enis_own_address_leaves_the_pool() {
     let (mut world, _) = world_with_two_enis();
     let primary = world.facts.primary_eni.clone();
-    let idle: Vec<_> = world
-        .pool
-        .usable_addresses(world.now)
-        .into_iter()
-        .map(v4)
-        .collect();
-    let stolen = idle[0];
+    let stolen = idle(&world);
     for eni in world.enis.values_mut() {
         eni.secondary.retain(|other| *other != stolen);
     }
@@ -131,14 +132,8 @@ fn a_new_enis_own_address_leaves_the_pool() {
 #[test]
 fn a_prefix_takes_the_place_of_a_stale_address_in_it() {
     let (mut world, second) = world_with_two_enis();
-    let idle: Vec<_> = world
-        .pool
-        .usable_addresses(world.now)
-        .into_iter()
-        .map(v4)
-        .collect();
-    let block = Ipv4Cidr::prefix_around(idle[0]);
-    let is_held = |address: std::net::Ipv4Addr| {
+    let block = Ipv4Cidr::prefix_around(idle(&world));
+    let is_held = |address: Ipv4Addr| {
         let known = world.pool.known(address);
         known.is_some_and(|known| known.holder.is_some())
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::growth::{PATIENCE, started};
+use super::growth::{PATIENCE, held, started};
 use super::subnets::subnet;
 use super::world::{Fault, World, key};
 use crate::cidr6::Ipv6Cidr;
@@ -547,12 +547,7 @@ fn converges(world: &mut World) {
         );
     }
     assert_eq!(world.pool.records(), world.store);
-    let held: Vec<_> = world
-        .pool
-        .allocations()
-        .values()
-        .map(|held| held.address)
-        .collect();
+    let held = held(world);
     assert_eq!(held.len(), held.iter().collect::<BTreeSet<_>>().len());
     let prefix = prefix(world);
     for n in 0..14 {

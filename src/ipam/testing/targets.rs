@@ -1,6 +1,6 @@
 //! What every warm target settles at: the worked tables of the reference, and where we deviate on purpose.
 
-use super::growth::{PATIENCE, started};
+use super::growth::{PATIENCE, held, started};
 use super::world::{World, key, v4};
 use crate::policy::{Policy, WarmTarget};
 
@@ -190,12 +190,7 @@ fn prefixes_are_filled_one_after_the_other() {
     for n in 0..40 {
         world.add(n, PATIENCE);
     }
-    let held: Vec<_> = world
-        .pool
-        .allocations()
-        .values()
-        .map(|held| held.address)
-        .collect();
+    let held = held(&world);
     let used =
         |cidr: &crate::cidr::Ipv4Cidr| held.iter().filter(|address| cidr.contains(v4(**address))).count();
     let primary = &world.pool.enis()[&world.facts.primary_eni];
