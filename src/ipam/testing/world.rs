@@ -24,6 +24,9 @@ use crate::verify;
 use crate::wishes::Wish;
 use crate::witness::{ImdsEni, ImdsSnapshot, KernelFacts, LinkFact, PodRoute};
 
+mod sandboxes;
+mod witnesses;
+
 /// What happens to one EC2 call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -428,64 +431,6 @@ impl World {
         true
     }
 
-    fn link(mac: Mac) -> LinkFact {
-        LinkFact {
-            mac,
-            name: format!("ens{}", mac.0[5]),
-            ifindex: u32::from(mac.0[5]) + 2,
-        }
-    }
-
-    pub(super) fn kernel(&mut self) {
-        self.kernel_asked = false;
-        let facts = self.kernel_facts();
-        self.event(Event::Kernel(facts));
-    }
-
-    fn kernel_facts(&self) -> KernelFacts {
-        KernelFacts {
-            links: self.links.iter().map(|mac| Self::link(*mac)).collect(),
-            pod_routes: self
-                .routes
-                .iter()
-                .map(|(address, key)| PodRoute {
-                    address: *address,
-                    device: veth(key),
-                })
-                .chain(self.bare_rules.iter().map(|address| PodRoute {
-                    address: (*address).into(),
-                    device: String::new(),
-                }))
-                .collect(),
-            bare_rules: self.bare_rules.iter().copied().collect(),
-        }
-    }
-
-    pub(super) fn imds_snapshot(&self) -> ImdsSnapshot {
-        let attached = self
-            .enis
-            .values()
-            .filter_map(|eni| Some((eni, eni.attachment.as_ref()?)));
-        ImdsSnapshot {
-            enis: attached
-                .map(|(eni, attachment)| ImdsEni {
-                    id: eni.id.clone(),
-                    mac: eni.mac,
-                    device: attachment.device,
-                    card: attachment.card,
-                    subnet: eni.subnet.clone(),
-                    subnet_cidr: Some(self.facts.subnet_cidr),
-                    addresses: [eni.primary]
-                        .into_iter()
-                        .chain(eni.secondary.iter().copied())
-                        .collect(),
-                    prefixes: eni.prefixes.clone(),
-                    prefixes6: eni.prefixes6.clone(),
-                })
-                .collect(),
-        }
-    }
-
     /// Flushes and delivers until nothing is under way; what fails for good must not go on for ever.
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
@@ -577,132 +522,6 @@ impl World {
         self.take(effects);
         let violations = verify::pool(&self.pool, self.now);
         assert!(violations.is_empty(), "{violations:#?}");
-    }
-
-    // ---- sandboxes ----
-
-    pub(super) fn add(&mut self, n: u32, patience: Duration) -> WaiterId {
-        self.add_interface(key(n), Wish::Any, None, patience)
-    }
-
-    pub(super) fn add_interface(
-        &mut self,
-        key: SandboxKey,
-        wish: Wish,
-        main: Option<IfName>,
-        patience: Duration,
-    ) -> WaiterId {
-        self.next_waiter += 1;
-        let waiter = WaiterId(self.next_waiter);
-        self.gone.remove(&key);
-        self.clients.insert(
-            waiter,
-            Client {
-                key: Some(key.clone()),
-                ..Client::default()
-            },
-        );
-        self.event(Event::Add(AddRequest {
-            waiter,
-            host_veth: veth(&key),
-            key,
-            pod: PodRef::default(),
-            netns: String::new(),
-            wish,
-            main,
-            deadline: self.now.after(patience),
-        }));
-        if self.eager {
-            self.settle();
-        }
-        waiter
-    }
-
-    pub(super) fn del(&mut self, n: u32) -> WaiterId {
-        self.next_waiter += 1;
-        let waiter = WaiterId(self.next_waiter);
-        self.clients.insert(waiter, Client::default());
-        let of_sandbox = |held: &SandboxKey| held.container == key(n).container;
-        for (held, address) in std::mem::take(&mut self.live) {
-            if of_sandbox(&held) {
-                self.released.insert(address, self.now);
-            } else {
-                self.live.insert(held, address);
-            }
-        }
-        self.routes.retain(|_, holder| !of_sandbox(holder));
-        self.event(Event::Del { waiter, key: key(n) });
-        if self.eager {
-            self.settle();
-        }
-        waiter
-    }
-
-    pub(super) fn gc(&mut self, valid: &[u32]) -> WaiterId {
-        self.next_waiter += 1;
-        let waiter = WaiterId(self.next_waiter);
-        self.clients.insert(waiter, Client::default());
-        let valid = valid
-            .iter()
-            .map(|n| (key(*n).container, key(*n).ifname))
-            .collect();
-        let network = "aws-cni".into();
-        self.event(Event::Gc {
-            waiter,
-            network,
-            valid,
-        });
-        if self.eager {
-            self.settle();
-        }
-        waiter
-    }
-
-    pub(super) fn give_up(&mut self, waiter: WaiterId) {
-        if let Some(client) = self
-            .clients
-            .get_mut(&waiter)
-            .filter(|client| client.last.is_none() && !client.gone)
-        {
-            client.gone = true;
-            let (key, grant) = (client.key.clone(), client.grant.clone());
-            if let (Some(key), Some(grant)) = (key, grant.filter(|grant| !grant.repeated)) {
-                self.routes
-                    .retain(|address, holder| (*address, &*holder) != (grant.address, &key));
-            }
-            self.event(Event::GiveUp { waiter });
-        }
-    }
-
-    pub(super) fn granted(&self, waiter: WaiterId) -> Option<Ipv4Addr> {
-        match self.granted_any(waiter)? {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(address) => panic!("{address} was granted where IPv4 addresses are"),
-        }
-    }
-
-    pub(super) fn granted_six(&self, waiter: WaiterId) -> Option<Ipv6Addr> {
-        match self.granted_any(waiter)? {
-            IpAddr::V4(address) => panic!("{address} was granted where IPv6 addresses are"),
-            IpAddr::V6(address) => Some(address),
-        }
-    }
-
-    fn granted_any(&self, waiter: WaiterId) -> Option<IpAddr> {
-        let client = self.clients.get(&waiter)?;
-        (client.last == Some(Reply::Durable)).then_some(client.grant.as_ref()?.address)
-    }
-
-    pub(super) fn refused(&self, waiter: WaiterId) -> Option<&Refusal> {
-        match self.clients.get(&waiter)?.last.as_ref()? {
-            Reply::Refused(refusal) => Some(refusal),
-            _ => None,
-        }
-    }
-
-    /// Calls whose action starts so.
-    pub(super) fn calls(&self, action: &str) -> usize {
-        self.log.iter().filter(|line| line.starts_with(action)).count()
     }
 }
 
