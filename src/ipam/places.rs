@@ -142,7 +142,7 @@ impl fmt::Display for Closed {
         match self {
             Self::LeftAlone(why) => write!(f, "{why}"),
             Self::Primary => f.write_str("custom networking leaves the primary ENI to the node"),
-            Self::NotOfEniConfig(subnet) => write!(f, "its subnet {subnet} is none of the ENIConfig"),
+            Self::NotOfEniConfig(subnet) => write!(f, "its subnet {subnet} is not one of the ENIConfig's"),
             Self::NotForPods(subnet) => {
                 write!(f, "by its tags its subnet {subnet} is not for pods of this node")
             }
