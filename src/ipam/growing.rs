@@ -315,7 +315,16 @@ impl Growing<'_> {
         let may_give =
             |subnet: &SubnetId| !self.gives(subnet) && self.is_clear(&Topic::Subnet(subnet.clone()));
         let room = self.room_on_busy_enis(may_give).saturating_add(planned);
-        self.rest_follows(room);
+        self.rest_follows(room.saturating_add(self.room_of_leaving_enis()));
+    }
+
+    /// Places on the ENIs that may come in the place of those on their way back to EC2, within seconds.
+    fn room_of_leaving_enis(&self) -> u32 {
+        let leaves = |eni: &&Eni| {
+            eni.card == self.card && matches!(eni.state, EniState::Draining | EniState::Detaching)
+        };
+        let leaving = count(self.pool.enis().values().filter(leaves).count());
+        leaving.saturating_mul(self.slots)
     }
 
     /// Asks for the subnets where what is known of them is old. A pod does not wait for the answer as long as there is

@@ -98,7 +98,8 @@ pub enum Hindrance {
         /// For how long.
         seconds: u64,
     },
-    /// ENIs that are being created, attached or asked for addresses are asked for the rest when that has ended.
+    /// ENIs that are being created, attached or asked for addresses are asked for the rest when that has ended, and others
+    /// take the places of those that are being given back.
     RestFollows {
         /// How many addresses will be asked for.
         addresses: u32,

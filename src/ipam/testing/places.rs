@@ -270,3 +270,35 @@ fn of_several_cards_each_has_its_own_places() {
     );
     assert_eq!(refusal.limit, Some(2));
 }
+
+/// An ENI in a subnet that is no longer for pods goes when its last one does, and another takes its place: an ADD that
+/// comes in between waits for that.
+#[test]
+fn an_add_waits_for_the_place_of_an_eni_that_is_being_given_back() {
+    let mut world = retagged(|_| {});
+    for n in 0..4 {
+        world.del(n);
+    }
+    world.log.clear();
+    let detaches = |world: &World| world.calls("Detach") > 0 && world.calls("Delete") == 0;
+    for _ in 0..3600 {
+        world.eager = false;
+        world.advance(Duration::from_millis(500));
+        while !detaches(&world) && world.step_once() {}
+        if detaches(&world) {
+            break;
+        }
+        world.eager = true;
+    }
+    assert!(detaches(&world), "{:?}", world.log);
+    let waiter = world.add(9, PATIENCE);
+    world.eager = true;
+    world.settle();
+    world.advance(Duration::from_secs(20));
+    assert!(
+        world.granted(waiter).is_some(),
+        "{:?}: {:?}",
+        world.refused(waiter),
+        world.log
+    );
+}
