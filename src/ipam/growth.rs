@@ -1,4 +1,4 @@
-//! Turns a plan into intents and calls, once the independent judge has nothing against it.
+//! Turns a plan into intents and calls, once the independent judge has nothing against it and no more ADDs come.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::model::Creation;
 use super::outbox::Outbox;
 use super::plan::{Act, Hindrance, Plan, plan};
 use super::pool::Pool;
-use super::{groups, stamp, subnets, tags, verify};
+use super::{gathering, groups, stamp, subnets, tags, verify};
 
 /// Carries out what is to be asked for now; returns the plan.
 pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
@@ -27,11 +27,13 @@ pub(super) fn grow(pool: &mut Pool, now: Tick, out: &mut Outbox) -> Plan {
         }
         return plan;
     }
+    let comes_later = gathering::puts_off(pool, &plan, now);
     for act in &plan.acts {
         match act {
+            Act::DescribeSubnets => subnets::ask(pool, now, out),
+            _ if comes_later => {}
             Act::Assign { eni, amount } => assign(pool, eni, *amount, now, out),
             Act::Create { subnet, card, amount } => create(pool, subnet.clone(), *card, *amount, now, out),
-            Act::DescribeSubnets => subnets::ask(pool, now, out),
         }
     }
     plan

@@ -18,6 +18,7 @@ pub mod effect;
 pub mod event;
 mod evidence;
 pub mod explain;
+mod gathering;
 mod groups;
 mod growing;
 mod growth;

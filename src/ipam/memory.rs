@@ -10,6 +10,7 @@ use super::cloud::{Amount, CloudFailure, ConnectionTracking, DescribeScope, Unit
 use super::drift::Drifts;
 use super::effect::Reply;
 use super::event::AddRequest;
+use super::gathering::Gathering;
 use super::ids::{
     CallId, CardIndex, ClientToken, CommitId, DeviceIndex, EniId, Mac, SandboxKey, SecurityGroupId, SubnetId,
     Tick, WaiterId,
@@ -265,6 +266,8 @@ pub(super) struct Memory {
     pub(super) report: Report,
     /// How pods have come lately.
     pub(super) churn: Churn,
+    /// Whether more pods are awaited before EC2 is asked.
+    pub(super) gathering: Gathering,
     /// How far the node's /80 has been given out.
     pub(super) cursor: six::Cursor,
     /// What was last said of /80s.
@@ -321,6 +324,7 @@ impl Memory {
             wake: None,
             report: Report::default(),
             churn: Churn::new(now),
+            gathering: Gathering::default(),
             cursor: six::Cursor::default(),
             words: six::Words::default(),
             calm: None,

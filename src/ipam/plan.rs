@@ -198,6 +198,14 @@ pub struct Plan {
     pub report: Report,
 }
 
+impl Plan {
+    /// Whether EC2 is to be asked for addresses or an ENI.
+    pub(super) fn grows(&self) -> bool {
+        let grows = |act: &Act| !matches!(act, Act::DescribeSubnets);
+        self.acts.iter().any(grows)
+    }
+}
+
 /// ENIs that take a place on a card, now or soon.
 pub(super) fn places_taken(pool: &Pool, card: CardIndex) -> u32 {
     let enis = pool.enis().values().filter(|eni| eni.takes_place_on(card));

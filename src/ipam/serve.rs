@@ -186,7 +186,7 @@ pub(super) fn triage(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .iter()
         .map(|card| (*card, Coming::to(pool, *card, now)))
         .collect();
-    let is_looked_for = is_asking_around(pool) || is_kernel_catching_up(pool);
+    let is_looked_for = is_asking_around(pool) || is_kernel_catching_up(pool) || pool.is_gathering(now);
     let mut counted: BTreeSet<&SandboxKey> = BTreeSet::new();
     let mut refused: Vec<(AddRequest, Refusal)> = Vec::new();
     for (deadline, waiter) in queue(pool) {

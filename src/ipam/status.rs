@@ -196,7 +196,11 @@ impl Pool {
         });
         Status {
             serving: self.memory.store_trouble.is_none()
-                && (report.free > 0 || report.coming > 0 || report.cooling > 0 || is_put_off),
+                && (report.free > 0
+                    || report.coming > 0
+                    || report.cooling > 0
+                    || is_put_off
+                    || self.is_gathering(now)),
             reasons,
             free: if self.policy().is_six() {
                 six::count_free(self, now)

@@ -19,6 +19,7 @@ impl Pool {
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
         if matches!(event, Event::Add(_)) {
             self.memory.churn.arrived(now);
+            self.memory.gathering.add_came(now);
         }
         if let Some(effects) = quick::step(self, &event, now) {
             return effects;
@@ -191,6 +192,7 @@ fn wake(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         .chain(super::leaks::due(pool))
         .chain(memory.budget.brakes().map(|brake| brake.until))
         .chain(memory.shrink_due)
+        .chain(memory.gathering.until(now))
         .chain(adaptive::due(pool, now))
         .filter(|due| *due > now)
         .min();

@@ -98,6 +98,12 @@ impl Goal {
         matches!(self.target, WarmTarget::Enis(_))
     }
 
+    /// Whether pods that may come in a moment change what is asked for: ENIs taken whole, a /80 and an adaptive pool's own
+    /// steps are the same for a few more.
+    pub(super) fn follows_pods(self, pool: &Pool) -> bool {
+        self.unit != Unit::Block && !self.takes_whole_enis() && self.slack(pool) == 0
+    }
+
     /// Whether what an ENI carries counts for the targets. After a change of mode the other kind serves the pods that
     /// have it and whoever finds nothing else; where a subnet has no block of 16 left, single addresses count meanwhile.
     pub(super) fn counts(self, pool: &Pool, eni: &Eni, cidr: Ipv4Cidr, now: Tick) -> bool {

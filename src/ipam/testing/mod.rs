@@ -12,6 +12,7 @@ mod cordon;
 mod drift;
 mod ec2;
 mod explain;
+mod gather;
 mod growth;
 mod imported;
 mod leaks;

@@ -110,7 +110,7 @@ fn what_was_asked_for_and_never_answered_is_taken_on_imdss_word() {
     world.eager = false;
     world.faults.push_back(Fault::LostAfter);
     let waiting: Vec<_> = (1..4).map(|n| world.add(n, Duration::from_secs(100))).collect();
-    while world.flush() || world.deliver(0) {
+    while world.flush() || world.deliver(0) || world.gathered() {
         if world.calls("Assign") > 2 {
             world.outage = Some(FailureClass::NoAnswer);
         }

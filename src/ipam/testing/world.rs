@@ -438,7 +438,7 @@ impl World {
             let delivered = self.deliver(0);
             if self.kernel_asked {
                 self.kernel();
-            } else if !flushed && !delivered {
+            } else if !flushed && !delivered && !self.gathered() {
                 return;
             }
         }
@@ -446,6 +446,16 @@ impl World {
             "it never settles; the last calls were {:?}",
             &self.log[self.log.len().saturating_sub(12)..]
         );
+    }
+
+    /// Time goes by until what is gathered is asked for; false when nothing is.
+    pub(super) fn gathered(&mut self) -> bool {
+        let until = self.pool.memory.gathering.until(self.now);
+        if let Some(until) = until {
+            self.now = until;
+            self.event(Event::Timer);
+        }
+        until.is_some()
     }
 
     /// One batch becomes durable, or one piece of work ends, or the kernel answers; false when there is nothing to do.
