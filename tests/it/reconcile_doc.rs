@@ -25,6 +25,8 @@ const TAIL: &str = "
 
 They are counted by kind since the start, once each time one comes up; `ipamd status --json` has the counts and those that stand now under `drift`. All but the two `ec2-extra-…` are alarms in the log (`kind=drift`, `quarantined`, `eni-unlisted`, `eni-lost`) that name every witness's word and its age; of one kind 20 a minute are told, then their number.
 
+Of IPv6, EC2's and IMDS's words are on a /80 as a whole (`ec2-omits-address`, `imds-omits-prefix`), the kernel's and the store's on each address (`kernel-extra-route`, `kernel-omits-route`).
+
 ";
 
 /// One line: the words of each witness that lead to the same verdict.
