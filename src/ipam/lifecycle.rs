@@ -312,10 +312,7 @@ pub(super) fn discard(pool: &mut Pool, id: &EniId, now: Tick, out: &mut Outbox) 
     let evidence = LocalEvidence {
         // What has not been read confirms nothing.
         link: pool.memory.links.contains_key(&eni.mac) || pool.memory.heard.kernel.is_none(),
-        pod_routes: eni
-            .addresses()
-            .filter(|(address, _)| pool.memory.is_routed(*address))
-            .count(),
+        pod_routes: pool.memory.routes_to(eni),
         allocations: pool.allocations().values().filter(|a| a.eni == *id).count(),
     };
     let says = pool.memory.enis.get(id).map_or(Ec2Says::Unasked, |p| p.ec2);

@@ -16,6 +16,7 @@ use super::ids::{
     Tick, WaiterId,
 };
 use super::leaks::{LeakCall, Leaks};
+use super::model::Eni;
 use super::obstacle::{Obstacle, Pace, Topic, spread};
 use super::plan::Report;
 use super::quick::Calm;
@@ -416,6 +417,12 @@ impl Memory {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         })
+    }
+
+    /// How many pods the kernel routes addresses of an ENI to, of either family.
+    pub(super) fn routes_to(&self, eni: &Eni) -> usize {
+        let of = |address: &&IpAddr| eni.places(**address).is_some();
+        self.pod_routes.keys().filter(of).count()
     }
 
     /// Whether the kernel routes an address to a pod, or a rule for pods names it.

@@ -332,6 +332,11 @@ fn resume(pool: &mut Pool, now: Tick, out: &mut Outbox) {
         if matches!(eni.state, EniState::Discarding { .. }) {
             progress.doomed = Some(first);
         }
+        if eni.state == EniState::Attached {
+            // It may have been attached just before: lists that lag behind that, and a link that is still to come, do not
+            // show that it is gone.
+            progress.attached_at = Some(now);
+        }
         if eni.role == EniRole::Secondary && eni.state == EniState::Ready {
             stand(pool, &eni, out);
         }

@@ -72,11 +72,16 @@ pub(super) fn disk_full(reason: &str) -> Refusal {
 
 /// The deadline passed while something was on its way.
 pub(super) fn out_of_time(report: &Report) -> Refusal {
+    // Of a /80 there is no number to tell.
+    let coming = match report.coming {
+        u32::MAX => "a /80 is on its way".to_owned(),
+        coming => format!("{coming} are on their way"),
+    };
     let mut refusal = refusal(
         RefusalKind::Deadline,
         format!(
-            "no address became free in time; {} are on their way, {} are cooling, {} sandboxes wait",
-            report.coming, report.cooling, report.waiting
+            "no address became free in time; {coming}, {} are cooling, {} sandboxes wait",
+            report.cooling, report.waiting
         ),
         "retry; if it persists, look at ipamd status for what the growth waits for",
     );

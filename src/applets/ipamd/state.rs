@@ -7,6 +7,7 @@ use tracing::{error, warn};
 
 use crate::ipam::node::NodeFacts;
 use crate::ipam::records::stored_facts;
+use crate::ipam::six;
 use crate::store::{
     CommitError, Loaded, OpenError, Options, Origin, ProbeCommand, Store, Write, read_copy, set_aside,
 };
@@ -22,6 +23,9 @@ const IMPORT_AT_ONCE: usize = 1024;
 pub(super) fn open(dir: &Path) -> Result<(Store, Loaded), OpenError> {
     let (found, supported) = match Store::open(dir, options()) {
         Err(OpenError::FutureFormat { found, supported, .. }) => (found, supported),
+        Ok((store, loaded)) if loaded.origin == Origin::LastGoodCopy => {
+            return Ok(behind_copy(store, loaded));
+        }
         opened => return opened,
     };
     let aside = set_aside(dir)?;
@@ -36,10 +40,19 @@ pub(super) fn open(dir: &Path) -> Result<(Store, Loaded), OpenError> {
             import(&store, copy.entries.clone());
             loaded.entries = copy.entries;
             loaded.origin = Origin::LastGoodCopy;
+            return Ok(behind_copy(store, loaded));
         }
         Err(error) => warn!("nor can its copy be read: {error}"),
     }
     Ok((store, loaded))
+}
+
+/// A copy may be older than the last address that was given out: those of a /80 go on behind whatever it lacks.
+fn behind_copy(store: Store, mut loaded: Loaded) -> (Store, Loaded) {
+    let behind = six::behind_copy(&loaded.entries);
+    import(&store, behind.clone());
+    loaded.entries.extend(behind);
+    (store, loaded)
 }
 
 /// Replaces state that was made on another instance, as when an image was made of a node that had run.

@@ -5,6 +5,7 @@
 //! addresses are, with the same rules; only where the next one comes from is different, and that is here.
 
 mod block;
+mod copy;
 mod cursor;
 mod drift;
 mod growth;
@@ -13,6 +14,7 @@ pub(crate) mod told;
 mod word;
 
 pub use block::{Block, FIRST, LAST};
+pub use copy::behind_copy;
 pub(crate) use cursor::Cursor;
 pub(crate) use cursor::{count_free, fits, free, keep_ahead, settles};
 pub(crate) use drift::of_blocks;

@@ -14,7 +14,7 @@ use crate::model::{Eni, EniRole};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::reconcile;
-use crate::verdict::{self, AddressWords, Ec2Word, ImdsWord};
+use crate::verdict::{self, AddressWords, Ec2Word, ImdsWord, KernelWord};
 use crate::witness::{Doubt, ImdsSnapshot};
 
 /// What was last said of the ENIs' /80s; a start forgets it.
@@ -107,11 +107,15 @@ fn take(pool: &mut Pool, id: &EniId, prefixes: &[Ipv6Cidr], now: Tick, out: &mut
     let known = pool.enis().get(id).and_then(|eni| eni.block.as_ref());
     match known.map(|block| block.prefix) {
         Some(prefix) if prefixes.contains(&prefix) => {
+            let was_omitted = pool.memory.words.unlisted.remove(id).is_some();
             pool.edit_eni(id, |eni| {
                 if let Some(block) = &mut eni.block {
                     block.verified = true;
                 }
             });
+            if was_omitted {
+                judge_all(pool, prefix, now, out);
+            }
         }
         Some(_) => return,
         None => {
@@ -258,6 +262,9 @@ pub(crate) fn judge_standing(pool: &mut Pool, address: Ipv6Addr, now: Tick, out:
     let (kernel, store) = evidence::of_address(pool, address.into(), now);
     let known = pool.known(address);
     let Some(known) = known else { return };
+    // Whoever it is routed to may ask for it as long as it is, whatever EC2 says meanwhile: that it omits it would begin a
+    // rest.
+    let is_claimable = matches!(known.doubt, Some(Doubt::PodRoute { .. })) && kernel == KernelWord::Routed;
     let was_omitted = matches!(known.doubt, Some(Doubt::NotInEc2 | Doubt::EniLost));
     let ec2 = match pool.placed(address) {
         Some((_, placed)) if placed.verified => Ec2Word::Lists,
@@ -271,7 +278,9 @@ pub(crate) fn judge_standing(pool: &mut Pool, address: Ipv6Addr, now: Tick, out:
         kernel,
         store,
     };
-    reconcile::judge_doubt(pool, address.into(), words, verdict::address(words), now, out);
+    if !is_claimable {
+        reconcile::judge_doubt(pool, address.into(), words, verdict::address(words), now, out);
+    }
     drift::of_address(pool, address, words, now, out);
 }
 

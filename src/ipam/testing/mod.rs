@@ -24,6 +24,7 @@ mod shrink;
 mod simulated;
 mod six;
 mod six_drift;
+mod six_words;
 mod small;
 mod sound;
 mod subnets;

@@ -18,7 +18,7 @@ use crate::plan::Hindrance;
 use crate::policy::{Family, Policy};
 use crate::six::FIRST;
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy {
         family: Family::V6,
         cooldown: Duration::from_secs(30),
@@ -358,6 +358,7 @@ fn an_80_that_ec2_omits_serves_nobody_new_and_is_replaced_once_ec2_insists() {
     assert!(old.contains(add(&mut world, 2)));
     world.enis.get_mut(&primary).unwrap().prefixes6.clear();
     world.pool.memory.look_by(world.now);
+    world.advance(Duration::from_millis(1));
     world.advance(Duration::from_mins(10));
     assert_eq!(world.calls("Delegate"), 2, "{:?}", world.log);
     assert_ne!(prefix(&world), old);
