@@ -1,20 +1,25 @@
 //! Makes the things in a script happen.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
+use aws_cni_ipam::cidr6::Ipv6Cidr;
 use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::EniId;
 use aws_cni_ipam::policy::{EniConfigChoice, Policy};
 use aws_cni_ipam::tags;
 
 use crate::node::Happening;
-use crate::script::{Action, Asking, Hand, Left, Networking, Role, Span};
+use crate::script::{Action, Asking, Hand, Left, Lie, Networking, Role, Span, Warm};
 use crate::world::{Next, World, instance};
 
 /// The name of the node's cluster.
 pub(crate) const CLUSTER: &str = "sim";
+
+const MINUTE: u64 = 60_000;
+/// By then a look for drift has shown what others have done.
+const DRIFT: u64 = 75 * MINUTE;
 
 /// What a role is written as.
 pub(crate) fn role_tags(role: Role) -> BTreeMap<String, String> {
@@ -75,7 +80,7 @@ impl World {
             Action::Call { which, how, times } => self.node.weather.next_calls(which, how, times, now),
             Action::Outage { which, how, span } => self.node.weather.outage(which, how, now + span.0),
             Action::Lag { by, span } => self.node.weather.late(by.0, now + span.0),
-            Action::Describe { lie, span } => self.node.weather.describe(lie, now + span.0),
+            Action::Describe { lie, span } => self.lie(lie, span),
             Action::Imds { lie, span } => self.node.weather.imds(lie, now + span.0),
             Action::Taken { subnet, left, span } => {
                 let dice = &mut self.dice;
@@ -90,6 +95,12 @@ impl World {
                 }
                 self.give_back(subnet, span);
             }
+            Action::Plain { subnet, span } => {
+                if let Some(place) = self.account.subnets.get_mut(subnet) {
+                    place.six.is_associated = false;
+                }
+                self.give_back(subnet, span);
+            }
             Action::Kernel { trouble, span } => self.node.weather.kernel(trouble, now + span.0),
             Action::Rename { nth } => {
                 if let Some(link) = self.node.kernel.rename(nth) {
@@ -101,19 +112,9 @@ impl World {
             Action::Kill { effect, down } => self.node.kill_before(effect, down),
             Action::Power { down } => self.power(down),
             Action::Damage { nth, lost } => self.damage(nth, lost),
+            Action::Restore { age } => self.restore(age),
             Action::Outside { hand, nth } => self.outside(hand, nth),
-            Action::Config { warm, max_enis } => {
-                let mut policy = self.node.policy.clone();
-                let had_prefixes = policy.prefixes.is_some();
-                warm.set(&mut policy);
-                if had_prefixes != warm.has_prefixes() && self.node.truth.count() > 0 {
-                    self.node.counts.met("mode changes with pods running");
-                }
-                policy.max_enis = (max_enis > 0).then_some(max_enis);
-                self.node.policy = policy.clone();
-                self.node.weather.trouble_until(now);
-                self.node.step(Event::Reconfigured(Box::new(policy)));
-            }
+            Action::Config { warm, max_enis } => self.config(warm, max_enis),
             Action::Crashes { times, life } => {
                 self.node
                     .weather
@@ -133,6 +134,7 @@ impl World {
                 if let Some(subnet) = self.account.subnets.get_mut(subnet) {
                     subnet.tags = role_tags(role);
                 }
+                self.doubt_blocks(now + DRIFT);
                 self.node.weather.trouble_until(now);
             }
             Action::Networking { to, group } => {
@@ -150,6 +152,20 @@ impl World {
                 self.node.step(Event::VpcCidrs(cidrs));
             }
         }
+    }
+
+    fn config(&mut self, warm: Warm, max_enis: u32) {
+        let now = self.queue.now;
+        let mut policy = self.node.policy.clone();
+        let had_prefixes = policy.prefixes.is_some();
+        warm.set(&mut policy);
+        if had_prefixes != warm.has_prefixes() && self.node.truth.count() > 0 {
+            self.node.counts.met("mode changes with pods running");
+        }
+        policy.max_enis = (max_enis > 0).then_some(max_enis);
+        self.node.policy = policy.clone();
+        self.node.weather.trouble_until(now);
+        self.node.step(Event::Reconfigured(Box::new(policy)));
     }
 
     fn asking(&mut self, to: Asking) {
@@ -183,8 +199,11 @@ impl World {
             .addresses()
             .iter()
             .filter(|(_, known)| known.holder.is_none())
-            .map(|(address, _)| crate::kernel::v4(*address))
-            .filter(|address| !routes.contains_key(address))
+            .filter(|(address, _)| !routes.contains_key(address))
+            .filter_map(|(address, _)| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            })
             .collect();
         let index = usize::try_from(nth).unwrap_or(0).checked_rem(idle.len());
         if let Some(address) = index.and_then(|index| idle.get(index)) {
@@ -215,24 +234,55 @@ impl World {
         }
         let damaged = self.node.disk.damage(nth, lost);
         self.node.truth.forget_rests();
+        self.node.note_lost_records();
+        self.doubt_blocks(now + DRIFT);
+        if damaged
+            .as_ref()
+            .is_some_and(|key| !key.starts_with("address/") && !key.starts_with("allocation/"))
+        {
+            self.node.truth.count_anew(now);
+        }
         self.node.weather.trouble_until(now);
         self.node.tell(|| format!("{damaged:?} is damaged"));
         self.queue.after(500, Next::Node(Happening::Start));
     }
 
+    fn restore(&mut self, age: Span) {
+        let now = self.queue.now;
+        self.node.restore(now.saturating_sub(age.0));
+        self.doubt_blocks(now + DRIFT);
+        self.node.weather.trouble_until(now);
+        self.queue.after(500, Next::Node(Happening::Start));
+    }
+
+    /// Two lies of EC2 in a row are one that is longer than the core withstands.
+    fn lie(&mut self, lie: Lie, span: Span) {
+        let now = self.queue.now;
+        if self.node.weather.describe_lied_at + MINUTE > now {
+            self.doubt_blocks(now + span.0 + DRIFT);
+            self.node.truth.count_anew(now + span.0 + DRIFT);
+        }
+        self.node.weather.describe(lie, now + span.0);
+    }
+
     fn outside(&mut self, hand: Hand, nth: u32) {
         let now = self.queue.now;
-        let before: BTreeMap<EniId, Vec<Ipv4Addr>> = self.on_enis();
+        let before = self.on_enis();
         let truth = &self.node.truth;
         let routes = &self.node.kernel.routes;
-        let is_used = |address: Ipv4Addr| truth.holder(address).is_some() || routes.contains_key(&address);
+        let is_used = |address: Ipv4Addr| {
+            let address = IpAddr::V4(address);
+            truth.holder(address).is_some() || routes.contains_key(&address)
+        };
         self.account.outside(&instance(), hand, nth, now, &is_used);
         let after = self.on_enis();
-        for (eni, addresses) in &before {
-            if after.get(eni) != Some(addresses) {
+        for (eni, there) in &before {
+            if after.get(eni) != Some(there) {
                 self.meddled_enis.insert(eni.clone(), now);
+                self.doubt_blocks(now + DRIFT);
+                self.node.truth.count_anew(now + DRIFT);
                 self.meddled
-                    .extend(addresses.iter().map(|address| (*address, now)));
+                    .extend(there.0.iter().map(|address| (IpAddr::V4(*address), now)));
             }
         }
         self.node.weather.trouble_until(now);
@@ -241,10 +291,10 @@ impl World {
         }
     }
 
-    fn on_enis(&self) -> BTreeMap<EniId, Vec<Ipv4Addr>> {
+    fn on_enis(&self) -> BTreeMap<EniId, (Vec<Ipv4Addr>, Vec<Ipv6Cidr>)> {
         let of = |eni: &aws_cni_ipam::cloud::CloudEni| {
             let addresses = eni.cidrs().flat_map(Ipv4Cidr::addresses).collect();
-            (eni.id.clone(), addresses)
+            (eni.id.clone(), (addresses, eni.prefixes6.clone()))
         };
         self.account.attached(&instance()).map(of).collect()
     }

@@ -169,6 +169,11 @@ actions! {
         /// Lost rather than damaged.
         lost: bool,
     }
+    /// The database is lost, and the daemon is started again with a copy of it.
+    Restore = "restore" {
+        /// How old the copy is.
+        age: Span,
+    }
     /// Somebody else changes something at EC2.
     Outside = "outside" {
         /// What.
@@ -215,6 +220,13 @@ actions! {
     Asking = "asking" {
         /// To what.
         to: Asking,
+    }
+    /// A subnet has no IPv6 network for a time: nothing is delegated of it.
+    Plain = "plain" {
+        /// Which subnet.
+        subnet: usize,
+        /// How long.
+        span: Span,
     }
     /// The VPC gets another network.
     Cidr = "cidr" {}

@@ -24,7 +24,12 @@ pub struct Disk {
     pub records: BTreeMap<String, Vec<u8>>,
     pending: VecDeque<Batch>,
     done_at: u64,
+    /// What was there before each of the last changes, and when that was.
+    undo: VecDeque<(u64, String, Option<Vec<u8>>)>,
 }
+
+/// The last-good copy, which stands in for a database that is lost, is at most this much older.
+pub const COPY_AGE: u64 = 10_000;
 
 impl Disk {
     /// Takes a batch; returns when it will be durable.
@@ -43,22 +48,40 @@ impl Disk {
         self.pending.is_empty()
     }
 
-    fn write(&mut self, changes: Vec<Change>) {
+    fn write(&mut self, changes: Vec<Change>, now: u64) {
         for change in changes {
-            match change {
-                Change::Put { key, value } => self.records.insert(key, value),
-                Change::Remove { key } => self.records.remove(&key),
+            let (key, before) = match change {
+                Change::Put { key, value } => (key.clone(), self.records.insert(key, value)),
+                Change::Remove { key } => {
+                    let before = self.records.remove(&key);
+                    (key, before)
+                }
             };
+            self.undo.push_back((now, key, before));
+        }
+        while self.undo.front().is_some_and(|(at, ..)| at + COPY_AGE < now) {
+            self.undo.pop_front();
         }
     }
 
+    /// The database and its journal are lost: what was stored then comes back, and is what the next copy begins with.
+    pub fn restore(&mut self, then: u64) {
+        while let Some((_, key, before)) = self.undo.pop_back_if(|(at, ..)| *at > then) {
+            match before {
+                Some(value) => self.records.insert(key, value),
+                None => self.records.remove(&key),
+            };
+        }
+        self.undo.clear();
+    }
+
     /// The oldest batch becomes durable, if it is this one: what waited for it.
-    pub fn sync(&mut self, commit: CommitId) -> Option<Vec<Effect>> {
+    pub fn sync(&mut self, commit: CommitId, now: u64) -> Option<Vec<Effect>> {
         if self.pending.front()?.commit != commit {
             return None;
         }
         let batch = self.pending.pop_front()?;
-        self.write(batch.changes);
+        self.write(batch.changes, now);
         Some(batch.behind)
     }
 
@@ -68,11 +91,11 @@ impl Disk {
     }
 
     /// The daemon is gone: some beginning of what was on its way has reached the disk.
-    pub fn crash(&mut self, dice: &mut Dice) {
+    pub fn crash(&mut self, dice: &mut Dice, now: u64) {
         let kept = dice.below(self.pending.len() as u64 + 1);
         for _ in 0..kept {
             if let Some(batch) = self.pending.pop_front() {
-                self.write(batch.changes);
+                self.write(batch.changes, now);
             }
         }
         self.pending.clear();

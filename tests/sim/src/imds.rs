@@ -23,7 +23,7 @@ fn listed(eni: &CloudEni, account: &Account) -> Option<ImdsEni> {
             .into_iter()
             .chain(eni.secondary.iter().copied())
             .collect(),
-        prefixes6: Vec::new(),
+        prefixes6: eni.prefixes6.clone(),
         prefixes: eni.prefixes.clone(),
     })
 }
@@ -55,6 +55,7 @@ pub fn sweep(account: &Account, instance: &InstanceId, lie: Option<Lie>, now: u6
         Some(Lie::OmitsPrefix) => {
             for eni in &mut enis {
                 eni.prefixes.pop();
+                eni.prefixes6.pop();
             }
         }
         Some(Lie::Extra) => {
@@ -81,6 +82,10 @@ pub fn sweep(account: &Account, instance: &InstanceId, lie: Option<Lie>, now: u6
                             .filter(|address| !known.addresses.contains(address))
                             .collect();
                         known.addresses.extend(more);
+                        let known6 = &mut known.prefixes6;
+                        known6.extend(eni.prefixes6);
+                        known6.sort_unstable();
+                        known6.dedup();
                     }
                 }
             }

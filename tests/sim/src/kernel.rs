@@ -1,7 +1,7 @@
 //! The node's kernel, as far as the pool hears of it: links of ENIs, and what is wired for pods.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use aws_cni_ipam::ids::{Mac, SandboxKey};
 use aws_cni_ipam::witness::{KernelFacts, LinkFact, PodRoute};
@@ -11,7 +11,7 @@ use aws_cni_ipam::witness::{KernelFacts, LinkFact, PodRoute};
 pub struct Kernel {
     links: BTreeMap<Mac, LinkFact>,
     /// To whom an address is routed.
-    pub routes: BTreeMap<Ipv4Addr, SandboxKey>,
+    pub routes: BTreeMap<IpAddr, SandboxKey>,
     /// Addresses that a rule names although no route leads to them.
     pub bare_rules: BTreeSet<Ipv4Addr>,
     next_index: u32,
@@ -62,13 +62,13 @@ impl Kernel {
     /// A reading of everything.
     pub fn facts(&self) -> KernelFacts {
         let routed = self.routes.iter().map(|(address, key)| PodRoute {
-            address: (*address).into(),
+            address: *address,
             device: veth(key),
         });
         let bare = || {
             self.bare_rules
                 .iter()
-                .filter(|address| !self.routes.contains_key(*address))
+                .filter(|address| !self.routes.contains_key(&IpAddr::V4(**address)))
         };
         let ruled = bare().map(|address| PodRoute {
             address: (*address).into(),
@@ -79,13 +79,5 @@ impl Kernel {
             pod_routes: routed.chain(ruled).collect(),
             bare_rules: bare().copied().collect(),
         }
-    }
-}
-
-/// Nodes here are IPv4's: whatever else is given is no address any node has, which the oracles tell.
-pub fn v4(address: std::net::IpAddr) -> Ipv4Addr {
-    match address {
-        std::net::IpAddr::V4(address) => address,
-        std::net::IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     }
 }

@@ -37,7 +37,7 @@ struct One {
     /// the seed
     #[argh(option)]
     seed: u64,
-    /// the profile: calm, cloud, lies, crowd, kernel, deaths, hands, modes, guests, fixed or storm
+    /// the profile: calm, cloud, lies, crowd, kernel, deaths, hands, modes, guests, fixed, six or storm
     #[argh(option)]
     profile: Profile,
     /// days (10)

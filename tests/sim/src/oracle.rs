@@ -1,7 +1,7 @@
 //! What the world judges that no node can: calls by who uses what they are about, and everything once all is well.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::cloud::{CloudCall, CloudEni};
@@ -16,6 +16,8 @@ use crate::cloud::NO_MANAGE;
 use crate::node::PodState;
 use crate::script::{Quirk, Span};
 use crate::world::World;
+
+mod six;
 
 const MINUTE: u64 = 60_000;
 /// By then everything that failed has been tried again: the longest back-off is an hour and a quarter.
@@ -44,6 +46,7 @@ fn difference(known: &Records, stored: &Records) -> Option<String> {
 
 impl World {
     fn user(&self, address: Ipv4Addr) -> Option<&SandboxKey> {
+        let address = IpAddr::V4(address);
         let live = self.node.truth.holder(address);
         live.or_else(|| self.node.kernel.routes.get(&address))
     }
@@ -54,7 +57,7 @@ impl World {
         let held = |key| self.node.pool.as_ref()?.allocations().get(key);
         let is_elsewhere = |address, key| {
             let on_another = held(key).is_some_and(|held| Some(&held.eni) != eni);
-            self.meddled.contains_key(&address) && on_another
+            self.meddled.contains_key(&IpAddr::V4(address)) && on_another
         };
         let mut addresses = cidrs.iter().copied().flat_map(Ipv4Cidr::addresses);
         addresses.find_map(|address| {
@@ -66,6 +69,7 @@ impl World {
     /// Nothing a pod uses is given back, nothing of others is touched.
     pub(crate) fn judge_call(&mut self, call: &CloudCall) {
         self.judge_asking(call);
+        self.judge_block(call);
         let (about, taken): (Option<EniId>, Vec<Ipv4Cidr>) = match call {
             CloudCall::UnassignAddresses { eni, proofs } => (
                 Some(eni.clone()),
@@ -87,15 +91,19 @@ impl World {
             | CloudCall::DeleteOnTermination { eni, .. } => (Some(eni.clone()), Vec::new()),
             _ => return,
         };
-        let found = self
+        let removes = matches!(call, CloudCall::DetachEni { .. } | CloudCall::DeleteEni { .. });
+        let user = self
             .user_of_any(about.as_ref(), &taken)
+            .map(|(address, key)| (IpAddr::V4(address), key));
+        let user_of_blocks = || self.user_of_blocks(about.as_ref().filter(|_| removes)?);
+        let found = user
+            .or_else(user_of_blocks)
             .map(|(address, key)| format!("{address} is to be given back while {key} uses it: {call:?}"));
         if let Some(what) = found {
             self.node.violated("freed-in-use", what);
         }
         let Some(id) = about else { return };
         let interface = self.account.interfaces.get(&id);
-        let removes = matches!(call, CloudCall::DetachEni { .. } | CloudCall::DeleteEni { .. });
         if removes && interface.is_some_and(|interface| interface.kept) {
             let what = format!("{id} was brought by others, and is not ours to take away: {call:?}");
             return self.node.violated("foreign-eni", what);
@@ -180,15 +188,20 @@ impl World {
 
     /// What is given out is on the ENI it is said to be on, where nobody meddled and nothing lies. A daemon that EC2 has not
     /// answered since its start has the word of IMDS alone, which must be enough to serve.
-    pub(crate) fn judge_grant(&mut self, address: Ipv4Addr, id: &EniId) {
+    pub(crate) fn judge_grant(&mut self, address: IpAddr, id: &EniId) {
         let disturbed = self.node.weather.ec2_doubtful_until + 75 * MINUTE > self.now();
         let tick = self.node.tick();
         let by_imds_alone = self.node.pool.as_ref().is_some_and(|pool| pool.trusts_imds(tick));
         if disturbed || by_imds_alone || self.was_meddled(address, id) {
             return;
         }
-        let carries =
-            |eni: &CloudEni| eni.attachment.is_some() && eni.cidrs().any(|cidr| cidr.contains(address));
+        let carries = |eni: &CloudEni| {
+            eni.attachment.is_some()
+                && match address {
+                    IpAddr::V4(address) => eni.cidrs().any(|cidr| cidr.contains(address)),
+                    IpAddr::V6(address) => eni.prefixes6.iter().any(|block| block.contains(address)),
+                }
+        };
         if !self.account.eni(id).is_some_and(carries) {
             let what = format!("{address} was given out on {id}, which does not carry it");
             self.node.violated("not-in-ec2", what);
@@ -314,6 +327,10 @@ impl World {
                 ));
             }
         }
+        found.extend(
+            self.disagreement_on_blocks(pool)
+                .map(|what| ("ec2-and-pool", what)),
+        );
         // What others have brought is theirs, and what has a public address is for a human to decide about.
         let is_kept = |eni: &CloudEni| {
             let interface = self.account.interfaces.get(&eni.id);
@@ -480,6 +497,7 @@ impl World {
         self.judge_agreement();
         self.judge_left();
         self.judge_doubts();
+        self.judge_forgotten();
         self.judge_idle_calls();
         let granted = self.node.counts.granted;
         self.node
@@ -512,7 +530,8 @@ impl World {
             _ if matches!(eni.state, EniState::Discarding { .. }) => true,
             EniRole::Primary => eni.excluded,
             EniRole::Unmanaged => true,
-            EniRole::Secondary => eni.excluded && !is_ours_to_remove(eni),
+            // With a /80 none is given back.
+            EniRole::Secondary => eni.excluded && (pool.policy().is_six() || !is_ours_to_remove(eni)),
         };
         let most = pool.limits().map_or(0, |limits| {
             let further = limits.further_cards().map(|card| limits.enis_on(card));

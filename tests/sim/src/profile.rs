@@ -1,5 +1,7 @@
 //! Scripts made up from a seed: what kind of node, how many pods, and what goes wrong.
 
+mod six;
+
 use crate::dice::Dice;
 use crate::script::{
     Action, Asking, DiskTrouble, Hand, How, Left, Lie, Networking, Quirk, Role, Script, Settings, Span,
@@ -57,6 +59,8 @@ profiles! {
     Guests = "guests",
     /// EC2 may be asked little or nothing, and that changes.
     Fixed = "fixed",
+    /// Nodes of an IPv6 cluster, with faults of every kind.
+    Six = "six",
     /// All of it.
     Storm = "storm",
 }
@@ -147,6 +151,33 @@ fn settings(dice: &mut Dice, size: Size) -> Settings {
     }
 }
 
+/// How many pods find room, and how many come at once.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    pods: u64,
+    at_once: u64,
+}
+
+impl Room {
+    fn of(settings: &Settings) -> Self {
+        let pods = if settings.ec2 == Asking::All {
+            u64::from(settings.enis) * u64::from(settings.addresses - 1)
+        } else {
+            u64::from(settings.launched)
+        };
+        let listed = Self {
+            pods,
+            at_once: 40.min(pods * 3 / 2),
+        };
+        // More than is reserved of a /80 at a time.
+        let counted = Self {
+            pods: 400,
+            at_once: 200,
+        };
+        if settings.six { counted } else { listed }
+    }
+}
+
 /// Pods live shorter where there is room for few.
 fn life(dice: &mut Dice, room: u64) -> Span {
     let usual = match dice.below(100) {
@@ -186,7 +217,7 @@ fn pod(dice: &mut Dice, room: u64, next: &mut u32) -> Action {
 fn pods_of(
     day: u64,
     size: Size,
-    room: u64,
+    room: Room,
     dice: &mut Dice,
     next: &mut u32,
     items: &mut Vec<(Span, Action)>,
@@ -195,13 +226,13 @@ fn pods_of(
     while left > 0 {
         let at = day * DAY + dice.below(DAY);
         let burst = if dice.chance(100) {
-            dice.between(2, 40.min(room * 3 / 2)).min(left)
+            dice.between(2, room.at_once).min(left)
         } else {
             1
         };
         for _ in 0..burst {
             let spread = dice.below(if burst > 1 { 5000 } else { 1 });
-            items.push((Span(at + spread), pod(dice, room, next)));
+            items.push((Span(at + spread), pod(dice, room.pods, next)));
         }
         left -= burst;
     }
@@ -450,6 +481,7 @@ fn fault(profile: Profile, ec2: Asking, dice: &mut Dice) -> Option<Action> {
         Profile::Modes => modes(dice),
         Profile::Guests => guests(dice),
         Profile::Fixed => fixed(ec2, dice),
+        Profile::Six => six::fault(ec2, dice),
         Profile::Storm => {
             let some = [
                 Profile::Cloud,
@@ -486,18 +518,21 @@ pub fn script(profile: Profile, seed: u64, size: Size) -> Script {
     settings.cards = second_card(seed);
     match profile {
         Profile::Fixed => provide(&mut settings, &mut dice),
+        Profile::Six => six::provide(&mut settings, &mut dice),
         Profile::Guests => settings.public = dice.chance(500),
         _ => {}
     }
     let mut items = Vec::new();
     let mut next = 0;
-    let room = if settings.ec2 == Asking::All {
-        u64::from(settings.enis) * u64::from(settings.addresses - 1)
-    } else {
-        u64::from(settings.launched)
-    };
+    let room = Room::of(&settings);
+    if profile == Profile::Six {
+        items.extend(six::first(&mut dice));
+    }
     for day in 0..size.days {
         pods_of(day, size, room, &mut dice, &mut next, &mut items);
+        if profile == Profile::Six {
+            six::rush(day, &mut dice, &mut next, &mut items);
+        }
     }
     // Faults come near pods: alone in the night they would meet nothing.
     let moments: Vec<u64> = items.iter().map(|(at, _)| at.0).collect();

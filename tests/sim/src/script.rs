@@ -110,6 +110,10 @@ settings! {
     ec2: Asking = Asking::All,
     /// Whether the primary ENI has a public address.
     public: bool = false,
+    /// Whether pods get IPv6 addresses.
+    six: bool = false,
+    /// Whether the primary ENI is launched with a /80.
+    delegated: bool = false,
     /// How long the script lasts.
     length: Span = Span(0),
 }

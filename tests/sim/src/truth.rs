@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use aws_cni_ipam::cidr6::{DELEGATED, Ipv6Cidr};
 use aws_cni_ipam::ids::SandboxKey;
 
 /// A broken promise.
@@ -33,9 +34,13 @@ impl fmt::Display for Violation {
 /// Who lives where, and since when an address has been free again.
 #[derive(Debug, Default)]
 pub struct Truth {
-    live: BTreeMap<SandboxKey, Ipv4Addr>,
-    holders: BTreeMap<Ipv4Addr, SandboxKey>,
-    ended: BTreeMap<Ipv4Addr, (u64, u64)>,
+    live: BTreeMap<SandboxKey, IpAddr>,
+    holders: BTreeMap<IpAddr, SandboxKey>,
+    ended: BTreeMap<IpAddr, (u64, u64)>,
+    /// The last address given of each /80.
+    counted: BTreeMap<Ipv6Cidr, Ipv6Addr>,
+    /// Until when the count of a /80 may begin anew.
+    anew_until: u64,
 }
 
 fn ms(span: Duration) -> u64 {
@@ -44,7 +49,7 @@ fn ms(span: Duration) -> u64 {
 
 impl Truth {
     /// A sandbox was told its address.
-    pub fn lives(&mut self, key: SandboxKey, address: Ipv4Addr) {
+    pub fn lives(&mut self, key: SandboxKey, address: IpAddr) {
         self.holders.insert(address, key.clone());
         self.live.insert(key, address);
     }
@@ -69,24 +74,48 @@ impl Truth {
         self.holders.clear();
     }
 
+    /// An address is given to somebody new. Those of a /80 are counted: what is not behind the last one has been given
+    /// before, and is told.
+    pub fn counts_on(&mut self, address: IpAddr, now: u64) -> Option<Ipv6Addr> {
+        let IpAddr::V6(address) = address else { return None };
+        let before = self.counted.insert(Ipv6Cidr::new(address, DELEGATED)?, address)?;
+        (before >= address && now >= self.anew_until).then_some(before)
+    }
+
+    /// How far /80s have been counted is lost, or may be until then.
+    pub fn count_anew(&mut self, until: u64) {
+        self.anew_until = self.anew_until.max(until);
+        self.counted.clear();
+    }
+
+    /// The count of one /80 begins anew.
+    pub fn uncount(&mut self, block: Ipv6Cidr) {
+        self.counted.remove(&block);
+    }
+
     /// What was known of rests cannot be known any more.
     pub fn forget_rests(&mut self) {
         self.ended.clear();
     }
 
     /// Who lives on an address.
-    pub fn holder(&self, address: Ipv4Addr) -> Option<&SandboxKey> {
+    pub fn holder(&self, address: IpAddr) -> Option<&SandboxKey> {
         self.holders.get(&address)
     }
 
     /// Who lives on an address, if it is another.
-    pub fn holder_but(&self, address: Ipv4Addr, key: &SandboxKey) -> Option<&SandboxKey> {
+    pub fn holder_but(&self, address: IpAddr, key: &SandboxKey) -> Option<&SandboxKey> {
         self.holders.get(&address).filter(|holder| *holder != key)
     }
 
     /// Where a sandbox lives.
-    pub fn address_of(&self, key: &SandboxKey) -> Option<Ipv4Addr> {
+    pub fn address_of(&self, key: &SandboxKey) -> Option<IpAddr> {
         self.live.get(key).copied()
+    }
+
+    /// Who lives, and where.
+    pub fn everybody(&self) -> impl Iterator<Item = (&IpAddr, &SandboxKey)> {
+        self.holders.iter()
     }
 
     /// How many live.
@@ -95,15 +124,15 @@ impl Truth {
     }
 
     /// How long an address rested, if that was too short.
-    pub fn rest_cut_short(&self, address: Ipv4Addr, now: u64, cooldown: Duration) -> Option<u64> {
+    pub fn rest_cut_short(&self, address: IpAddr, now: u64, cooldown: Duration) -> Option<u64> {
         let (since, then) = *self.ended.get(&address)?;
         let rested = now.saturating_sub(since);
         (rested < then.min(ms(cooldown))).then_some(rested)
     }
 
     /// Addresses that rest now and will have rested by then.
-    pub fn resting(&self, now: u64, by: u64) -> Vec<Ipv4Addr> {
-        let rests = |(address, (since, cooldown)): (&Ipv4Addr, &(u64, u64))| {
+    pub fn resting(&self, now: u64, by: u64) -> Vec<IpAddr> {
+        let rests = |(address, (since, cooldown)): (&IpAddr, &(u64, u64))| {
             let until = since.saturating_add(*cooldown);
             (until > now && until < by && !self.holders.contains_key(address)).then_some(*address)
         };

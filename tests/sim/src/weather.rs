@@ -54,6 +54,8 @@ pub struct Weather {
     disk: BTreeMap<DiskTrouble, u64>,
     /// When the last of it will be over.
     pub clears_at: u64,
+    /// Until when Describe has been lying at least.
+    pub describe_lied_at: u64,
     /// Until when EC2's own word may be wrong or not be had.
     pub ec2_doubtful_until: u64,
 }
@@ -86,6 +88,7 @@ impl Weather {
     /// Describe lies.
     pub fn describe(&mut self, lie: Lie, until: u64) {
         let until = self.until(until);
+        self.describe_lied_at = self.describe_lied_at.max(until);
         self.ec2_doubtful_until = self.ec2_doubtful_until.max(until);
         self.describe.push((lie, until));
     }

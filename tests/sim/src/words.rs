@@ -237,6 +237,12 @@ words! {
         Bring = "bring",
         /// Associate a public address.
         Public = "public",
+        /// Delegate one more /80 to the primary ENI.
+        GiveBlock = "give-80",
+        /// Take a /80 away, whoever has addresses of it.
+        TakeBlock = "take-80",
+        /// Put back the /80 that was taken away last.
+        ReturnBlock = "return-80",
     }
 }
 

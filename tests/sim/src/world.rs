@@ -1,7 +1,7 @@
 //! Drives one node and its account through a script, in virtual time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
@@ -10,7 +10,7 @@ use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::{CardIndex, EniId, InstanceId};
 use aws_cni_ipam::limits::{FurtherCards, InstanceLimits};
 use aws_cni_ipam::node::NodeFacts;
-use aws_cni_ipam::policy::Policy;
+use aws_cni_ipam::policy::{Family, Policy};
 
 use crate::acting::{CLUSTER, role_tags, set_networking};
 use crate::agenda::Agenda;
@@ -20,7 +20,7 @@ use crate::count::Counts;
 use crate::dice::Dice;
 use crate::imds;
 use crate::node::{FIRST_BOOT, Happening, Node};
-use crate::script::{Action, Asking, Lie, Networking, Role, Script, Settings, Trouble, Warm, Which};
+use crate::script::{Action, Asking, Hand, Lie, Networking, Role, Script, Settings, Trouble, Warm, Which};
 use crate::truth::Violation;
 use crate::weather::Fate;
 
@@ -41,7 +41,7 @@ pub struct Outcome {
 pub(crate) enum Next {
     Node(Happening),
     Script(Action),
-    /// Others give back a subnet's addresses.
+    /// Others give back a subnet's addresses, and its IPv6 network.
     Emptied(usize),
     EveryHour,
     /// The daemon sees the primary ENI's security groups at IMDS.
@@ -59,12 +59,14 @@ pub struct World {
     /// When calls were made, for the last hour.
     recent_calls: [VecDeque<u64>; 2],
     /// ENIs and addresses somebody else has changed, and when.
-    pub(crate) meddled: BTreeMap<Ipv4Addr, u64>,
+    pub(crate) meddled: BTreeMap<IpAddr, u64>,
     pub(crate) meddled_enis: BTreeMap<EniId, u64>,
     /// ENIs that EC2 has shown as attached nowhere since they were attached last.
     pub(crate) shown_unattached: BTreeSet<EniId>,
     /// When it last changed what EC2 may be asked.
     pub(crate) asking_since: Option<u64>,
+    /// Until when what is true of /80s is not what the core can know.
+    pub(crate) blocks_doubtful_until: u64,
     settings: Settings,
 }
 
@@ -86,6 +88,9 @@ pub fn policy(settings: &Settings) -> Policy {
         cluster_name: Some(CLUSTER.to_owned()),
         ..Policy::default()
     };
+    if settings.six {
+        policy.family = Family::V6;
+    }
     settings.warm.set(&mut policy);
     settings.ec2.set(&mut policy);
     let subnets = usize::try_from(settings.subnets).unwrap_or(1);
@@ -116,6 +121,9 @@ impl World {
         };
         let subnet = "subnet-1".into();
         let primary = account.launch(&instance(), limits, &subnet, settings.launched, 0);
+        if settings.delegated {
+            account.outside(&instance(), Hand::GiveBlock, 0, 0, &|_| false);
+        }
         if let Some(primary) = primary.as_ref().filter(|_| settings.public) {
             account.associate(&primary.id, primary.primary, 0);
         }
@@ -153,6 +161,7 @@ impl World {
             meddled_enis: BTreeMap::new(),
             shown_unattached: BTreeSet::new(),
             asking_since: None,
+            blocks_doubtful_until: 0,
             settings: settings.clone(),
         };
         world.queue.after(HOUR, Next::EveryHour);
@@ -186,6 +195,7 @@ impl World {
                 Next::Emptied(subnet) => {
                     if let Some(subnet) = self.account.subnets.get_mut(subnet) {
                         subnet.clear_others();
+                        subnet.six.is_associated = true;
                     }
                 }
                 Next::EveryHour => self.every_hour(),
@@ -299,6 +309,10 @@ impl World {
         // Two Describes may cross, and the later one be of an earlier moment: only an attach makes the word void.
         if let CloudCall::AttachEni { eni, .. } = request {
             self.shown_unattached.remove(eni);
+            // It has been away, and with it how far its /80 was counted.
+            for block in self.blocks_of(eni) {
+                self.node.truth.uncount(block);
+            }
         }
         if let Ok(CloudAnswer::Enis(enis)) = &result {
             let unattached = enis.iter().filter(|eni| eni.attachment.is_none());
@@ -321,6 +335,9 @@ impl World {
                     Lie::OmitsPrefix => {
                         if let Some(eni) = enis.iter_mut().rfind(|eni| !eni.prefixes.is_empty()) {
                             eni.prefixes.remove(0);
+                        }
+                        if let Some(eni) = enis.iter_mut().rfind(|eni| !eni.prefixes6.is_empty()) {
+                            eni.prefixes6.remove(0);
                         }
                     }
                     Lie::OmitsAll => enis.clear(),
@@ -394,6 +411,8 @@ impl World {
             (settings.ec2 == Asking::Looks, "runs with: provisioning off"),
             (settings.ec2 == Asking::Nothing, "runs with: IMDS only"),
             (settings.public, "runs with: public address"),
+            (settings.six, "runs with: IPv6"),
+            (settings.delegated, "runs with: a /80 from the launch on"),
         ];
         for (_, feature) in also.iter().filter(|(met, _)| *met) {
             counts.met(feature);
@@ -408,11 +427,19 @@ impl World {
                 amount: Amount::Prefixes(_),
                 ..
             } => "calls: ENI created with prefixes",
+            CloudCall::CreateEni {
+                amount: Amount::Block,
+                ..
+            } => "calls: ENI created with a /80",
             CloudCall::CreateEni { .. } => "calls: ENI created with addresses",
             CloudCall::Assign {
                 amount: Amount::Prefixes(_),
                 ..
             } => "calls: prefixes assigned",
+            CloudCall::Assign {
+                amount: Amount::Block,
+                ..
+            } => "calls: /80 asked for",
             CloudCall::Assign { .. } => "calls: addresses assigned",
             CloudCall::UnassignAddresses { .. } => "calls: addresses given back",
             CloudCall::UnassignPrefixes { .. } => "calls: prefixes given back",
@@ -442,7 +469,7 @@ impl World {
         self.queue.after(HOUR, Next::EveryHour);
     }
 
-    pub(crate) fn was_meddled(&self, address: Ipv4Addr, eni: &EniId) -> bool {
+    pub(crate) fn was_meddled(&self, address: IpAddr, eni: &EniId) -> bool {
         // The next look for drift, at the latest an hour after, shows it.
         let recent = |at: &u64| at + 2 * HOUR > self.queue.now;
         self.meddled.get(&address).is_some_and(recent) || self.meddled_enis.get(eni).is_some_and(recent)
@@ -454,6 +481,7 @@ impl World {
         self.node.weather.clear(now);
         for subnet in &mut self.account.subnets {
             subnet.clear_others();
+            subnet.six.is_associated = true;
         }
         self.heal_configuration();
         self.node.tell(|| "everything is well again".to_owned());

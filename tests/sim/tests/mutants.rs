@@ -1,7 +1,8 @@
 //! Plants realistic bugs in a copy of the core, one at a time, and shows that seeds find each.
 //!
 //! Every bug is an expression put in the place of another one, chosen when the program runs: so all of them are built
-//! once. `cargo test -p aws-cni-sim --test mutants -- --nocapture` prints the table.
+//! once. `cargo test -p aws-cni-sim --test mutants -- --nocapture` prints the table; `SIM_MUTANTS=six` tries only those of
+//! one profile, or with this in their name.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -205,6 +206,72 @@ const MUTANTS: &[Mutant] = &[
             "self.may_manage(eni.card)",
         )],
     },
+    Mutant {
+        name: "places of a /80 used before their reservation is durable",
+        profile: "six",
+        edits: &[
+            (
+                "six/cursor.rs",
+                "cursor.next..cursor.durable.min(LAST.saturating_add(1))",
+                "cursor.next..block.reserved.min(LAST.saturating_add(1))",
+            ),
+            (
+                "six/cursor.rs",
+                "place >= cursor.next && place < cursor.durable.min(LAST.saturating_add(1))",
+                "place >= cursor.next",
+            ),
+        ],
+    },
+    Mutant {
+        name: "a /80 counted from its beginning after a start",
+        profile: "six",
+        edits: &[(
+            "six/cursor.rs",
+            "pool.memory.cursor.follow(&block)",
+            "{ let is_new = pool.memory.cursor.prefix.is_none(); pool.memory.cursor.follow(&block); \
+             if is_new { pool.memory.cursor.next = FIRST; } }",
+        )],
+    },
+    Mutant {
+        name: "the kernel's routes of a /80 ignored",
+        profile: "six",
+        edits: &[
+            (
+                "six/word.rs",
+                "places.filter_map(|address| prefix.place_of(address)).max()",
+                "{ drop(places); known(pool, prefix).into_iter().filter_map(|address| prefix.place_of(address)).max() }",
+            ),
+            ("six/word.rs", "!pool.knows(*address)", "false"),
+        ],
+    },
+    Mutant {
+        name: "another /80 asked for as soon as a list lacks it",
+        profile: "six",
+        edits: &[("six/word.rs", "asked >= at.after(lag)", "true")],
+    },
+    Mutant {
+        name: "a /80 given up at the first omission",
+        profile: "six",
+        edits: &[(
+            "six/word.rs",
+            "now.since(since) >= lag && !by_imds",
+            "{ let _ = (since, by_imds); true }",
+        )],
+    },
+    Mutant {
+        name: "a call for a /80 that died with its daemon waited for",
+        profile: "six",
+        edits: &[("recover.rs", "eni.assigning == Some(Amount::Block)", "false")],
+    },
+    Mutant {
+        name: "a copy's reservation of a /80 believed",
+        profile: "six",
+        edits: &[(
+            "six/copy.rs",
+            "block.reserved.saturating_add(BEHIND)",
+            "{ let _ = BEHIND; block.reserved }",
+        )],
+    },
 ];
 
 const SEEDS: u32 = 240;
@@ -397,7 +464,9 @@ fn every_planted_bug_is_found() {
     let mut table = String::new();
     let mut missed = Vec::new();
     let mut needed = BTreeMap::new();
-    for (number, mutant) in MUTANTS.iter().enumerate() {
+    let only = std::env::var("SIM_MUTANTS").unwrap_or_default();
+    let wanted = |mutant: &Mutant| mutant.profile == only || mutant.name.contains(&only);
+    for (number, mutant) in MUTANTS.iter().enumerate().filter(|(_, mutant)| wanted(mutant)) {
         let mut profile = mutant.profile;
         let found = hunt(&program, Some(number), profile, SEEDS).or_else(|_| {
             profile = "storm";

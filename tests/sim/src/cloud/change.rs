@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
+use aws_cni_ipam::cidr6::Ipv6Cidr;
 use aws_cni_ipam::cloud::{
     Amount, CloudAnswer, CloudAttachment, CloudCall, CloudEni, ConnectionTracking, FailureClass,
 };
@@ -21,7 +22,7 @@ impl Account {
         let full = (FailureClass::SubnetFull, "InsufficientFreeAddressesInSubnet");
         let primary = place.take(&mut self.dice).ok_or(full)?;
         let taken = take_places(place, amount, &mut self.dice);
-        let (secondary, prefixes) = match taken {
+        let (secondary, prefixes, prefixes6) = match taken {
             Ok(taken) => taken,
             Err(refused) => {
                 place.give(primary);
@@ -38,7 +39,7 @@ impl Account {
             primary,
             secondary,
             prefixes,
-            prefixes6: Vec::new(),
+            prefixes6,
             public: Vec::new(),
             tracking: ConnectionTracking::default(),
             groups: Vec::new(),
@@ -154,12 +155,16 @@ impl Account {
             subnet.give(eni.primary);
             eni.secondary.iter().for_each(|address| subnet.give(*address));
             eni.prefixes.iter().for_each(|prefix| subnet.give_block(*prefix));
+            eni.prefixes6.iter().for_each(|block| subnet.six.give(*block));
         }
     }
 
     pub(super) fn assign(&mut self, id: &EniId, amount: Amount, now: u64) -> Result<CloudAnswer, Refused> {
         let eni = self.eni(id).ok_or(NO_ENI)?;
-        let there = 1 + eni.secondary.len() + eni.prefixes.len();
+        let there = match amount {
+            Amount::Block => eni.prefixes6.len(),
+            Amount::Addresses(_) | Amount::Prefixes(_) => 1 + eni.secondary.len() + eni.prefixes.len(),
+        };
         let holder = eni
             .attachment
             .as_ref()
@@ -173,14 +178,18 @@ impl Account {
         let subnet = eni.subnet.clone();
         let place = self.subnets.iter_mut().find(|known| known.id == subnet);
         let place = place.ok_or((FailureClass::Other, "InvalidSubnetID.NotFound"))?;
-        let (addresses, prefixes) = take_places(place, amount, &mut self.dice)?;
+        let (addresses, prefixes, blocks) = take_places(place, amount, &mut self.dice)?;
         self.change(id, now, |eni| {
             if let Some(eni) = eni {
                 eni.secondary.extend(&addresses);
                 eni.prefixes.extend(&prefixes);
+                eni.prefixes6.extend(&blocks);
             }
         });
-        Ok(CloudAnswer::Assigned { addresses, prefixes })
+        Ok(match amount {
+            Amount::Block => CloudAnswer::Delegated(blocks),
+            Amount::Addresses(_) | Amount::Prefixes(_) => CloudAnswer::Assigned { addresses, prefixes },
+        })
     }
 
     /// Addresses and prefixes are taken from an ENI; all must be there.
@@ -219,20 +228,20 @@ impl Account {
     }
 }
 
-type Places = (Vec<Ipv4Addr>, Vec<Ipv4Cidr>);
+type Places = (Vec<Ipv4Addr>, Vec<Ipv4Cidr>, Vec<Ipv6Cidr>);
 
 fn take_places(subnet: &mut Subnet, amount: Amount, dice: &mut Dice) -> Result<Places, Refused> {
     match amount {
-        Amount::Block => Err((FailureClass::SubnetFull, "InsufficientCidrBlocks")),
+        Amount::Block => Ok((Vec::new(), Vec::new(), vec![subnet.six.take(dice)?])),
         Amount::Addresses(count) => {
             let addresses = subnet.take_many(count, dice);
             let full = (FailureClass::SubnetFull, "InsufficientFreeAddressesInSubnet");
-            Ok((addresses.ok_or(full)?, Vec::new()))
+            Ok((addresses.ok_or(full)?, Vec::new(), Vec::new()))
         }
         Amount::Prefixes(count) => {
             let prefixes = subnet.take_blocks(count);
             let full = (FailureClass::SubnetFull, "InsufficientCidrBlocks");
-            Ok((Vec::new(), prefixes.ok_or(full)?))
+            Ok((Vec::new(), prefixes.ok_or(full)?, Vec::new()))
         }
     }
 }

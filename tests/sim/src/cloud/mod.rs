@@ -4,12 +4,14 @@ pub mod bucket;
 mod change;
 mod describe;
 mod outside;
+pub mod six;
 pub mod subnet;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 
 use aws_cni_ipam::cidr::Ipv4Cidr;
+use aws_cni_ipam::cidr6::Ipv6Cidr;
 use aws_cni_ipam::cloud::{
     Amount, CloudAnswer, CloudAttachment, CloudCall, CloudEni, CloudFailure, CloudResult, FailureClass,
 };
@@ -99,6 +101,8 @@ pub struct Account {
     buckets: Buckets,
     dice: Dice,
     made: u32,
+    /// The /80 that others have taken from an ENI last.
+    taken_block: Option<(EniId, Ipv6Cidr)>,
 }
 
 /// Which kind a call is of.
@@ -152,6 +156,7 @@ impl Account {
             buckets: Buckets::default(),
             dice: Dice::new(seed, "ec2"),
             made: 0,
+            taken_block: None,
         }
     }
 

@@ -111,6 +111,9 @@ impl Account {
                     self.associate(eni, *address, now);
                 }
             }
+            Hand::GiveBlock | Hand::TakeBlock | Hand::ReturnBlock => {
+                self.outside_six(instance, hand, choice, now);
+            }
             Hand::Leave => self.leave(instance, now),
             Hand::Groups => {
                 if let Some(primary) = primary {

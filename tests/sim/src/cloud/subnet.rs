@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::ids::SubnetId;
 
+use super::six::Network;
 use crate::dice::Dice;
 
 /// A subnet as EC2 keeps it.
@@ -22,6 +23,8 @@ pub struct Subnet {
     /// Those of them that others took and will give back.
     others: BTreeSet<usize>,
     free: usize,
+    /// Its IPv6 network.
+    pub six: Network,
 }
 
 const BLOCK: usize = 16;
@@ -43,6 +46,7 @@ impl Subnet {
             taken,
             others: BTreeSet::new(),
             free,
+            six: Network::beside(cidr.base()),
         }
     }
 

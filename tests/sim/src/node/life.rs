@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 
 use aws_cni_ipam::event::Event;
+use aws_cni_ipam::ids::SandboxKey;
 use aws_cni_ipam::pool::Pool;
-use aws_cni_ipam::records::{RecordKey, stored_facts};
+use aws_cni_ipam::records::{RecordKey, decode, stored_facts};
 use aws_cni_ipam::recover::Start;
+use aws_cni_ipam::six;
 
 use super::pods::Request;
 use super::replies::Client;
-use super::{Do, Happening, Node, PodState};
+use super::{Do, Happening, Node, Pod, PodState};
 use crate::script::{Lie, Span};
 
 impl Node {
@@ -101,7 +103,7 @@ impl Node {
         self.kill = None;
         let mut dice = self.dice.clone();
         self.dice.roll();
-        self.disk.crash(&mut dice);
+        self.disk.crash(&mut dice, self.now);
         for key in std::mem::take(&mut self.settled_dels) {
             if self
                 .disk
@@ -114,6 +116,34 @@ impl Node {
         for (_, client) in std::mem::take(&mut self.clients) {
             self.orphaned(client);
         }
+    }
+
+    /// The database is lost, and the daemon dies with it: a copy of what was stored then takes its place. What has been
+    /// deleted since is held there; its network namespace is gone. What rests is not known.
+    pub fn restore(&mut self, then: u64) {
+        if self.pool.is_some() {
+            self.die();
+        }
+        self.disk.restore(then);
+        let behind = six::behind_copy(&self.disk.records);
+        self.disk.records.extend(behind);
+        self.truth.forget_rests();
+        self.note_lost_records();
+        let over = |pod: &&Pod| matches!(pod.state, PodState::Done | PodState::Away);
+        let held = self.pods.values().filter(over).map(Pod::key);
+        let held = held.filter(|key| !self.lost_records.contains(key));
+        self.lost_dels.extend(held);
+    }
+
+    /// Notes which sandboxes the store says nothing of.
+    pub fn note_lost_records(&mut self) {
+        let is_stored = |key: &SandboxKey| {
+            let record = RecordKey::Allocation(key.clone()).text();
+            let stored = self.disk.records.get(&record);
+            stored.is_some_and(|value| decode(&record, value).is_ok())
+        };
+        let keys = self.pods.values().map(Pod::key);
+        self.lost_records = keys.filter(|key| !is_stored(key)).collect();
     }
 
     /// A client whose daemon is gone: a plugin asks again, or gives up, or dies too; a DEL or a GC is asked for until it is

@@ -6,7 +6,7 @@ mod pods;
 mod replies;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use aws_cni_ipam::cloud::{CloudCall, CloudResult};
 use aws_cni_ipam::effect::Effect;
@@ -161,11 +161,13 @@ pub struct Node {
     events_now: (u64, u64),
     events_hour: (u64, u64),
     /// Addresses given out since the driver last looked, and on which ENI.
-    pub granted: Vec<(Ipv4Addr, EniId)>,
+    pub granted: Vec<(IpAddr, EniId)>,
     /// Sandboxes whose DEL was settled in this daemon's life.
     settled_dels: BTreeSet<SandboxKey>,
     /// Those of them whose allocation was still on the disk when their daemon died.
     pub lost_dels: BTreeSet<SandboxKey>,
+    /// Sandboxes whose allocation the store did not have when it was last damaged.
+    pub lost_records: BTreeSet<SandboxKey>,
     /// Addresses whose rules were removed.
     pub rules_removed: BTreeSet<Ipv4Addr>,
 }
@@ -215,6 +217,7 @@ impl Node {
             granted: Vec::new(),
             settled_dels: BTreeSet::new(),
             lost_dels: BTreeSet::new(),
+            lost_records: BTreeSet::new(),
             rules_removed: BTreeSet::new(),
         };
         node.kernel.link_up(node.facts.primary_mac);
@@ -321,7 +324,7 @@ impl Node {
             }
             return;
         }
-        if let Some(behind) = self.disk.sync(commit) {
+        if let Some(behind) = self.disk.sync(commit, self.now) {
             let life = self.life;
             self.execute(behind);
             if life == self.life {
@@ -454,7 +457,7 @@ impl Node {
             }
             Effect::RemoveRules(addresses) => {
                 for address in addresses {
-                    if self.kernel.routes.contains_key(&address) {
+                    if self.kernel.routes.contains_key(&IpAddr::V4(address)) {
                         let why = format!("the rule for {address} was removed under a pod");
                         self.violated("cut-off", why);
                     }

@@ -1,14 +1,14 @@
 //! What clients are told, held against what is true.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use aws_cni_ipam::effect::{Grant, Refusal, RefusalKind, ReleasedAddress, Reply};
 use aws_cni_ipam::ids::{ContainerId, IfName, SandboxKey, Tick, WaiterId};
+use aws_cni_ipam::model::EniState;
+use aws_cni_ipam::pool::Pool;
 use aws_cni_ipam::records::RecordKey;
-
-use crate::kernel::v4;
 
 use super::{Happening, Node, PodState};
 
@@ -93,7 +93,7 @@ impl Node {
 
     /// Design invariant 1, as the world sees it, and the rest before reuse.
     fn granted(&mut self, key: &SandboxKey, grant: &Grant, was_wired: bool) {
-        let address = v4(grant.address);
+        let address = grant.address;
         if let Some(other) = self.truth.holder_but(address, key) {
             let what = format!("{address} was given to {key} while {other} lives on it");
             self.violated("one-address-one-sandbox", what);
@@ -102,7 +102,8 @@ impl Node {
             let what = format!("{address} was given to {key} while the kernel routes it to {routed}");
             self.violated("one-address-one-sandbox", what);
         }
-        if let Some(own) = self.truth.address_of(key).filter(|own| *own != address) {
+        let own = self.truth.address_of(key).filter(|own| *own != address);
+        if let Some(own) = own.filter(|own| !self.has_lost(key, *own)) {
             let what = format!("{key} lives on {own} and was now given {address}");
             self.violated("one-address-one-sandbox", what);
         }
@@ -125,7 +126,22 @@ impl Node {
             let what = format!("{address} was given to {key} after a rest of {rested} ms");
             self.violated("cooldown", what);
         }
+        if let Some(last) = self.truth.counts_on(address, self.now) {
+            let what = format!("{address} was given to {key} after {last} of the same /80");
+            self.violated("given-again", what);
+        }
         self.granted.push((address, grant.eni.clone()));
+    }
+
+    /// Nobody knows any more that it lives, and its address is not the node's any more either.
+    fn has_lost(&self, key: &SandboxKey, own: IpAddr) -> bool {
+        let IpAddr::V6(own) = own else { return false };
+        let has = |pool: &Pool| {
+            let enis = pool.enis().values().filter(|eni| eni.state != EniState::Lost);
+            let mut blocks = enis.filter_map(|eni| eni.block.as_ref());
+            blocks.any(|block| block.place_of(own).is_some())
+        };
+        self.lost_records.contains(key) && !self.pool.as_ref().is_some_and(has)
     }
 
     /// Design invariant 3.
@@ -156,7 +172,7 @@ impl Node {
             return;
         };
         let Some(grant) = &add.grant else { return };
-        let (key, address) = (add.key.clone(), v4(grant.address));
+        let (key, address) = (add.key.clone(), grant.address);
         // A repeated ADD that waited for a daemon together with its sandbox's DEL finds no network namespace any more.
         let is_over = |pod: &mut super::Pod| matches!(pod.state, PodState::Dying | PodState::Done);
         if self.pod_of(&key).is_some_and(is_over) {
@@ -180,7 +196,7 @@ impl Node {
         let (Some(grant), true, true) = (&add.grant, add.durable, add.wired) else {
             return;
         };
-        let (n, key, address) = (add.pod, add.key.clone(), v4(grant.address));
+        let (n, key, address) = (add.pod, add.key.clone(), grant.address);
         let is_wired = self.kernel.routes.get(&address) == Some(&key);
         if !is_wired && !add.through {
             // `wired` of an earlier life; this grant's own wiring follows.
@@ -249,7 +265,7 @@ impl Node {
         // What rests on an ENI that gets no new pods is not coming; nor is what the kernel has routed since, for which the
         // rest has begun again.
         let rested = tick.after(Duration::from_millis(wait.saturating_sub(1000)));
-        let is_for_pods = |address: &&Ipv4Addr| {
+        let is_for_pods = |address: &&IpAddr| {
             let known = pool.known(**address);
             let eni = known.and_then(|known| pool.enis().get(&known.eni));
             let is_in_time = |until: Tick| until < rested;
