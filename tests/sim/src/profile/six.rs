@@ -65,7 +65,7 @@ pub(super) fn first(dice: &mut Dice) -> Vec<(Span, Action)> {
 /// Now and then more pods come at once than are reserved of a /80 at a time, while the disk is slow, and the daemon dies of
 /// it.
 pub(super) fn rush(day: u64, dice: &mut Dice, next: &mut u32, items: &mut Vec<(Span, Action)>) {
-    if !dice.chance(400) {
+    if !dice.chance(120) {
         return;
     }
     let at = day * super::DAY + dice.below(super::DAY);
@@ -74,7 +74,7 @@ pub(super) fn rush(day: u64, dice: &mut Dice, next: &mut u32, items: &mut Vec<(S
         span: Span::secs(10),
     };
     items.push((Span(at), slow));
-    for _ in 0..dice.between(130, 300) {
+    for _ in 0..dice.between(130, 200) {
         items.push((Span(at + dice.below(2000)), super::pod(dice, 30, next)));
     }
     let down = Span(dice.pick(&[50, 500, 5000], 500));
