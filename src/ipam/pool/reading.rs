@@ -270,7 +270,7 @@ impl Pool {
     /// Every address a sandbox may have now.
     pub fn usable_addresses(&self, now: Tick) -> BTreeSet<IpAddr> {
         if self.policy.is_six() {
-            return six::free(self, now).into_iter().collect();
+            return six::free(self, now).collect();
         }
         self.usable(now).map(|usable| usable.address.into()).collect()
     }
@@ -285,7 +285,7 @@ impl Pool {
     /// The same by card.
     pub(crate) fn free_by_card(&self, now: Tick) -> BTreeMap<CardIndex, VecDeque<IpAddr>> {
         if self.policy.is_six() {
-            return [(CardIndex::FIRST, six::free(self, now).into())].into();
+            return [(CardIndex::FIRST, six::free(self, now).collect())].into();
         }
         // The same on every card.
         let unit = Goal::of(self, CardIndex::FIRST).unit;

@@ -125,14 +125,15 @@ pub(crate) fn settles(pool: &mut Pool, commit: CommitId, keys: &BTreeSet<RecordK
 }
 
 /// The next addresses in order, as far as places are reserved: none that anybody has, that rests or is in doubt.
-pub(crate) fn free(pool: &Pool, now: Tick) -> Vec<IpAddr> {
+pub(crate) fn free(pool: &Pool, now: Tick) -> impl Iterator<Item = IpAddr> {
     let cursor = &pool.memory.cursor;
-    let Some((_, block)) = home(pool, now).filter(|(_, block)| cursor.prefix == Some(block.prefix)) else {
-        return Vec::new();
-    };
-    let places = cursor.next..cursor.durable.min(LAST.saturating_add(1));
-    let addresses = places.filter_map(|place| block.prefix.at(place)).map(IpAddr::V6);
-    addresses.filter(|address| !pool.knows(*address)).collect()
+    let home = home(pool, now).filter(|(_, block)| cursor.prefix == Some(block.prefix));
+    let free = home.map(|(_, block)| {
+        let places = cursor.next..cursor.durable.min(LAST.saturating_add(1));
+        let addresses = places.filter_map(|place| block.prefix.at(place)).map(IpAddr::V6);
+        addresses.filter(|address| !pool.knows(*address))
+    });
+    free.into_iter().flatten()
 }
 
 /// How many addresses of the present /80 nobody has had.

@@ -53,7 +53,7 @@ pub(crate) fn census(pool: &Pool, now: Tick) -> Census {
             AddressState::Free => {}
         }
     }
-    if is_serving(pool, now) && !free(pool, now).is_empty() {
+    if is_serving(pool, now) && free(pool, now).next().is_some() {
         census.free = u32::MAX;
     } else if arriving(pool) {
         census.coming = u32::MAX;

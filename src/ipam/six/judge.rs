@@ -23,12 +23,11 @@ pub(crate) fn pool(pool: &Pool, now: Tick) -> Vec<String> {
             wrong.push(format!("{id} carries {block:?}"));
         }
     }
-    let free = super::free(pool, now);
-    for address in &free {
-        if pool.knows(*address) || pool.memory.is_routed(*address) {
+    for address in super::free(pool, now) {
+        if pool.knows(address) || pool.memory.is_routed(address) {
             wrong.push(format!("{address} is offered but known"));
         }
-        let IpAddr::V6(address) = *address else {
+        let IpAddr::V6(address) = address else {
             wrong.push(format!("{address} is offered where IPv6 addresses are"));
             continue;
         };
