@@ -96,7 +96,13 @@ pub(crate) fn listed(
         (!prefixes.contains(&block.prefix)).then_some(block.prefix)
     });
     match missing {
-        Some(prefix) => omitted(pool, id, prefix, asked, now, out),
+        Some(prefix) => {
+            omitted(pool, id, prefix, asked, now, out);
+            // Others may have put another one in its place.
+            if pool.enis().get(id).is_some_and(|eni| eni.block.is_none()) {
+                take(pool, id, prefixes, now, out);
+            }
+        }
         None => drop(pool.memory.words.unlisted.remove(id)),
     }
     drift::of_blocks(pool, now, out);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::six::{add, node, policy, prefix};
 use super::subnets::subnet;
 use super::world::{Fault, Work, World, key};
+use crate::cidr6::Ipv6Cidr;
 use crate::model::EniState;
 use crate::six::behind_copy;
 
@@ -39,6 +40,21 @@ fn a_doubt_about_an_80_ends_for_its_sandboxes_when_ec2_lists_it_again() {
     assert!(world.pool.known(held).unwrap().doubt.is_some());
     look(&mut world);
     assert_eq!(world.pool.known(held).unwrap().doubt, None);
+}
+
+#[test]
+fn an_80_that_others_have_put_in_the_place_of_ours_is_used_and_none_is_asked_for() {
+    let mut world = node();
+    let held = add(&mut world, 1);
+    world.advance(Duration::from_mins(2));
+    let other: Ipv6Cidr = "2001:db8:0:1:ffff::/80".parse().unwrap();
+    let primary = world.facts.primary_eni.clone();
+    world.enis.get_mut(&primary).unwrap().prefixes6 = vec![other];
+    look(&mut world);
+    world.advance(Duration::from_mins(10));
+    assert!(other.contains(add(&mut world, 2)));
+    assert_eq!(world.pool.allocations()[&key(1)].address, IpAddr::V6(held));
+    assert_eq!(world.calls("Delegate"), 1, "{:?}", world.log);
 }
 
 /// The last-good copy is some seconds old when the database and its journal are lost.
