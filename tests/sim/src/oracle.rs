@@ -23,8 +23,9 @@ const MINUTE: u64 = 60_000;
 /// By then everything that failed has been tried again: the longest back-off is an hour and a quarter.
 const PATIENCE: u64 = 180 * MINUTE;
 /// EC2 calls of an idle hour: lists of ENIs, of what others left and of subnets.
-/// A subnet without a block of 16 is asked for one twice an hour, each time after a look at the subnets.
-const IDLE_CALLS: usize = 16;
+/// A subnet without a block of 16 is asked for one twice an hour, each time after a look at the subnets. What has a
+/// public address is looked at eight times in the first hour after it was to be given back, and less and less often then.
+const IDLE_CALLS: usize = 20;
 /// EC2 calls of an hour in which a full subnet is asked for more, again and again.
 const SHORT_CALLS: usize = 400;
 
