@@ -133,11 +133,11 @@ impl Node {
         self.granted.push((address, grant.eni.clone()));
     }
 
-    /// Nobody knows any more that it lives, and its address is not the node's any more either.
+    /// Nobody knows any more that it lives, and its address is not the node's any more either, as far as that is known.
     fn has_lost(&self, key: &SandboxKey, own: IpAddr) -> bool {
         let IpAddr::V6(own) = own else { return false };
         let has = |pool: &Pool| {
-            let enis = pool.enis().values().filter(|eni| eni.state != EniState::Lost);
+            let enis = pool.enis().values().filter(|eni| eni.state == EniState::Ready);
             let mut blocks = enis.filter_map(|eni| eni.block.as_ref());
             blocks.any(|block| block.place_of(own).is_some())
         };
