@@ -257,19 +257,12 @@ impl Growing<'_> {
         }
         let (limit, by_setting) = eni_limit(self.pool, by_type);
         let taken = places_taken(self.pool, self.card);
-        let at_limit = Hindrance::EniLimit {
-            enis: limit,
-            slots: self.slots,
-            by_setting,
-            taken,
-            closed: places::closed(self.pool, self.card, self.now),
-        };
         let is_creation = |act: &&Act| matches!(act, Act::Create { card, .. } if *card == self.card);
         let planned = count(self.plan.acts.iter().filter(is_creation).count());
         let devices = count(self.pool.room_for_devices(self.card));
         let mut room = limit.saturating_sub(taken).min(devices).saturating_sub(planned);
         if room == 0 {
-            return self.end_at_limit(at_limit);
+            return self.end_at_limit(limit, by_setting);
         }
         if self.is_hindered(&Topic::Create) {
             return;
@@ -296,14 +289,21 @@ impl Growing<'_> {
             self.plan.acts.push(Act::Create { subnet, card, amount });
         }
         if !self.need.is_met() {
-            self.end_at_limit(at_limit);
+            self.end_at_limit(limit, by_setting);
         }
     }
 
     /// No more ENIs. But where a subnet is asked for less than it refused, those that are on their way, and those asked for
     /// just now, have places left for what it may still have.
-    fn end_at_limit(&mut self, at_limit: Hindrance) {
-        self.hinder(at_limit);
+    fn end_at_limit(&mut self, limit: u32, by_setting: bool) {
+        let taken = places_taken(self.pool, self.card);
+        self.hinder(Hindrance::EniLimit {
+            enis: limit,
+            slots: self.slots,
+            by_setting,
+            taken,
+            closed: places::closed(self.pool, self.card, self.now),
+        });
         let planned = self.plan.acts.iter().map(|act| match act {
             Act::Create { card, amount, .. } if *card == self.card => {
                 self.slots.saturating_sub(amount.places())
@@ -315,16 +315,17 @@ impl Growing<'_> {
         let may_give =
             |subnet: &SubnetId| !self.gives(subnet) && self.is_clear(&Topic::Subnet(subnet.clone()));
         let room = self.room_on_busy_enis(may_give).saturating_add(planned);
-        self.rest_follows(room.saturating_add(self.room_of_leaving_enis()));
+        self.rest_follows(room.saturating_add(self.room_of_leaving_enis(limit, taken)));
     }
 
     /// Places on the ENIs that may come in the place of those on their way back to EC2, within seconds.
-    fn room_of_leaving_enis(&self) -> u32 {
+    fn room_of_leaving_enis(&self, limit: u32, taken: u32) -> u32 {
         let leaves = |eni: &&Eni| {
             eni.card == self.card && matches!(eni.state, EniState::Draining | EniState::Detaching)
         };
         let leaving = count(self.pool.enis().values().filter(leaves).count());
-        leaving.saturating_mul(self.slots)
+        let then_free = limit.saturating_sub(taken.saturating_sub(leaving));
+        then_free.min(leaving).saturating_mul(self.slots)
     }
 
     /// Asks for the subnets where what is known of them is old. A pod does not wait for the answer as long as there is

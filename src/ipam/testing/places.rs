@@ -9,7 +9,8 @@ use super::subnets::{custom, custom_world, subnet};
 use super::world::{World, attachment};
 use crate::cloud::CloudEni;
 use crate::effect::{Refusal, RefusalKind};
-use crate::ids::{CardIndex, DeviceIndex};
+use crate::event::Event;
+use crate::ids::{CardIndex, DeviceIndex, WaiterId};
 use crate::limits::{FurtherCards, InstanceLimits};
 use crate::policy::{Policy, WarmTarget};
 use crate::wishes::Wish;
@@ -275,6 +276,29 @@ fn of_several_cards_each_has_its_own_places() {
 /// comes in between waits for that.
 #[test]
 fn an_add_waits_for_the_place_of_an_eni_that_is_being_given_back() {
+    let (mut world, waiter) = asked_while_an_eni_leaves(None);
+    assert!(world.refused(waiter).is_none(), "{:?}", world.refused(waiter));
+    world.eager = true;
+    world.settle();
+    world.advance(Duration::from_secs(20));
+    assert!(
+        world.granted(waiter).is_some(),
+        "{:?}: {:?}",
+        world.refused(waiter),
+        world.log
+    );
+}
+
+/// Nothing may take its place.
+#[test]
+fn an_add_does_not_wait_for_the_place_of_an_eni_that_is_one_too_many() {
+    let (world, waiter) = asked_while_an_eni_leaves(Some(1));
+    let refusal = world.refused(waiter).expect("no place comes free");
+    assert_eq!((refusal.kind, refusal.limit), (RefusalKind::Exhausted, Some(1)));
+}
+
+/// By then `MAX_ENI` is this.
+fn asked_while_an_eni_leaves(max_enis: Option<u32>) -> (World, WaiterId) {
     let mut world = retagged(|_| {});
     for n in 0..4 {
         world.del(n);
@@ -291,14 +315,11 @@ fn an_add_waits_for_the_place_of_an_eni_that_is_being_given_back() {
         world.eager = true;
     }
     assert!(detaches(&world), "{:?}", world.log);
+    let policy = Policy {
+        max_enis,
+        ..world.policy.clone()
+    };
+    world.event(Event::Reconfigured(Box::new(policy)));
     let waiter = world.add(9, PATIENCE);
-    world.eager = true;
-    world.settle();
-    world.advance(Duration::from_secs(20));
-    assert!(
-        world.granted(waiter).is_some(),
-        "{:?}: {:?}",
-        world.refused(waiter),
-        world.log
-    );
+    (world, waiter)
 }

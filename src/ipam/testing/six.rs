@@ -375,12 +375,18 @@ fn an_80_that_ec2_omits_serves_nobody_new_and_is_replaced_once_ec2_insists() {
     assert!(!world.pool.knows(held));
 }
 
-#[test]
-fn ipamd_33_a_primary_eni_whose_subnet_is_not_for_pods_gets_none_and_one_eni_more_is_made() {
-    let mut world = World::new(3, 10, policy());
+/// A node whose own subnet is not for pods, beside one that is.
+pub(super) fn beside_its_subnet(enis: u32) -> World {
+    let mut world = World::new(enis, 10, policy());
     world.subnet_tags = [("kubernetes.io/role/cni".to_owned(), "0".to_owned())].into();
     let other = subnet("subnet-2", 2, 100, &[("kubernetes.io/role/cni", "1")]);
     world.subnets.insert(other.id.clone(), other);
+    world
+}
+
+#[test]
+fn ipamd_33_a_primary_eni_whose_subnet_is_not_for_pods_gets_none_and_one_eni_more_is_made() {
+    let mut world = beside_its_subnet(3);
     world.settle();
     assert_eq!(
         (world.calls("Create"), world.calls("Delegate")),

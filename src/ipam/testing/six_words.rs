@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::six::{add, node, policy, prefix};
-use super::subnets::subnet;
+use super::six::{add, beside_its_subnet, node, policy, prefix};
 use super::world::{Fault, Work, World, key};
 use crate::cidr6::Ipv6Cidr;
 use crate::model::EniState;
@@ -85,10 +84,7 @@ fn what_was_told_since_a_copy_was_made_is_not_given_again_by_a_start_with_it() {
 /// Its pods are deleted, and their plugins are slow: what the kernel routes is in use, on an ENI that is gone, too.
 #[test]
 fn an_eni_that_others_detached_is_not_deleted_while_the_kernel_routes_addresses_of_its_80() {
-    let mut world = World::new(2, 10, policy());
-    world.subnet_tags = [("kubernetes.io/role/cni".to_owned(), "0".to_owned())].into();
-    let other = subnet("subnet-2", 2, 100, &[("kubernetes.io/role/cni", "1")]);
-    world.subnets.insert(other.id.clone(), other);
+    let mut world = beside_its_subnet(2);
     world.settle();
     let address = IpAddr::V6(add(&mut world, 1));
     world.routes.insert(address, key(1));
@@ -114,10 +110,7 @@ fn an_eni_that_others_detached_is_not_deleted_while_the_kernel_routes_addresses_
 /// It would cost the subnet a second /80 for as long as the node lives.
 #[test]
 fn an_eni_that_a_killed_daemon_has_just_attached_is_not_made_again_because_a_list_is_late() {
-    let mut world = World::new(4, 10, policy());
-    world.subnet_tags = [("kubernetes.io/role/cni".to_owned(), "0".to_owned())].into();
-    let other = subnet("subnet-2", 2, 100, &[("kubernetes.io/role/cni", "1")]);
-    world.subnets.insert(other.id.clone(), other);
+    let mut world = beside_its_subnet(4);
     world.eager = false;
     let is_attached = |world: &World| {
         let mut stored = world.pool.enis().values();
