@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 
-use super::layout::{ENI_MARK_MASK, ENI_PRIMARY_PRIORITY, EniMark, FROM_POD_PRIORITY};
+use super::layout::{DHCP, ENI_MARK_MASK, ENI_PRIMARY_PRIORITY, EniMark, FROM_POD_PRIORITY};
 use super::link;
 use super::netlink::{NetError, Outcome};
 use super::op::{LinkRef, NetOp, Route, Rule};
@@ -45,6 +45,8 @@ pub struct ConfiguredEni {
     pub ifindex: u32,
     /// Its name at the moment.
     pub name: String,
+    /// What was not as it should be; empty when everything was.
+    pub changes: Vec<String>,
 }
 
 /// Why an ENI could not be configured.
@@ -75,6 +77,17 @@ pub enum EniError {
 /// # Errors
 /// [`EniError`]; run again to finish.
 pub fn configure_eni(intent: &EniIntent) -> Result<ConfiguredEni, EniError> {
+    configure_where(intent, |_| true)
+}
+
+/// The same, but only those changes that `may` be made, asked before each.
+///
+/// # Errors
+/// As [`configure_eni`].
+pub fn configure_where(
+    intent: &EniIntent,
+    mut may: impl FnMut(&str) -> bool,
+) -> Result<ConfiguredEni, EniError> {
     if intent.table == TableId::MAIN || intent.table.0 == 0 {
         return Err(EniError::MainTable(intent.mac));
     }
@@ -85,24 +98,31 @@ pub fn configure_eni(intent: &EniIntent) -> Result<ConfiguredEni, EniError> {
     let mut rtnl = Rtnl::open().map_err(kernel)?;
     let link = link::with_mac(&mut rtnl, intent.mac).map_err(kernel)?;
     let link = link.ok_or(EniError::LinkMissing(intent.mac))?;
-    if intent.mark.is_some() {
-        // Replies carry the mark before the reverse path is checked; without this setting the check ignores it and a
-        // strict rp_filter drops them (Documentation/networking/ip-sysctl.rst).
-        Setting::of_interface("ipv4", &link.name, "src_valid_mark", "1", Missing::Refused).ensure()?;
+    let mut changes = Vec::new();
+    for setting in intent.settings(&link.name) {
+        if !setting.stands()? && may(&object_of(&setting)) && setting.ensure()? {
+            changes.push(object_of(&setting));
+        }
     }
+    let mut make = |rtnl: &mut Rtnl, mut ops: Vec<NetOp>| {
+        ops.retain(|op| may(&op.to_string()));
+        changes.extend(ops.iter().map(ToString::to_string));
+        rtnl.apply(&ops)
+    };
     let mut configure = || {
-        rtnl.apply_all(&link_changes(intent, &link))?;
-        settle_addresses(&mut rtnl, intent, link.index)?;
+        all(make(&mut rtnl, link_changes(intent, &link))?)?;
+        settle_addresses(&mut rtnl, intent, link.index, &mut make)?;
         let mut routes = rtnl.routes(Some(intent.table), None)?;
         routes.extend(rtnl.routes(Some(TableId::MAIN), Some(link.index))?);
-        rtnl.apply_all(&route_changes(intent, link.index, &routes))?;
+        all(make(&mut rtnl, route_changes(intent, link.index, &routes))?)?;
         let rules = rtnl.rules()?;
-        rtnl.apply_all(&rule_changes(intent, &rules))
+        all(make(&mut rtnl, rule_changes(intent, &rules))?)
     };
     configure().map_err(kernel)?;
     Ok(ConfiguredEni {
         ifindex: link.index,
         name: link.name,
+        changes,
     })
 }
 
@@ -151,15 +171,38 @@ fn link_changes(intent: &EniIntent, link: &LinkFact) -> Vec<NetOp> {
 
 /// Adds the right address before wrong ones go, so that the link is never without one. If the wrong one was first in
 /// the same subnet, ours is its secondary and may go with it; then the next round puts it back, before any route.
-fn settle_addresses(rtnl: &mut Rtnl, intent: &EniIntent, link: u32) -> Result<(), NetError> {
+fn settle_addresses(
+    rtnl: &mut Rtnl,
+    intent: &EniIntent,
+    link: u32,
+    make: &mut impl FnMut(&mut Rtnl, Vec<NetOp>) -> Result<Vec<Outcome>, NetError>,
+) -> Result<(), NetError> {
     for _ in 0..ADDRESS_ROUNDS {
         let changes = address_changes(intent, link, &rtnl.addresses(Some(link))?);
         if changes.is_empty() {
             return Ok(());
         }
-        all_or_gone(rtnl.apply(&changes)?)?;
+        all_or_gone(make(rtnl, changes)?)?;
     }
     Ok(())
+}
+
+fn all(outcomes: Vec<Outcome>) -> Result<(), NetError> {
+    outcomes.into_iter().collect()
+}
+
+fn object_of(setting: &Setting) -> String {
+    format!("sysctl {}", setting.path().display())
+}
+
+impl EniIntent {
+    /// The kernel parameters of its link.
+    pub fn settings(&self, link: &str) -> Vec<Setting> {
+        // Replies carry the mark before the reverse path is checked; without this setting the check ignores it and a
+        // strict rp_filter drops them (Documentation/networking/ip-sysctl.rst).
+        let valid_mark = || Setting::of_interface("ipv4", link, "src_valid_mark", "1", Missing::Refused);
+        self.mark.is_some().then(valid_mark).into_iter().collect()
+    }
 }
 
 fn address_changes(intent: &EniIntent, link: u32, found: &[AddressFact]) -> Vec<NetOp> {
@@ -207,9 +250,15 @@ fn route_changes(intent: &EniIntent, link: u32, found: &[RouteFact]) -> Vec<NetO
         (fact.dst, fact.via, fact.oif, fact.table) == (intent.subnet, None, link, TableId::MAIN)
             && fact.prefsrc == Some(intent.primary)
     });
+    // A link manager that takes the ENI for its own gives the node a second default route.
+    let leased = found
+        .iter()
+        .filter(|fact| (fact.oif, fact.table, fact.protocol) == (link, TableId::MAIN, DHCP));
     // The kernel's own subnet route would send the node's traffic to the subnet out of this ENI.
-    let unwanted = subnet.map(|fact| {
+    let unwanted = subnet.chain(leased).map(|fact| {
         NetOp::DelRoute(Route {
+            dst: fact.dst,
+            via: fact.via,
             prefsrc: fact.prefsrc,
             ..Route::link(fact.dst, link, TableId::MAIN)
         })

@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
-use super::layout::{EniMark, MARK_PRIORITY, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
+use super::layout::{
+    EXTERNAL_SERVICE_PRIORITY, EniMark, MARK_PRIORITY, POD_TABLE, RuleLayout, TO_POD_PRIORITY,
+};
 use super::link;
 use super::netlink::NetError;
 use super::nft::model::SnatPorts;
@@ -18,10 +21,6 @@ use super::ruleset::{HostRuleset, RulesetError};
 use super::sysctl::{Missing, Setting, SysctlError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
-
-/// Priority of the rules for networks that pods reach by the primary ENI (`AWS_EXTERNAL_SERVICE_CIDRS`); just before
-/// the rules that lead pods to their ENIs.
-const EXTERNAL_SERVICE_PRIORITY: u32 = 1535;
 
 /// What the node is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +89,18 @@ pub enum HostChange {
     Table(Applied),
 }
 
+impl HostChange {
+    /// What is changed, whatever it is changed to: the same words each time.
+    pub fn object(&self) -> String {
+        match self {
+            Self::Mtu { .. } => "mtu of the primary ENI".to_owned(),
+            Self::Sysctl { key, .. } => format!("sysctl {key}"),
+            Self::Rule(change) => change.clone(),
+            Self::Table(_) => "nftables table ip aws-cni".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for HostChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -151,31 +162,54 @@ impl Host {
     /// # Errors
     /// The first thing that failed; what came before it is done, and applying again goes on from there.
     pub fn apply(&mut self, intent: &HostIntent) -> Result<HostReport, HostError> {
+        self.apply_where(intent, |_| true)
+    }
+
+    /// The same, but only those changes that `may` be made, asked before each.
+    ///
+    /// # Errors
+    /// As [`Host::apply`].
+    pub fn apply_where(
+        &mut self,
+        intent: &HostIntent,
+        mut may: impl FnMut(&HostChange) -> bool,
+    ) -> Result<HostReport, HostError> {
         let mut primary = link::with_mac(&mut self.rtnl, intent.primary_mac)?
             .ok_or(HostError::NoPrimaryLink(intent.primary_mac))?;
         let ruleset = intent.ruleset(primary.index);
         ruleset.check()?;
         let mut changes = Vec::new();
-        if primary.mtu != intent.eni_mtu {
+        let mtu = HostChange::Mtu {
+            from: primary.mtu,
+            to: intent.eni_mtu,
+        };
+        if primary.mtu != intent.eni_mtu && may(&mtu) {
             self.rtnl
                 .apply_all(&[NetOp::LinkMtu(LinkRef::Index(primary.index), intent.eni_mtu)])?;
-            changes.push(HostChange::Mtu {
-                from: primary.mtu,
-                to: intent.eni_mtu,
-            });
+            changes.push(mtu);
             primary.mtu = intent.eni_mtu;
         }
         for (key, value, missing) in intent.sysctls(&primary.name) {
-            if Setting::new(&key, value, missing).ensure()? {
-                changes.push(HostChange::Sysctl { key, value });
+            let setting = Setting::new(&key, value, missing);
+            let change = HostChange::Sysctl { key, value };
+            if !setting.stands()? && may(&change) && setting.ensure()? {
+                changes.push(change);
             }
         }
-        let ops = self.rule_ops(intent)?;
+        let (rules, ops): (Vec<HostChange>, Vec<NetOp>) = self
+            .rule_ops(intent)?
+            .into_iter()
+            .map(|op| (HostChange::Rule(op.to_string()), op))
+            .filter(|(change, _)| may(change))
+            .unzip();
         self.rtnl.apply_all(&ops)?;
-        changes.extend(ops.iter().map(|op| HostChange::Rule(op.to_string())));
+        changes.extend(rules);
         // Before the table is written, or the Go daemon's would be gone unreported.
         let leftovers = self.table.leftovers()?;
-        match self.table.apply(&ruleset)? {
+        match self
+            .table
+            .apply_where(&ruleset, |applied| may(&HostChange::Table(applied)))?
+        {
             Applied::Unchanged => {}
             applied => changes.push(HostChange::Table(applied)),
         }
@@ -233,6 +267,15 @@ impl HostIntent {
                 .map(|cidr| external_service(*cidr)),
         );
         rules
+    }
+
+    /// The files of the kernel parameters that it sets, or that change those when they are written.
+    pub fn settings(&self, primary: &str) -> impl Iterator<Item = PathBuf> {
+        let set = self.sysctls(primary);
+        set.into_iter()
+            .map(|(key, ..)| key)
+            .chain(["net/ipv4/conf/all/forwarding".to_owned()])
+            .map(|key| Setting::new(&key, "", Missing::Tolerated).path().to_owned())
     }
 
     /// The parameters, in the order in which they must be written.

@@ -25,6 +25,9 @@ pub const POD_TABLE: TableId = TableId(512);
 pub const TO_POD_PRIORITY: u32 = 512;
 /// Priority of the rule that sends marked traffic out of the primary ENI.
 pub const MARK_PRIORITY: u32 = 1024;
+/// Priority of the rules for networks that pods reach by the primary ENI (`AWS_EXTERNAL_SERVICE_CIDRS`); just before
+/// the rules that lead pods to their ENIs.
+pub const EXTERNAL_SERVICE_PRIORITY: u32 = 1535;
 /// Priority of the rules that lead pod traffic to its ENI's table.
 pub const FROM_POD_PRIORITY: u32 = 1536;
 /// Priority of the rules for an ENI's own primary address; just before the kernel's main rule at 32766.
@@ -36,6 +39,9 @@ pub const ENI_MARK_MASK: u32 = 0x7f;
 pub const DOOMED_GROUP: u32 = 512_512;
 /// The gateway every pod sees; it exists only as the pod's permanent neighbour.
 pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// `RTPROT_DHCP` of `linux/rtnetlink.h`: the maker of routes that were leased.
+pub const DHCP: u8 = 16;
 
 /// MTUs an ENI and a pod may have: from what every IPv4 host must take (RFC 791) to the VPC's jumbo frames, the
 /// default (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/network_mtu.html>).

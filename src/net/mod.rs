@@ -2,6 +2,7 @@
 
 pub mod eni;
 pub mod facts;
+pub mod guard;
 pub mod host;
 pub mod inherited;
 pub mod layout;

@@ -68,6 +68,8 @@ pub type Outcome = Result<(), NetError>;
 pub struct Reply {
     /// The message type.
     pub kind: u16,
+    /// The socket whose request this is about; 0 when it is the kernel's own doing.
+    pub port: u32,
     /// Everything after the netlink header.
     pub payload: Vec<u8>,
 }

@@ -67,23 +67,35 @@ impl Setting {
         Self::new(&format!("net/{family}/conf/{interface}/{key}"), value, missing)
     }
 
+    /// The file below `/proc/sys`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it has its value, or is missing where that does not matter.
+    ///
+    /// # Errors
+    /// When the file can't be read, or is missing where that is refused.
+    pub fn stands(&self) -> Result<bool, SysctlError> {
+        match fs::read_to_string(&self.path) {
+            Ok(current) => Ok(current.trim_end() == self.value),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.missing == Missing::Tolerated => {
+                Ok(true)
+            }
+            Err(error) => Err(SysctlError::Read {
+                path: self.path.clone(),
+                error,
+            }),
+        }
+    }
+
     /// Brings the setting to its value; returns whether it was another.
     ///
     /// # Errors
     /// When the file can't be read or written, or is missing where that is refused.
     pub fn ensure(&self) -> Result<bool, SysctlError> {
-        match fs::read_to_string(&self.path) {
-            Ok(current) if current.trim_end() == self.value => return Ok(false),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.missing == Missing::Tolerated => {
-                return Ok(false);
-            }
-            Err(error) => {
-                return Err(SysctlError::Read {
-                    path: self.path.clone(),
-                    error,
-                });
-            }
+        if self.stands()? {
+            return Ok(false);
         }
         fs::write(&self.path, self.value)
             .map(|()| true)

@@ -27,6 +27,8 @@ pub enum LinkChange {
         /// The name before.
         from: String,
     },
+    /// It was set down or up, or has another MTU.
+    Altered,
     /// It was put into [`DOOMED_GROUP`]: its pod is deleted, and it waits to be.
     Doomed,
     /// It is gone from this namespace.
@@ -67,6 +69,8 @@ pub struct LinkWatch {
 struct Known {
     name: String,
     mac: Option<Mac>,
+    mtu: u32,
+    up: bool,
     doomed: bool,
 }
 
@@ -151,6 +155,8 @@ impl LinkWatch {
         let now = Known {
             name: link.name.clone(),
             mac: link.mac,
+            mtu: link.mtu,
+            up: link.up,
             doomed: link.group == DOOMED_GROUP,
         };
         let doomed = now.doomed;
@@ -158,6 +164,7 @@ impl LinkWatch {
             before if doomed && before.as_ref().is_none_or(|before| !before.doomed) => LinkChange::Doomed,
             Some(before) if before.mac != link.mac => LinkChange::Appeared,
             Some(before) if before.name != link.name => LinkChange::Renamed { from: before.name },
+            Some(before) if (before.mtu, before.up) != (link.mtu, link.up) => LinkChange::Altered,
             Some(_) => return None,
             None => LinkChange::Appeared,
         };

@@ -261,8 +261,24 @@ pub struct Status {
     /// Each network card's numbers, where more than one is managed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cards: BTreeMap<CardIndex, CardStatus>,
+    /// What of ours somebody else has taken out of the kernel or changed.
+    pub guarded: Guarded,
     /// The daemon's version.
     pub version: String,
+}
+
+/// What was put right in the kernel since the daemon's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Guarded {
+    /// How many things.
+    pub repairs: u64,
+    /// The last of them, and who had changed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// What is left as it is for a while, because somebody keeps changing it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disputed: Vec<String>,
 }
 
 /// What a network card has; all cards' together is in [`Status`].

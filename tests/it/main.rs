@@ -27,6 +27,7 @@ mod explain;
 mod fake_daemon;
 mod faults_of_go;
 mod growth;
+mod guardian;
 mod hostile;
 mod import;
 mod leaks;

@@ -300,6 +300,13 @@ impl Scene {
             .collect()
     }
 
+    /// Runs a shell script in the node's network namespace and returns what it prints.
+    pub fn on_node(&self, script: &str) -> String {
+        let run = || Command::new("sh").args(["-c", script]).output().unwrap();
+        let output = self.node.netns().run(run).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Waits until something holds; for what no event tells of.
     pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
         let start = Instant::now();

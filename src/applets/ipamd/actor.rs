@@ -1,7 +1,7 @@
 //! The one task that owns the pool: every request, answer, notification and timer reaches it through one mailbox.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -13,6 +13,7 @@ use super::answers;
 use super::clock;
 use super::deferred::Deferred;
 use super::hands::Hands;
+use super::host;
 use super::mail::Mail;
 use crate::ipam::effect::{Change, Effect, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
@@ -20,10 +21,13 @@ use crate::ipam::ids::{CommitId, TableId, Tick, WaiterId};
 use crate::ipam::model::Allocation as Held;
 use crate::ipam::pool::Pool;
 use crate::ipam::wishes::Wish;
+use crate::net::guard::Author;
 use crate::net::layout::RuleLayout;
 use crate::net::pod::{LinkRemoval, PodRemoval};
 use crate::rpc::server::{Call, Incoming, Replies};
-use crate::rpc::types::{self, Allocation, ErrorKind, Reply as Answer, Request, ServiceError};
+use crate::rpc::types::{
+    self, Allocation, ErrorKind, Guarded, Reply as Answer, Request, ServiceError, Status,
+};
 use crate::store::{Store, Write};
 
 /// Stands in for a watchdog nobody set.
@@ -42,6 +46,7 @@ pub(super) struct Actor {
     /// Answers that are not logged yet, with what was assigned.
     said: Vec<(Reply, Option<Held>)>,
     alarms: Alarms,
+    guarded: Guarded,
 }
 
 impl Actor {
@@ -65,6 +70,7 @@ impl Actor {
             deferred,
             said: Vec::new(),
             alarms: Alarms::default(),
+            guarded: Guarded::default(),
         }
     }
 
@@ -77,6 +83,8 @@ impl Actor {
                 self.alarms.tell_suppressed(clock::now());
             }
             Mail::Unwired { waiter, reply } => self.answer(waiter, reply),
+            Mail::Disturbed(gone) => self.restore(gone),
+            Mail::Guarded(guarded) => self.guarded = guarded,
             Mail::Committed {
                 commit,
                 behind,
@@ -124,6 +132,24 @@ impl Actor {
         for (waiter, key) in self.deferred.collect() {
             self.step(Event::Del { waiter, key });
         }
+    }
+
+    /// Of pods whose route or rule went only those that live are to have it back.
+    fn restore(&self, gone: BTreeMap<Ipv4Addr, Author>) {
+        let mut pods = host::recorded(&self.pool, self.layout);
+        pods.retain(|pod| gone.is_empty() || gone.contains_key(&pod.address));
+        if !pods.is_empty() {
+            self.hands.restore(pods, gone);
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = answers::status(self.pool.status(clock::now()));
+        status.guarded = self.guarded.clone();
+        let disputed = status.guarded.disputed.iter();
+        let told = disputed.map(|thing| format!("{thing} is left as it is: others keep changing it"));
+        status.reasons.extend(told);
+        status
     }
 
     /// Gives the store back, for closing it.
@@ -175,10 +201,7 @@ impl Actor {
                 self.step(Event::Cordon { waiter, cordoned });
             }
             Request::Check(check) => say(&call.replies, self.check(&check)),
-            Request::Status => say(
-                &call.replies,
-                Ok(Answer::Status(answers::status(self.pool.status(clock::now())))),
-            ),
+            Request::Status => say(&call.replies, Ok(Answer::Status(self.status()))),
             Request::Dump => say(&call.replies, Ok(Answer::Dump(self.pool.dump(clock::now())))),
         }
     }

@@ -7,7 +7,7 @@ use crate::ipam::records::RecordKey;
 use crate::ipam::status::{CardStatus as PoolCardStatus, Status as PoolStatus};
 use crate::net::layout::RuleLayout;
 use crate::rpc::types::{
-    Add, Allocation, Assigned, Attachment, AwsFailure, CardStatus, Collected, ErrorKind, Released,
+    Add, Allocation, Assigned, Attachment, AwsFailure, CardStatus, Collected, ErrorKind, Guarded, Released,
     Reply as Answer, ServiceError, Status,
 };
 use crate::store::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
@@ -144,6 +144,7 @@ pub(super) fn status(status: PoolStatus) -> Status {
             .into_iter()
             .map(|(card, has)| (card, card_status(has)))
             .collect(),
+        guarded: Guarded::default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

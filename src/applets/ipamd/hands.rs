@@ -1,11 +1,14 @@
 //! Executes effects that reach outside: EC2, IMDS, the kernel. Every outcome comes back as mail.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tokio::spawn;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
+use super::guardian::Listener;
 use super::kernel::{Job, Kernel};
 use super::mail::Mail;
 use super::node;
@@ -13,7 +16,8 @@ use crate::cloud::{Ec2, Imds};
 use crate::ipam::effect::{Effect, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::{Mac, WaiterId};
-use crate::net::pod::PodRemoval;
+use crate::net::guard::Author;
+use crate::net::pod::{PodRemoval, RecordedPod};
 
 /// What the actor acts with.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub(super) struct Hands {
     imds: Arc<Imds>,
     primary: Mac,
     kernel: Kernel,
+    /// As long as it is here somebody listens to the kernel.
+    _listener: Option<Listener>,
     mail: UnboundedSender<Mail>,
 }
 
@@ -32,6 +38,7 @@ impl Hands {
         imds: Arc<Imds>,
         primary: Mac,
         kernel: Kernel,
+        listener: Option<Listener>,
         mail: UnboundedSender<Mail>,
     ) -> Self {
         Self {
@@ -39,6 +46,7 @@ impl Hands {
             imds,
             primary,
             kernel,
+            _listener: listener,
             mail,
         }
     }
@@ -82,6 +90,11 @@ impl Hands {
     /// Takes away what no plugin will, and has the actor give the answer afterwards, if there is one.
     pub(super) fn unwire(&self, pods: Vec<PodRemoval>, answer: Option<(WaiterId, Reply)>) {
         self.kernel.ask(Job::Unwire { pods, answer });
+    }
+
+    /// Looks at these pods in the kernel, and puts right what is missing of them.
+    pub(super) fn restore(&self, pods: Vec<RecordedPod>, gone: BTreeMap<Ipv4Addr, Author>) {
+        self.kernel.ask(Job::Restore { pods, gone });
     }
 
     fn sweep(&self) {

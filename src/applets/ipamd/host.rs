@@ -40,7 +40,7 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts, seen: &H
 }
 
 /// The pods that hold an address, as they were wired.
-fn recorded(pool: &Pool, layout: RuleLayout) -> Vec<RecordedPod> {
+pub(super) fn recorded(pool: &Pool, layout: RuleLayout) -> Vec<RecordedPod> {
     let pod = |held: &Allocation| match held.address {
         IpAddr::V4(address) => Some(RecordedPod {
             address,

@@ -12,20 +12,27 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
+use super::guardian::{Guardian, authors};
 use super::mail::Mail;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::{EniId, Mark, WaiterId};
 use crate::ipam::witness::{KernelFacts, LinkFact, PodRoute};
-use crate::net::eni::{EniIntent as LinkIntent, configure_eni, deconfigure_eni_rules, keep_mark_rules};
+use crate::net::eni::{
+    EniIntent as LinkIntent, configure_eni, configure_where, deconfigure_eni_rules, keep_mark_rules,
+};
 use crate::net::facts::{HostFacts, is_pod_link};
+use crate::net::guard::{Author, Sighting};
 use crate::net::host::{Host, HostError, HostIntent};
 use crate::net::layout::{EniMark, RuleLayout};
 use crate::net::link::reap_doomed;
 use crate::net::netlink::NetError;
-use crate::net::pod::{PodRemoval, Repair, Repairs, put_right, remove_orphaned_rules, unwire_pod};
+use crate::net::pod::{
+    PodRemoval, RecordedPod, Repair, Repairs, put_right, remove_orphaned_rules, repairs, unwire_pod,
+};
 use crate::net::rtnl::Rtnl;
+use crate::rpc::types::Guarded;
 
 /// A burst of DELs is reaped together: deleting one link alone waits as long for RCU as deleting a hundred.
 const REAP_AFTER: Duration = Duration::from_millis(50);
@@ -70,6 +77,15 @@ pub(super) enum Job {
     RemoveRules(BTreeSet<Ipv4Addr>),
     /// The VPC's networks as they are now, changed or not.
     VpcCidrs(Vec<Ipv4Cidr>),
+    /// Somebody may have changed what is ours: put it right.
+    Guard(Sighting),
+    /// These pods live and should be as recorded; something of those named went.
+    Restore {
+        /// The pods to look at.
+        pods: Vec<RecordedPod>,
+        /// Whose routes or rules went, and who did it.
+        gone: BTreeMap<Ipv4Addr, Author>,
+    },
 }
 
 /// The thread, to talk to. It ends when this is dropped.
@@ -158,18 +174,22 @@ pub(super) enum SetupError {
 ///
 /// # Errors
 /// What kept the host from being set up; nothing can be served then.
-pub(super) fn start(setup: Setup, mail: UnboundedSender<Mail>) -> Result<Kernel, SetupError> {
+pub(super) fn start(
+    setup: Setup,
+    mail: UnboundedSender<Mail>,
+    guardian: Guardian,
+) -> Result<Kernel, SetupError> {
     let (jobs, queue) = channel();
     let (ready, is_ready) = channel();
-    std::thread::Builder::new()
-        .name("kernel".into())
-        .spawn(move || match Worker::open(setup, mail) {
+    std::thread::Builder::new().name("kernel".into()).spawn(move || {
+        match Worker::open(setup, mail, guardian) {
             Ok(worker) => {
                 drop(ready.send(Ok(())));
                 worker.run(&queue);
             }
             Err(error) => drop(ready.send(Err(error))),
-        })?;
+        }
+    })?;
     // The thread answers before it does anything else; it cannot go without an answer.
     is_ready.recv().unwrap_or(Ok(()))?;
     Ok(Kernel { jobs })
@@ -180,11 +200,24 @@ struct Worker {
     intent: HostIntent,
     /// Whether the VPC's networks of the intent are in the kernel.
     is_applied: bool,
+    /// Which address leaves by which secondary ENI.
+    published: BTreeMap<Ipv4Addr, EniMark>,
+    guardian: Guardian,
+    guarded: Guarded,
+    /// The primary ENI's link, and those of the ENIs that were configured.
+    primary: String,
+    links: BTreeMap<EniId, String>,
+    reap_at: Option<Instant>,
+    /// What was heard, and when it is looked at; when it was the last time; so often in a row it could not be put right.
+    heard: Sighting,
+    guard_at: Option<Instant>,
+    guarded_at: Option<Instant>,
+    failures: u32,
     mail: UnboundedSender<Mail>,
 }
 
 impl Worker {
-    fn open(setup: Setup, mail: UnboundedSender<Mail>) -> Result<Self, HostError> {
+    fn open(setup: Setup, mail: UnboundedSender<Mail>, guardian: Guardian) -> Result<Self, HostError> {
         let mut host = Host::open()?;
         let report = host.apply(&setup.intent)?;
         for change in &report.changes {
@@ -210,32 +243,51 @@ impl Worker {
         // Before anything is served, because a DEL that is served in between would be undone here. It costs nothing on
         // a host in order: what is missing was found in what the start had to look at anyway.
         put_pods_right(setup.repairs);
-        Ok(Self {
+        let worker = Self {
             host,
             intent: setup.intent,
             is_applied: true,
+            published: setup.published,
+            guardian,
+            guarded: Guarded::default(),
+            primary: report.primary.name,
+            links: BTreeMap::new(),
+            reap_at: None,
+            heard: Sighting::default(),
+            guard_at: None,
+            guarded_at: None,
+            failures: 0,
             mail,
-        })
+        };
+        worker.watch_settings();
+        Ok(worker)
     }
 
     fn run(mut self, queue: &Receiver<Job>) {
-        let mut reap_at: Option<Instant> = Some(Instant::now());
+        self.reap_at = Some(Instant::now());
         loop {
-            let job = match reap_at {
+            let job = match self.reap_at.into_iter().chain(self.guard_at).min() {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             match job {
-                Ok(Job::Reap) => reap_at = reap_at.or_else(|| Some(Instant::now() + REAP_AFTER)),
                 Ok(job) => self.work(job),
-                Err(RecvTimeoutError::Timeout) => {
-                    reap_at = None;
-                    reap();
-                }
+                Err(RecvTimeoutError::Timeout) => self.due(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         reap();
+    }
+
+    /// Does what its time has come for.
+    fn due(&mut self) {
+        let is_due = |at: &mut Instant| *at <= Instant::now();
+        if self.reap_at.take_if(is_due).is_some() {
+            reap();
+        }
+        if self.guard_at.take_if(is_due).is_some() {
+            self.guard();
+        }
     }
 
     fn work(&mut self, job: Job) {
@@ -253,6 +305,7 @@ impl Worker {
                 });
             }
             Job::Unpublish(addresses) => {
+                self.published.retain(|address, _| !addresses.contains(address));
                 if let Err(error) = self.host.table().unpublish(&addresses) {
                     warn!("addresses could not be taken out of the table: {error}");
                 }
@@ -260,6 +313,8 @@ impl Worker {
             Job::Unconfigure { eni, primary, mark } => self.unconfigure(&eni, primary, mark),
             Job::Read => self.read(),
             Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
+            Job::Guard(sighting) => self.hear(sighting),
+            Job::Restore { pods, gone } => self.restore(&pods, &gone),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
             Job::Unwire { pods, answer } => {
                 unwire(&pods);
@@ -268,7 +323,9 @@ impl Worker {
                     drop(self.mail.send(Mail::Unwired { waiter, reply }));
                 }
             }
-            Job::Reap => {}
+            Job::Reap => {
+                self.reap_at.get_or_insert_with(|| Instant::now() + REAP_AFTER);
+            }
         }
     }
 
@@ -300,6 +357,9 @@ impl Worker {
         };
         let link = configure_eni(&intent).map_err(|error| error.to_string())?;
         info!(eni = %eni.eni, link = link.name, table = eni.table.0, "ENI configured");
+        self.guardian.enis.insert(eni.eni.clone(), intent);
+        self.links.insert(eni.eni.clone(), link.name);
+        self.watch_settings();
         if let Some(mark) = mark {
             self.intent.enis.insert(mark, link.ifindex);
             let applied = self.host.apply(&self.intent).map_err(|error| error.to_string())?;
@@ -311,10 +371,13 @@ impl Worker {
     /// What is left over leads nowhere: it may not keep the pool from going on.
     fn unconfigure(&mut self, eni: &EniId, primary: Ipv4Addr, mark: Option<Mark>) {
         let mark = self.mark(mark);
+        self.guardian.enis.remove(eni);
+        self.links.remove(eni);
         if let Err(error) = deconfigure_eni_rules(primary, mark) {
             warn!(%eni, "rules of a detached ENI stay in the kernel: {error}");
         }
-        if mark.is_some_and(|mark| self.intent.enis.remove(&mark).is_some()) {
+        if let Some(mark) = mark.filter(|mark| self.intent.enis.remove(mark).is_some()) {
+            self.published.retain(|_, of| *of != mark);
             match self.host.apply(&self.intent) {
                 Ok(_) => info!(%eni, "the host no longer knows the ENI"),
                 Err(error) => warn!(%eni, "the host still knows a detached ENI: {error}"),
@@ -323,14 +386,16 @@ impl Worker {
     }
 
     fn publish(&mut self, mark: Option<Mark>, addresses: &[Ipv4Addr]) -> Result<(), String> {
-        match self.mark(mark) {
-            Some(mark) => self
-                .host
-                .table()
-                .publish(mark, addresses)
-                .map_err(|error| error.to_string()),
-            None => Ok(()),
-        }
+        let Some(mark) = self.mark(mark) else {
+            return Ok(());
+        };
+        self.host
+            .table()
+            .publish(mark, addresses)
+            .map_err(|error| error.to_string())?;
+        self.published
+            .extend(addresses.iter().map(|address| (*address, mark)));
+        Ok(())
     }
 
     fn mark(&self, mark: Option<Mark>) -> Option<EniMark> {
@@ -381,6 +446,8 @@ fn put_pods_right(found: Repairs) {
         tell_repairs(Rtnl::open().and_then(|mut rtnl| put_right(&mut rtnl, found.repairs)));
     }
 }
+
+mod guarding;
 
 fn remove_rules(veth_prefix: &str, addresses: &BTreeSet<Ipv4Addr>) {
     tell_repairs(remove_orphaned_rules(veth_prefix, addresses));
@@ -443,7 +510,7 @@ mod tests {
     fn dataplane_26_networks_that_could_not_be_applied_are_tried_again() {
         on_bare_node(|_| {
             let (mail, _letters) = tokio::sync::mpsc::unbounded_channel();
-            let mut worker = Worker::open(setup(), mail).unwrap();
+            let mut worker = Worker::open(setup(), mail, Guardian::new(None)).unwrap();
             let second: Vec<Ipv4Cidr> = ["10.0.0.0/16", "10.9.0.0/16"]
                 .map(|cidr| cidr.parse().unwrap())
                 .into();

@@ -7,6 +7,7 @@ use super::kernel::{Job, Kernel};
 use super::mail::Mail;
 use crate::ipam::event::Event;
 use crate::ipam::witness::LinkFact;
+use crate::net::guard::Sighting;
 use crate::net::netlink::NetError;
 use crate::net::veth;
 use crate::net::watch::{AsyncLinkWatch, LinkChange, LinkEvent, LinkWatch, Notice};
@@ -63,11 +64,18 @@ fn tell(events: Vec<LinkEvent>, veth_prefix: &str, mail: &UnboundedSender<Mail>,
                 kernel.ask(Job::Reap);
                 continue;
             }
-            LinkChange::Appeared | LinkChange::Renamed { .. } => Event::LinkSeen(LinkFact {
-                mac,
-                name: event.name,
-                ifindex: event.index,
-            }),
+            LinkChange::Altered => {
+                kernel.ask(Job::Guard(Sighting::of_a_link()));
+                continue;
+            }
+            LinkChange::Appeared | LinkChange::Renamed { .. } => {
+                kernel.ask(Job::Guard(Sighting::of_a_link()));
+                Event::LinkSeen(LinkFact {
+                    mac,
+                    name: event.name,
+                    ifindex: event.index,
+                })
+            }
         };
         // The actor is gone only when the daemon ends.
         drop(mail.send(event.into()));

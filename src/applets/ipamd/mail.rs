@@ -1,8 +1,13 @@
 //! The letters that reach the actor.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
 use crate::ipam::effect::{Effect, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::{CommitId, WaiterId};
+use crate::net::guard::Author;
+use crate::rpc::types::Guarded;
 
 /// What reaches the actor from its own side.
 ///
@@ -30,6 +35,11 @@ pub(super) enum Mail {
         /// The answer.
         reply: Reply,
     },
+    /// Something of pods went from the kernel: these pods', or, without any, nobody knows whose. Those that live are to
+    /// be put right.
+    Disturbed(BTreeMap<Ipv4Addr, Author>),
+    /// What the guardian has come to.
+    Guarded(Guarded),
     /// Time for what no event tells of: DELs that plugins left behind, alarms that were held back.
     Housekeeping,
 }

@@ -9,6 +9,7 @@ mod cordon;
 mod deferred;
 mod eni_configs;
 mod export;
+mod guardian;
 mod hands;
 mod host;
 mod identify;

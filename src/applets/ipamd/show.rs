@@ -148,6 +148,15 @@ fn render(status: &Answer) -> String {
         )
         .unwrap_or_default();
     }
+    if let Some(last) = &status.guarded.last {
+        // Writing to a String cannot fail.
+        write!(
+            text,
+            "\nput right:    {} things that others had changed, the last: {last}",
+            status.guarded.repairs
+        )
+        .unwrap_or_default();
+    }
     for reason in &status.reasons {
         // Writing to a String cannot fail.
         write!(text, "\nnote:         {reason}").unwrap_or_default();

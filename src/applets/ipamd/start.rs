@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::actor::{self, Actor};
 use super::deferred::Deferred;
+use super::guardian::{self, Guardian};
 use super::hands::Hands;
 use super::identify::{Identity, discover, remembered};
 use super::kernel::{self, Job, SetupError};
@@ -181,7 +182,11 @@ fn assemble(
     };
     let (pool, effects) = Pool::recover(start, clock::now());
     info!("found {}", summary(&pool));
-    let kernel = kernel::start(host::setup(config, &pool, &kernel_facts, &seen), mail.clone())?;
+    let settings = guardian::settings();
+    let guardian = Guardian::new(settings.clone());
+    let setup = host::setup(config, &pool, &kernel_facts, &seen);
+    let kernel = kernel::start(setup, mail.clone(), guardian)?;
+    let listener = guardian::listen(settings, kernel.clone());
     links::watch(config.network.veth_prefix.clone(), mail.clone(), kernel.clone())?;
     // What is remembered may be out of date, what has just been discovered is not.
     let first = identity.enis.as_ref().map_or(Duration::ZERO, |_| vpc::EVERY);
@@ -202,7 +207,7 @@ fn assemble(
     }
     keep_house(&mail);
     reload::follow(files, policy, reload::EVERY, mail.clone());
-    let hands = Hands::new(ec2, imds, primary, kernel, mail.clone());
+    let hands = Hands::new(ec2, imds, primary, kernel, listener, mail.clone());
     let deferred = Deferred::new(&config.daemon.state_dir);
     let mut actor = Actor::new(pool, store, hands, mail, config.network.rule_layout, deferred);
     actor.execute(effects);

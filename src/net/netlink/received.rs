@@ -16,6 +16,7 @@ pub(super) struct Received<'a> {
     pub(super) kind: u16,
     pub(super) flags: u16,
     pub(super) seq: u32,
+    pub(super) port: u32,
     pub(super) payload: &'a [u8],
 }
 
@@ -26,6 +27,7 @@ impl<'a> Received<'a> {
             kind: array(bytes, 4).map(u16::from_ne_bytes)?,
             flags: array(bytes, 6).map(u16::from_ne_bytes)?,
             seq: array(bytes, 8).map(u32::from_ne_bytes)?,
+            port: array(bytes, 12).map(u32::from_ne_bytes)?,
             payload: bytes.get(MESSAGE_HEADER..len)?,
         };
         Some((message, bytes.get(align(len)..).unwrap_or_default()))
@@ -34,6 +36,7 @@ impl<'a> Received<'a> {
     pub(super) fn to_reply(self) -> Reply {
         Reply {
             kind: self.kind,
+            port: self.port,
             payload: self.payload.to_vec(),
         }
     }

@@ -277,6 +277,7 @@ mod tests {
 
     fn reply(message: &Message) -> Reply {
         Reply {
+            port: 0,
             kind: message.kind,
             payload: message.body.as_bytes().to_vec(),
         }
@@ -326,7 +327,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_dumps_never_panic(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let reply = Reply { kind: 0, payload };
+            let reply = Reply { kind: 0, port: 0, payload };
             let _seen = (table(&reply), chain(&reply), rule(&reply), set(&reply));
             let replies = [reply];
             let _seen = (ranges(&replies), pods(&replies), links(&replies));

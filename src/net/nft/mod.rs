@@ -8,6 +8,7 @@ mod expr;
 pub mod facts;
 mod leftovers;
 pub mod model;
+pub(crate) mod news;
 mod table;
 #[cfg(test)]
 pub(crate) mod testbed;

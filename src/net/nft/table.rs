@@ -71,6 +71,18 @@ impl Nft {
     /// # Errors
     /// Nothing has changed after an error: a transaction either happens or does not.
     pub fn apply(&mut self, want: &HostRuleset) -> Result<Applied, NftError> {
+        self.apply_where(want, |_| true)
+    }
+
+    /// The same, but only if what would be done `may` be done.
+    ///
+    /// # Errors
+    /// As [`Nft::apply`].
+    pub fn apply_where(
+        &mut self,
+        want: &HostRuleset,
+        may: impl FnOnce(Applied) -> bool,
+    ) -> Result<Applied, NftError> {
         want.check()?;
         let skeleton = skeleton(want);
         let seal = seal(&skeleton);
@@ -84,6 +96,9 @@ impl Nft {
                 Applied::Replaced,
             ),
         };
+        if !may(applied) {
+            return Ok(Applied::Unchanged);
+        }
         self.transact(&messages)?;
         Ok(applied)
     }

@@ -153,6 +153,21 @@ pub(crate) fn link_event(reply: &Reply) -> Result<Option<(bool, LinkFact)>, Malf
     }
 }
 
+/// A route notification; `None` for other families.
+pub(crate) fn route_news(reply: &Reply) -> Result<Option<RouteFact>, Malformed> {
+    route(&reply.payload)
+}
+
+/// A rule notification; `None` for other families.
+pub(crate) fn rule_news(reply: &Reply) -> Result<Option<RuleFact>, Malformed> {
+    rule(&reply.payload)
+}
+
+/// An address notification; `None` for other families.
+pub(crate) fn address_news(reply: &Reply) -> Result<Option<AddressFact>, Malformed> {
+    address(&reply.payload)
+}
+
 pub(super) fn route(message: &[u8]) -> Result<Option<RouteFact>, Malformed> {
     let attrs = Attrs::after(message, RTM_LEN)?;
     let Some([family, dst_len, _, _, table, protocol, scope, kind]) = array(message, 0) else {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc::{RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
 
-pub(crate) use decode::link_event;
+pub(crate) use decode::{address_news, link_event, route_news, rule_news};
 pub use six::HostRoute6;
 
 pub use decode::{AddressFact, LinkFact, NeighbourFact, RouteFact, RuleFact};

@@ -1,0 +1,164 @@
+//! What a notification means for us, if anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use nix::libc::{RTM_DELADDR, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE};
+
+use super::super::layout::{
+    DHCP, ENI_PRIMARY_PRIORITY, EXTERNAL_SERVICE_PRIORITY, FROM_POD_PRIORITY, MARK_PRIORITY, POD_TABLE,
+    TO_POD_PRIORITY,
+};
+use super::super::netlink::Reply;
+use super::super::nft::news::Heard;
+use super::super::rtnl::{RuleFact, address_news, route_news, rule_news};
+use super::super::wire::Malformed;
+use super::Author;
+use crate::ipam::ids::TableId;
+
+/// The plugins' own doings are no news: what they take away of a pod is to go.
+const PLUGIN: &str = "aws-cni";
+const LOCAL_TABLE: TableId = TableId(255);
+
+/// What may not be as it should be any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sighting {
+    /// Everything: news was lost, or it is time for a look.
+    pub all: bool,
+    /// Who changed rules, routes, addresses, settings or the table of the node itself.
+    pub host: BTreeSet<Author>,
+    /// Addresses whose route, or a rule for them, went, and who did it.
+    pub pods: BTreeMap<Ipv4Addr, Author>,
+    /// The table was changed, by a socket whose process the end of the transaction names.
+    table: Option<u32>,
+}
+
+impl Sighting {
+    /// A look at everything.
+    pub fn everything() -> Self {
+        Self {
+            all: true,
+            ..Self::default()
+        }
+    }
+
+    /// A link was set down, or its MTU changed: its routes may have gone without a word.
+    pub fn of_a_link() -> Self {
+        Self {
+            host: BTreeSet::from([Author::Unnamed]),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in what another has seen.
+    pub fn add(&mut self, other: Self) {
+        self.all |= other.all;
+        self.host.extend(other.host);
+        self.pods.extend(other.pods);
+        self.table = self.table.or(other.table);
+    }
+
+    /// Whether there is nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.host.is_empty() && self.pods.is_empty()
+    }
+
+    /// Takes in a notification of rtnetlink. One that cannot be read is one that was missed.
+    pub(super) fn hear_route(&mut self, reply: &Reply) {
+        match about(reply) {
+            Ok(About::Nothing) => {}
+            Ok(About::Host) => {
+                let author = Author::of_port(reply.port);
+                if !author.is_own() {
+                    self.host.insert(author);
+                }
+            }
+            Ok(About::Pod(address)) => {
+                let author = Author::of_port(reply.port);
+                let is_plugin = matches!(&author, Author::Process { name, .. } if name == PLUGIN);
+                if !is_plugin && !author.is_own() {
+                    self.pods.insert(address, author);
+                }
+            }
+            Err(_malformed) => self.all = true,
+        }
+    }
+
+    /// Takes in a notification of `nf_tables`. The author is named at the end of each transaction.
+    pub(super) fn hear_firewall(&mut self, reply: &Reply) {
+        match Heard::of(reply) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Ours) => self.table = Some(reply.port),
+            Ok(Heard::End(process)) => {
+                if let Some(port) = self.table.take() {
+                    let named = process.map(|(pid, name)| Author::Process { pid, name });
+                    let author = named.unwrap_or_else(|| Author::of_port(port));
+                    if !author.is_own() {
+                        self.host.insert(author);
+                    }
+                }
+            }
+            Err(_malformed) => self.all = true,
+        }
+    }
+
+    /// Kernel parameters were written; by whom the kernel does not tell.
+    pub(super) fn hear_settings(&mut self) {
+        self.host.insert(Author::Unnamed);
+    }
+}
+
+enum About {
+    Nothing,
+    Host,
+    Pod(Ipv4Addr),
+}
+
+fn about(reply: &Reply) -> Result<About, Malformed> {
+    Ok(match reply.kind {
+        RTM_NEWRULE | RTM_DELRULE => match rule_news(reply)? {
+            Some(rule) => of_rule(&rule, reply.kind == RTM_DELRULE),
+            None => About::Nothing,
+        },
+        RTM_NEWROUTE | RTM_DELROUTE => match route_news(reply)? {
+            Some(route)
+                if route.dst.prefix_len() == 32 && matches!(route.table, POD_TABLE | TableId::MAIN) =>
+            {
+                About::Pod(route.dst.base())
+            }
+            // A link manager may have taken an ENI for its own.
+            Some(route) if route.table == TableId::MAIN && route.protocol == DHCP => About::Host,
+            Some(route) if matches!(route.table, TableId::MAIN | LOCAL_TABLE) => About::Nothing,
+            Some(_) => About::Host,
+            None => About::Nothing,
+        },
+        RTM_NEWADDR | RTM_DELADDR if address_news(reply)?.is_some() => About::Host,
+        _ => About::Nothing,
+    })
+}
+
+/// Rules for single pods come with every ADD of the per-pod layout, and only their going is news.
+fn of_rule(rule: &RuleFact, gone: bool) -> About {
+    let single = |network: Option<crate::ipam::cidr::Ipv4Cidr>| {
+        network
+            .filter(|network| network.prefix_len() == 32)
+            .map(crate::ipam::cidr::Ipv4Cidr::base)
+    };
+    let pod = match rule.priority {
+        TO_POD_PRIORITY => single(rule.to),
+        FROM_POD_PRIORITY => single(rule.from),
+        _ => None,
+    };
+    match (pod, rule.priority) {
+        (Some(address), _) if gone => About::Pod(address),
+        (
+            None,
+            TO_POD_PRIORITY
+            | MARK_PRIORITY
+            | EXTERNAL_SERVICE_PRIORITY
+            | FROM_POD_PRIORITY
+            | ENI_PRIMARY_PRIORITY,
+        ) => About::Host,
+        _ => About::Nothing,
+    }
+}
