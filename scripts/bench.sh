@@ -11,6 +11,15 @@ scripts/setup.sh static
 "${CARGO:-cargo}" build --release --target $musl --bin aws-cni
 "${CARGO:-cargo}" build --package aws-cni-lab --bin aws-cni-lab
 
+if [[ " $* " != *" --modes "* ]]; then
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(unshare --user --map-root-user)
+    # The time is the kernel's, so the profile that the tests have built will do.
+    forwarding=$("${CARGO:-cargo}" bench --quiet --profile dev --bench forwarding --no-run --message-format json |
+        sed -n 's/.*"executable":"\([^"]*\/forwarding-[^"]*\)".*/\1/p')
+    "${as_root[@]}" "$forwarding" --bench
+fi
+
 tools=$target/bench
 mkdir -p "$tools"
 tool() { rustc --edition 2024 --target $musl -O -C relocation-model=static -C panic=abort -C strip=symbols -o "$tools/$1" "$2"; }
