@@ -29,8 +29,6 @@ pub struct Sighting {
     pub host: BTreeSet<Author>,
     /// Addresses whose route, or a rule for them, went, and who did it.
     pub pods: BTreeMap<Ipv4Addr, Author>,
-    /// The table was changed, by a socket whose process the end of the transaction names.
-    table: Option<u32>,
 }
 
 impl Sighting {
@@ -55,7 +53,6 @@ impl Sighting {
         self.all |= other.all;
         self.host.extend(other.host);
         self.pods.extend(other.pods);
-        self.table = self.table.or(other.table);
     }
 
     /// Whether there is nothing to look at.
@@ -84,13 +81,14 @@ impl Sighting {
         }
     }
 
-    /// Takes in a notification of `nf_tables`. The author is named at the end of each transaction.
-    pub(super) fn hear_firewall(&mut self, reply: &Reply) {
+    /// Takes in a notification of `nf_tables`. The author is named at the end of each transaction, which may be read
+    /// later than its beginning: `open` is the socket of one that has changed our table and is not at its end.
+    pub(super) fn hear_firewall(&mut self, reply: &Reply, open: &mut Option<u32>) {
         match Heard::of(reply) {
             Ok(Heard::Nothing) => {}
-            Ok(Heard::Ours) => self.table = Some(reply.port),
+            Ok(Heard::Ours) => *open = Some(reply.port),
             Ok(Heard::End(process)) => {
-                if let Some(port) = self.table.take() {
+                if let Some(port) = open.take() {
                     let named = process.map(|(pid, name)| Author::Process { pid, name });
                     let author = named.unwrap_or_else(|| Author::of_port(port));
                     if !author.is_own() {
@@ -160,5 +158,38 @@ fn of_rule(rule: &RuleFact, gone: bool) -> About {
             | ENI_PRIMARY_PRIORITY,
         ) => About::Host,
         _ => About::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(kind: u16, name: Option<&str>) -> Reply {
+        let mut body = crate::net::wire::Body::new(&[2, 0, 0, 0]);
+        if let Some(name) = name {
+            body.str(1, name);
+        }
+        Reply {
+            kind: 10 << 8 | kind,
+            port: u32::MAX,
+            payload: body.as_bytes().to_vec(),
+        }
+    }
+
+    /// The kernel tells of a table's end and of the transaction's in two messages, and a reader may come in between.
+    #[test]
+    fn a_transaction_is_heard_of_whole_though_it_is_read_in_two_parts() {
+        let (deleted, end) = (told(2, Some("aws-cni")), told(15, None));
+        let mut open = None;
+        let (mut first, mut second) = (Sighting::default(), Sighting::default());
+        first.hear_firewall(&deleted, &mut open);
+        assert!(first.is_empty());
+        second.hear_firewall(&end, &mut open);
+        assert_eq!(second.host, BTreeSet::from([Author::Unknown { port: u32::MAX }]));
+        let mut other = Sighting::default();
+        other.hear_firewall(&told(2, Some("filter")), &mut open);
+        other.hear_firewall(&end, &mut open);
+        assert!(other.is_empty());
     }
 }

@@ -19,6 +19,8 @@ const NFNLGRP_NFTABLES: c_uint = 7;
 pub struct Watch {
     routes: Socket,
     firewall: Socket,
+    /// Whose transaction has changed our table, until its end is read.
+    open: Option<u32>,
     settings: Option<Arc<SettingsWatch>>,
 }
 
@@ -46,6 +48,7 @@ impl Watch {
         Ok(Self {
             routes,
             firewall: Socket::subscribe(Family::Netfilter, &[NFNLGRP_NFTABLES])?,
+            open: None,
             settings,
         })
     }
@@ -77,7 +80,10 @@ impl Watch {
     /// The kernel's, other than that it dropped news.
     pub fn read(&mut self, sighting: &mut Sighting) -> Result<(), NetError> {
         drain(&mut self.routes, sighting, Sighting::hear_route)?;
-        drain(&mut self.firewall, sighting, Sighting::hear_firewall)?;
+        let open = &mut self.open;
+        drain(&mut self.firewall, sighting, |sighting, reply| {
+            sighting.hear_firewall(reply, open);
+        })?;
         if self
             .settings
             .as_ref()
@@ -92,7 +98,7 @@ impl Watch {
 fn drain(
     socket: &mut Socket,
     sighting: &mut Sighting,
-    hear: impl Fn(&mut Sighting, &Reply),
+    mut hear: impl FnMut(&mut Sighting, &Reply),
 ) -> Result<(), NetError> {
     loop {
         match socket.drain() {
