@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod conf;
+pub mod conflist;
 pub mod environment;
 pub mod error;
 pub mod previous;

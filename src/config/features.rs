@@ -14,32 +14,17 @@ const REMARKED: &[(&str, &str)] = &[
         "pods get no IPv6 egress from this version yet",
     ),
     (
-        "ENABLE_BANDWIDTH_PLUGIN",
-        "has no effect here; add the bandwidth plugin to the conflist",
-    ),
-    (
         "DISABLE_POD_V6",
-        "has no effect here; add the tuning plugin to the conflist",
+        "has no effect here; chain the tuning plugin (AWS_CNI_CONFLIST_CHAIN_DIR)",
     ),
 ];
 
 /// Taken and checked, but nothing in the daemon acts on them yet; each with where to turn instead. What upstream's
 /// manifest sets by itself is not among them: a remark about it would come at every start and help nobody.
-const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    (
-        "POD_MTU",
-        "has no effect here; the plugin takes the pods' MTU from \"mtu\" in the conflist",
-    ),
-    (
-        "AWS_CNI_ADD_DEADLINE",
-        "has no effect here; the plugin takes it from \"addDeadlineSeconds\" in the conflist, or from the container \
-         runtime's environment",
-    ),
-    (
-        "INTROSPECTION_BIND_ADDRESS",
-        "has no effect in this version; `ipamd status --json` shows the daemon's state",
-    ),
-];
+const WITHOUT_EFFECT: &[(&str, &str)] = &[(
+    "INTROSPECTION_BIND_ADDRESS",
+    "has no effect in this version; `ipamd status --json` shows the daemon's state",
+)];
 
 /// Remarks on settings that were given and do nothing.
 pub(super) fn note_without_effect(r: &mut Reader<'_>) {

@@ -22,6 +22,7 @@ pub(super) const KNOWN: &[(&str, Role)] = &[
     ("AWS_CA_BUNDLE", Setting),
     ("AWS_CNI_ADD_DEADLINE", Setting),
     ("AWS_CNI_CONFIG", Setting),
+    ("AWS_CNI_CONFLIST_CHAIN_DIR", Setting),
     ("AWS_CNI_ENICONFIG_DIR", Setting),
     ("AWS_CNI_IMPORT", Setting),
     ("AWS_CNI_KUBELET_CONFIG", Setting),

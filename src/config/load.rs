@@ -11,7 +11,7 @@ use super::parse;
 use super::pool;
 use super::problem::{ConfigErrors, ProblemKind};
 use super::reader::{Read, Reader, absolute_path, or_default, or_refuse};
-use super::types::{AccessKey, AwsConfig, Config, DaemonConfig, LogConfig};
+use super::types::{AccessKey, AwsConfig, Config, ConflistConfig, DaemonConfig, LogConfig};
 use crate::observe::{LogDestination, LogLevel};
 
 /// Where the configuration file is looked for unless `AWS_CNI_CONFIG` says otherwise.
@@ -22,6 +22,8 @@ pub const DEFAULT_SOCKET: &str = "/run/aws-cni/ipamd.sock";
 
 /// Where what outlives a reboot is kept unless `AWS_CNI_STATE_DIR` says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/aws-cni";
+/// Where plugins that are chained behind ours are described.
+const DEFAULT_CHAIN_DIR: &str = "/etc/aws-cni/conflist.d";
 
 /// How long an ADD waits for an address unless told otherwise.
 pub const DEFAULT_ADD_DEADLINE: Duration = Duration::from_secs(30);
@@ -52,6 +54,7 @@ impl Config {
         let aws = aws(&mut reader);
         let daemon = daemon(&mut reader);
         let log = log(&mut reader);
+        let conflist = conflist(&mut reader);
         features::note_without_effect(&mut reader);
         let Reader {
             errors,
@@ -70,6 +73,7 @@ impl Config {
             aws,
             daemon,
             log,
+            conflist,
             warnings,
             settings,
         })
@@ -277,6 +281,18 @@ fn daemon(r: &mut Reader<'_>) -> DaemonConfig {
         import: r.boolean_or_empty("AWS_CNI_IMPORT", true),
         introspection: (!r.boolean("DISABLE_INTROSPECTION", false)).then_some(introspection),
         metrics: !r.boolean("DISABLE_METRICS", false),
+    }
+}
+
+fn conflist(r: &mut Reader<'_>) -> ConflistConfig {
+    ConflistConfig {
+        bandwidth: r.boolean("ENABLE_BANDWIDTH_PLUGIN", false),
+        chain_dir: r.read(
+            "AWS_CNI_CONFLIST_CHAIN_DIR",
+            DEFAULT_CHAIN_DIR.into(),
+            "an absolute path",
+            absolute_path,
+        ),
     }
 }
 

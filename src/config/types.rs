@@ -26,6 +26,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// Logs.
     pub log: LogConfig,
+    /// The conflist.
+    pub conflist: ConflistConfig,
     /// What was read but not taken as written; nothing here prevents a start.
     pub warnings: Vec<Problem>,
     /// Every setting with its effective value and where it came from, by name.
@@ -200,6 +202,15 @@ pub struct LogConfig {
     pub plugin_level: LogLevel,
     /// `AWS_VPC_K8S_PLUGIN_LOG_FILE`.
     pub plugin_destination: LogDestination,
+}
+
+/// What the conflist has besides our plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConflistConfig {
+    /// `ENABLE_BANDWIDTH_PLUGIN`.
+    pub bandwidth: bool,
+    /// `AWS_CNI_CONFLIST_CHAIN_DIR`: further plugins, a file each.
+    pub chain_dir: PathBuf,
 }
 
 /// One setting as it took effect.

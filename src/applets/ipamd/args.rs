@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 
 use super::super::terminal;
+use super::conflist;
 use super::cordon::{self, Cordon, Uncordon};
 use super::export::{self, Export};
 use super::import::{self, Import};
@@ -40,6 +41,7 @@ enum Command {
     Cordon(Cordon),
     Uncordon(Uncordon),
     Config(ConfigCommand),
+    Conflist(conflist::Command),
     Import(Import),
     Export(Export),
 }
@@ -88,6 +90,7 @@ pub(in crate::applets) fn run(args: &[String]) -> ExitCode {
         Some(Command::Config(ConfigCommand {
             command: ConfigAction::Show(command),
         })) => with_config(|config| show::settings(&command, config)),
+        Some(Command::Conflist(command)) => with_config(|config| conflist::run(&command, config)),
         Some(Command::Import(command)) => with_config(|config| import::run(&command, config)),
         Some(Command::Export(command)) => with_config(|config| export::run(&command, config)),
         None => serve(),

@@ -5,6 +5,7 @@ mod alarms;
 mod answers;
 mod args;
 mod clock;
+mod conflist;
 mod cordon;
 mod deferred;
 mod eni_configs;

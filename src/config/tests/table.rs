@@ -88,7 +88,7 @@ const TABLE: &[(&str, &str, Option<&str>, bool)] = &[
     ("AWS_VPC_ENI_MTU", "9002", None, false),
     ("AWS_VPC_ENI_MTU", "", None, false),
     ("AWS_VPC_ENI_MTU", "jumbo", None, false),
-    ("POD_MTU", "5000", Some("5000"), true),
+    ("POD_MTU", "5000", Some("5000"), false),
     ("POD_MTU", "", None, false),
     ("POD_MTU", "99999", None, false),
     ("AWS_VPC_K8S_CNI_VETHPREFIX", "cali", Some("cali"), false),
@@ -140,7 +140,7 @@ const TABLE: &[(&str, &str, Option<&str>, bool)] = &[
     ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "", Some("false"), false),
     ("ANNOTATE_POD_IP", "true", Some("true"), true),
     ("ENABLE_V6_EGRESS", "true", Some("true"), true),
-    ("ENABLE_BANDWIDTH_PLUGIN", "true", Some("true"), true),
+    ("ENABLE_BANDWIDTH_PLUGIN", "true", Some("true"), false),
     ("DISABLE_POD_V6", "true", Some("true"), true),
     (
         "NETWORK_POLICY_ENFORCING_MODE",
@@ -197,7 +197,7 @@ const TABLE: &[(&str, &str, Option<&str>, bool)] = &[
     ("AWS_CNI_SOCKET", "x.sock", None, false),
     ("AWS_CNI_STATE_DIR", "/data", Some("/data"), false),
     ("AWS_CNI_STATE_DIR", "data", None, false),
-    ("AWS_CNI_ADD_DEADLINE", "5", Some("5"), true),
+    ("AWS_CNI_ADD_DEADLINE", "5", Some("5"), false),
     ("AWS_CNI_ADD_DEADLINE", "0", None, false),
     ("AWS_CNI_ADD_DEADLINE", "301", None, false),
     (
@@ -254,6 +254,13 @@ const TABLE: &[(&str, &str, Option<&str>, bool)] = &[
     ("AWS_CNI_MAX_PODS", "0", None, false),
     ("AWS_CNI_CONFIG", "/etc/x.env", Some("/etc/x.env"), false),
     ("AWS_CNI_CONFIG", "x.env", None, false),
+    (
+        "AWS_CNI_CONFLIST_CHAIN_DIR",
+        "/etc/chain",
+        Some("/etc/chain"),
+        false,
+    ),
+    ("AWS_CNI_CONFLIST_CHAIN_DIR", "chain", None, false),
     ("AWS_REGION", "eu-west-1", Some("eu-west-1"), false),
     ("AWS_DEFAULT_REGION", "eu-west-1", Some("eu-west-1"), false),
     (
