@@ -29,6 +29,14 @@ impl Ipv6Cidr {
         })
     }
 
+    /// The network of a single address.
+    pub fn host(address: Ipv6Addr) -> Self {
+        Self {
+            base: address,
+            len: 128,
+        }
+    }
+
     /// The first address, all host bits zero.
     pub fn base(self) -> Ipv6Addr {
         self.base

@@ -71,7 +71,7 @@ pub enum Effect {
     Unwire(Vec<ReleasedAddress>),
     /// Remove the rules for pods that name these addresses: nobody holds them, and no route leads to them. No event; the
     /// next reading shows what became of it.
-    RemoveRules(BTreeSet<Ipv4Addr>),
+    RemoveRules(BTreeSet<IpAddr>),
     /// Read links and pod routes and say [`super::event::Event::Kernel`].
     ReadKernel,
     /// Sweep IMDS and say [`super::event::Event::Imds`] when it answers.

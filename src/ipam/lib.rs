@@ -24,6 +24,7 @@ mod growing;
 mod growth;
 pub mod ids;
 pub mod import;
+pub mod ip;
 mod leaks;
 mod lifecycle;
 pub mod limits;

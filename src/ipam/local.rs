@@ -1,7 +1,7 @@
 //! What the kernel and IMDS say, merged into what we know. IMDS only adds; neither frees anything.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::DescribeScope;
@@ -44,7 +44,7 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut O
         .collect();
     // The store says that nobody holds it, the kernel by an earlier reading and this one that nobody is reached there:
     // a DEL that knew only the sandbox left it. While the doubt stands, nobody gets the address.
-    let is_orphan = |address: &Ipv4Addr| {
+    let is_orphan = |address: &IpAddr| {
         pool.known(*address).is_some_and(|known| {
             known.holder.is_none()
                 && matches!(&known.doubt, Some(Doubt::PodRoute { device }) if device.is_empty())

@@ -238,7 +238,7 @@ pub(super) struct Memory {
     pub(super) links: BTreeMap<Mac, LinkFact>,
     pub(super) pod_routes: BTreeMap<IpAddr, String>,
     /// Addresses nobody holds that a rule names without a route leading to them, by two readings of the kernel.
-    pub(super) orphaned_rules: BTreeSet<Ipv4Addr>,
+    pub(super) orphaned_rules: BTreeSet<IpAddr>,
     /// Released since the kernel was last asked: nobody gets these before it has shown no route for them.
     pub(super) unproven: BTreeSet<IpAddr>,
     /// The kernel is being read; the answer will speak for these.

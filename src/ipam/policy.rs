@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ids::{SecurityGroupId, SubnetId};
+use super::ip::IpFamily;
 
 /// How much to hold ready for pods that have not come yet.
 ///
@@ -38,22 +39,12 @@ pub struct EniConfigChoice {
     pub groups: Vec<SecurityGroupId>,
 }
 
-/// Which addresses pods get.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Family {
-    /// Secondary addresses and /28 prefixes.
-    #[default]
-    V4,
-    /// Addresses of one /80 (`ENABLE_IPv6`).
-    V6,
-}
-
 /// The operator's settings and the constants of the pool, in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each switch of upstream's")]
 pub struct Policy {
     /// Which addresses pods get.
-    pub family: Family,
+    pub family: IpFamily,
     /// What to hold ready of single addresses.
     pub warm: WarmTarget,
     /// `ENABLE_PREFIX_DELEGATION`: addresses come in /28 prefixes where the instance type can carry them, and this much is
@@ -114,7 +105,7 @@ pub struct Policy {
 impl Policy {
     /// Whether pods get IPv6 addresses.
     pub fn is_six(&self) -> bool {
-        self.family == Family::V6
+        self.family == IpFamily::V6
     }
 
     /// Whether network cards besides the first are managed. On an IPv6 node they are not.
@@ -131,7 +122,7 @@ impl Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            family: Family::V4,
+            family: IpFamily::V4,
             warm: WarmTarget::Enis(1),
             prefixes: None,
             max_enis: None,

@@ -44,7 +44,7 @@ pub struct KernelFacts {
     /// Every pod route of ours, and every address that only a rule for pods names, then without a device.
     pub pod_routes: Vec<PodRoute>,
     /// Addresses among them that only a rule names: no route leads to them, so no sandbox can be using them.
-    pub bare_rules: Vec<Ipv4Addr>,
+    pub bare_rules: Vec<IpAddr>,
 }
 
 /// One ENI as IMDS lists it.

@@ -2,9 +2,11 @@
 //!
 //! Reads first and sends only what differs. In particular a correct address is never touched: when the only address
 //! of a link goes, the kernel flushes every route over it, in every table, and its pods are cut off.
+//!
+//! Secondary ENIs have IPv4 only: a node of an IPv6 cluster has one /80 on its primary ENI.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 
@@ -16,6 +18,7 @@ use super::rtnl::{AddressFact, LinkFact, RouteFact, Rtnl, RuleFact};
 use super::sysctl::{Missing, Setting, SysctlError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
+use crate::ipam::ip::{Cidr, IpFamily};
 
 /// Removing a wrong address may take ours with it once, and putting it back needs another look.
 const ADDRESS_ROUNDS: u32 = 3;
@@ -112,10 +115,10 @@ pub fn configure_where(
     let mut configure = || {
         all(make(&mut rtnl, link_changes(intent, &link))?)?;
         settle_addresses(&mut rtnl, intent, link.index, &mut make)?;
-        let mut routes = rtnl.routes(Some(intent.table), None)?;
-        routes.extend(rtnl.routes(Some(TableId::MAIN), Some(link.index))?);
+        let mut routes = rtnl.routes(IpFamily::V4, Some(intent.table), None)?;
+        routes.extend(rtnl.routes(IpFamily::V4, Some(TableId::MAIN), Some(link.index))?);
         all(make(&mut rtnl, route_changes(intent, link.index, &routes))?)?;
-        let rules = rtnl.rules()?;
+        let rules = rtnl.rules(IpFamily::V4)?;
         all(make(&mut rtnl, rule_changes(intent, &rules))?)
     };
     configure().map_err(kernel)?;
@@ -133,12 +136,13 @@ pub fn configure_where(
 /// The kernel's.
 pub fn deconfigure_eni_rules(primary: Ipv4Addr, mark: Option<EniMark>) -> Result<(), NetError> {
     let mut rtnl = Rtnl::open()?;
-    let host = Some(Ipv4Cidr::host(primary));
     let ops: Vec<NetOp> = rtnl
-        .rules()?
+        .rules(IpFamily::V4)?
         .into_iter()
-        .filter(|rule| rule.from == host || mark.is_some_and(|mark| is_mark_rule(rule, mark)))
-        .map(|rule| NetOp::DelRule(selectors(&rule)))
+        .filter(|rule| {
+            rule.from_host() == Some(primary.into()) || mark.is_some_and(|mark| is_mark_rule(rule, mark))
+        })
+        .map(|rule| NetOp::DelRule(rule.rule()))
         .collect();
     all_or_gone(rtnl.apply(&ops)?)
 }
@@ -154,10 +158,10 @@ pub fn keep_mark_rules(marks: &BTreeSet<EniMark>) -> Result<(), NetError> {
         rule.priority == FROM_POD_PRIORITY && mask == Some(ENI_MARK_MASK)
     };
     let ops: Vec<NetOp> = rtnl
-        .rules()?
+        .rules(IpFamily::V4)?
         .into_iter()
         .filter(|rule| is_any(rule) && !marks.iter().any(|mark| is_mark_rule(rule, *mark)))
-        .map(|rule| NetOp::DelRule(selectors(&rule)))
+        .map(|rule| NetOp::DelRule(rule.rule()))
         .collect();
     all_or_gone(rtnl.apply(&ops)?)
 }
@@ -178,7 +182,7 @@ fn settle_addresses(
     make: &mut impl FnMut(&mut Rtnl, Vec<NetOp>) -> Result<Vec<Outcome>, NetError>,
 ) -> Result<(), NetError> {
     for _ in 0..ADDRESS_ROUNDS {
-        let changes = address_changes(intent, link, &rtnl.addresses(Some(link))?);
+        let changes = address_changes(intent, link, &rtnl.addresses(IpFamily::V4, Some(link))?);
         if changes.is_empty() {
             return Ok(());
         }
@@ -207,15 +211,18 @@ impl EniIntent {
 
 fn address_changes(intent: &EniIntent, link: u32, found: &[AddressFact]) -> Vec<NetOp> {
     let len = intent.subnet.prefix_len();
-    let right = |fact: &AddressFact| fact.address == intent.primary && fact.len == len;
+    let primary = IpAddr::V4(intent.primary);
+    let right = |fact: &AddressFact| fact.address == primary && fact.len == len;
+    let is_link_local = |fact: &AddressFact| match fact.address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
     let add = (!found.iter().any(right)).then_some(NetOp::AddAddress {
-        address: intent.primary,
+        address: primary,
         len,
         link,
     });
-    let wrong = found
-        .iter()
-        .filter(|fact| !right(fact) && !fact.address.is_link_local());
+    let wrong = found.iter().filter(|fact| !right(fact) && !is_link_local(fact));
     let remove = wrong.map(|fact| NetOp::DelAddress {
         address: fact.address,
         len: fact.len,
@@ -236,33 +243,26 @@ fn all_or_gone(outcomes: Vec<Outcome>) -> Result<(), NetError> {
 fn route_changes(intent: &EniIntent, link: u32, found: &[RouteFact]) -> Vec<NetOp> {
     let gateway = intent.subnet.vpc_gateway();
     let wanted = [
-        Route::link(Ipv4Cidr::host(gateway), link, intent.table),
+        Route::host(gateway, link, intent.table),
         Route::default_via(gateway, link, intent.table),
     ];
     let there = |route: &Route| {
         found.iter().any(|fact| {
             (fact.dst, fact.via, fact.oif, fact.table, fact.kind)
-                == (route.dst, route.via, route.oif, route.table, 1)
+                == (route.dst(), route.via(), route.oif(), route.table(), 1)
         })
     };
     let missing: Vec<Route> = wanted.into_iter().filter(|route| !there(route)).collect();
     let subnet = found.iter().filter(|fact| {
-        (fact.dst, fact.via, fact.oif, fact.table) == (intent.subnet, None, link, TableId::MAIN)
-            && fact.prefsrc == Some(intent.primary)
+        (fact.dst, fact.via, fact.oif, fact.table) == (Cidr::V4(intent.subnet), None, link, TableId::MAIN)
+            && fact.prefsrc == Some(intent.primary.into())
     });
     // A link manager that takes the ENI for its own gives the node a second default route.
     let leased = found
         .iter()
         .filter(|fact| (fact.oif, fact.table, fact.protocol) == (link, TableId::MAIN, DHCP));
     // The kernel's own subnet route would send the node's traffic to the subnet out of this ENI.
-    let unwanted = subnet.chain(leased).map(|fact| {
-        NetOp::DelRoute(Route {
-            dst: fact.dst,
-            via: fact.via,
-            prefsrc: fact.prefsrc,
-            ..Route::link(fact.dst, link, TableId::MAIN)
-        })
-    });
+    let unwanted = subnet.chain(leased).map(|fact| NetOp::DelRoute(fact.route()));
     missing
         .into_iter()
         .map(NetOp::ReplaceRoute)
@@ -271,11 +271,14 @@ fn route_changes(intent: &EniIntent, link: u32, found: &[RouteFact]) -> Vec<NetO
 }
 
 fn rule_changes(intent: &EniIntent, found: &[RuleFact]) -> Vec<NetOp> {
-    let from = Some(Ipv4Cidr::host(intent.primary));
+    let from = Some(IpAddr::V4(intent.primary));
     let table = Some(intent.table);
     let mut changes = Vec::new();
     // Any priority will do: the AMI's scripts may have made the rule, and a second one says nothing new.
-    if !found.iter().any(|rule| rule.from == from && rule.table == table) {
+    if !found
+        .iter()
+        .any(|rule| rule.from_host() == from && rule.table == table)
+    {
         changes.push(NetOp::AddRule(Rule::from(
             intent.primary,
             ENI_PRIMARY_PRIORITY,
@@ -288,6 +291,7 @@ fn rule_changes(intent: &EniIntent, found: &[RuleFact]) -> Vec<NetOp> {
     {
         let value = u32::from(mark.value());
         changes.push(NetOp::AddRule(Rule::marked(
+            IpFamily::V4,
             value,
             ENI_MARK_MASK,
             FROM_POD_PRIORITY,
@@ -295,25 +299,16 @@ fn rule_changes(intent: &EniIntent, found: &[RuleFact]) -> Vec<NetOp> {
         )));
     }
     // Rules of an earlier ENI with this address or mark: they are older, and the older wins.
-    let ours =
-        |rule: &&RuleFact| (rule.from == from && rule.priority == ENI_PRIMARY_PRIORITY) || marked(rule);
+    let ours = |rule: &&RuleFact| {
+        (rule.from_host() == from && rule.priority == ENI_PRIMARY_PRIORITY) || marked(rule)
+    };
     let stale = found.iter().filter(ours).filter(|rule| rule.table != table);
-    changes.extend(stale.map(|rule| NetOp::DelRule(selectors(rule))));
+    changes.extend(stale.map(|rule| NetOp::DelRule(rule.rule())));
     changes
 }
 
 fn is_mark_rule(rule: &RuleFact, mark: EniMark) -> bool {
     rule.priority == FROM_POD_PRIORITY && rule.fwmark == Some((u32::from(mark.value()), ENI_MARK_MASK))
-}
-
-fn selectors(fact: &RuleFact) -> Rule {
-    Rule {
-        priority: fact.priority,
-        from: fact.from,
-        to: fact.to,
-        fwmark: fact.fwmark,
-        table: fact.table,
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! in use until something better is known.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -13,15 +13,14 @@ use super::netlink::NetError;
 use super::rtnl::{LinkFact, RouteFact, Rtnl, RuleFact};
 use super::veth;
 use crate::ipam::ids::TableId;
-
-const SCOPE_LINK: u8 = 253;
+use crate::ipam::ip::IpFamily;
 
 /// A route to one pod, with what the kernel knows of it; the pool is told address and device alone
 /// ([`crate::ipam::witness::PodRoute`]).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PodRoute {
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Index of the host's end.
     pub link: u32,
     /// Name of the host's end, if the link is there.
@@ -30,27 +29,14 @@ pub struct PodRoute {
     pub table: TableId,
 }
 
-/// A route to one IPv6 pod: in the main table, over a link that looks like a pod's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct PodRoute6 {
-    /// The pod's address.
-    pub address: Ipv6Addr,
-    /// Index of the host's end.
-    pub link: u32,
-    /// Name of the host's end.
-    pub link_name: Option<String>,
-}
-
 /// What the host's namespace says about pods and ENIs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostFacts {
     /// All links.
     pub links: Vec<LinkFact>,
-    /// Routes to pods, of both layouts.
+    /// Routes to pods, of both layouts and families.
     pub pod_routes: Vec<PodRoute>,
-    /// Routes to IPv6 pods.
-    pub pod_routes6: Vec<PodRoute6>,
-    /// All IPv4 rules, in the kernel's order.
+    /// All rules, IPv4 first, each family's in the kernel's order.
     pub rules: Vec<RuleFact>,
 }
 
@@ -62,46 +48,39 @@ impl HostFacts {
     /// The kernel's.
     pub fn observe(veth_prefix: &str) -> Result<Self, NetError> {
         let mut rtnl = Rtnl::open()?;
+        let families = [IpFamily::V4, IpFamily::V6];
         // Routes first: a link made after them is noticed without its route, not the other way round.
-        let mut routes = rtnl.routes(Some(POD_TABLE), None)?;
-        routes.extend(rtnl.routes(Some(TableId::MAIN), None)?);
-        let routes6 = rtnl.host_routes6()?;
+        let mut routes = Vec::new();
+        for family in families {
+            for table in [POD_TABLE, TableId::MAIN] {
+                routes.extend(rtnl.routes(family, Some(table), None)?);
+            }
+        }
         let links = rtnl.links()?;
-        let rules = rtnl.rules()?;
+        let mut rules = Vec::new();
+        for family in families {
+            rules.extend(rtnl.rules(family)?);
+        }
         let names: BTreeMap<u32, &LinkFact> = links.iter().map(|link| (link.index, link)).collect();
         let pod_routes = routes
             .iter()
             .filter_map(|route| pod_route(route, names.get(&route.oif).copied(), veth_prefix))
             .collect();
-        let pod_routes6 = routes6
-            .iter()
-            .filter_map(|route| {
-                let link = names.get(&route.oif)?;
-                is_pod_link(link, veth_prefix).then(|| PodRoute6 {
-                    address: route.address,
-                    link: route.oif,
-                    link_name: Some(link.name.clone()),
-                })
-            })
-            .collect();
         Ok(Self {
             links,
             pod_routes,
-            pod_routes6,
             rules,
         })
     }
 
     /// Every address that a pod's route or rule names.
-    pub fn pod_addresses(&self) -> BTreeSet<Ipv4Addr> {
-        let single = |cidr: crate::ipam::cidr::Ipv4Cidr| (cidr.prefix_len() == 32).then(|| cidr.base());
+    pub fn pod_addresses(&self) -> BTreeSet<IpAddr> {
         let by_rule = self
             .rules
             .iter()
             .filter(|rule| matches!(rule.priority, TO_POD_PRIORITY | FROM_POD_PRIORITY))
-            .flat_map(|rule| [rule.from, rule.to])
-            .flatten()
-            .filter_map(single);
+            .flat_map(|rule| [rule.from_host(), rule.to_host()])
+            .flatten();
         self.pod_routes
             .iter()
             .map(|route| route.address)
@@ -111,13 +90,10 @@ impl HostFacts {
 }
 
 fn pod_route(route: &RouteFact, link: Option<&LinkFact>, prefix: &str) -> Option<PodRoute> {
-    let to_one = route.dst.prefix_len() == 32 && route.via.is_none();
-    let of_a_pod = match route.table {
-        POD_TABLE => true,
-        _ => route.scope == SCOPE_LINK && link.is_some_and(|link| is_pod_link(link, prefix)),
-    };
-    (to_one && of_a_pod).then(|| PodRoute {
-        address: route.dst.base(),
+    let address = route.host_on_link()?;
+    let of_a_pod = route.table == POD_TABLE || link.is_some_and(|link| is_pod_link(link, prefix));
+    of_a_pod.then(|| PodRoute {
+        address,
         link: route.oif,
         link_name: link.map(|link| link.name.clone()),
         table: route.table,
@@ -138,14 +114,21 @@ mod tests {
     use super::super::testing::{fd_path, fresh_netns, in_fresh_netns};
     use super::*;
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
-    fn both_layouts_and_bare_rules_testify() {
+    fn both_layouts_and_bare_rules_testify_in_both_families() {
         in_fresh_netns(|| {
             let pods = [
-                ("eni", "a", RuleLayout::Shared, Ipv4Addr::new(10, 0, 1, 5)),
-                ("eni", "b", RuleLayout::PerPod, Ipv4Addr::new(10, 0, 1, 6)),
-                ("vlan", "c", RuleLayout::PerPod, Ipv4Addr::new(10, 0, 1, 7)),
-            ];
+                ("eni", "a", RuleLayout::Shared, "10.0.1.5"),
+                ("eni", "b", RuleLayout::PerPod, "10.0.1.6"),
+                ("vlan", "c", RuleLayout::PerPod, "10.0.1.7"),
+                ("eni", "d", RuleLayout::Shared, "2001:db8::5"),
+                ("eni", "e", RuleLayout::PerPod, "2001:db8::6"),
+            ]
+            .map(|(prefix, name, layout, address)| (prefix, name, layout, ip(address)));
             let sandboxes: Vec<_> = pods.iter().map(|_| fresh_netns()).collect();
             for ((prefix, name, layout, address), netns) in pods.into_iter().zip(&sandboxes) {
                 let intent = PodIntent {
@@ -161,12 +144,13 @@ mod tests {
                 };
                 wire_pod(&intent).unwrap();
             }
-            let lost = Ipv4Addr::new(10, 0, 1, 8);
-            let primary = Ipv4Addr::new(10, 0, 2, 1);
+            let (lost, lost6) = (ip("10.0.1.8"), ip("2001:db8::8"));
+            let primary = ip("10.0.2.1");
             Rtnl::open()
                 .unwrap()
                 .apply_all(&[
                     NetOp::AddRule(Rule::from(lost, 1536, TableId(3))),
+                    NetOp::AddRule(Rule::to(lost6, 512, TableId::MAIN)),
                     NetOp::AddRule(Rule::from(primary, 32_765, TableId(3))),
                 ])
                 .unwrap();
@@ -176,7 +160,8 @@ mod tests {
                 .iter()
                 .map(|route| (route.address, route.table.0))
                 .collect();
-            assert_eq!(tables, [(pods[0].3, 512), (pods[1].3, 254), (pods[2].3, 254)]);
+            let expected = [0, 1, 2, 3, 4].map(|n| (pods[n].3, [512, 254, 254, 512, 254][n]));
+            assert_eq!(tables, expected);
             assert_eq!(
                 facts.pod_routes[0].link_name.as_deref(),
                 Some(&*veth::host_name("eni", "default", "a", 0))
@@ -184,10 +169,11 @@ mod tests {
             let named: Vec<_> = facts.pod_addresses().into_iter().collect();
             assert_eq!(
                 named,
-                [pods[0].3, pods[1].3, pods[2].3, lost],
+                [pods[0].3, pods[1].3, pods[2].3, lost, pods[3].3, pods[4].3, lost6],
                 "an ENI's own address is no pod's"
             );
-            assert!(serde_json::to_string(&facts).unwrap().contains("\"10.0.1.5\""));
+            let told = serde_json::to_string(&facts).unwrap();
+            assert!(told.contains("\"10.0.1.5\"") && told.contains("\"to\":\"2001:db8::8/128\""));
         });
     }
 

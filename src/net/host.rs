@@ -21,10 +21,13 @@ use super::ruleset::{HostRuleset, RulesetError};
 use super::sysctl::{Missing, Setting, SysctlError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
+use crate::ipam::ip::{Cidr, IpFamily};
 
 /// What the node is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostIntent {
+    /// Which addresses pods get. What the host has of the other family is not touched.
+    pub family: IpFamily,
     /// The hardware address of the primary ENI, which finds its link.
     pub primary_mac: Mac,
     /// The node's primary address.
@@ -157,7 +160,8 @@ impl Host {
         &mut self.table
     }
 
-    /// Makes the node what `intent` says.
+    /// Makes the node what `intent` says. On a node of IPv6 pods nothing is translated and no ENI chosen, so that it
+    /// needs no table of ours.
     ///
     /// # Errors
     /// The first thing that failed; what came before it is done, and applying again goes on from there.
@@ -176,8 +180,10 @@ impl Host {
     ) -> Result<HostReport, HostError> {
         let mut primary = link::with_mac(&mut self.rtnl, intent.primary_mac)?
             .ok_or(HostError::NoPrimaryLink(intent.primary_mac))?;
-        let ruleset = intent.ruleset(primary.index);
-        ruleset.check()?;
+        let ruleset = (intent.family == IpFamily::V4).then(|| intent.ruleset(primary.index));
+        if let Some(ruleset) = &ruleset {
+            ruleset.check()?;
+        }
         let mut changes = Vec::new();
         let mtu = HostChange::Mtu {
             from: primary.mtu,
@@ -206,12 +212,13 @@ impl Host {
         changes.extend(rules);
         // Before the table is written, or the Go daemon's would be gone unreported.
         let leftovers = self.table.leftovers()?;
-        match self
-            .table
-            .apply_where(&ruleset, |applied| may(&HostChange::Table(applied)))?
-        {
-            Applied::Unchanged => {}
-            applied => changes.push(HostChange::Table(applied)),
+        if let Some(ruleset) = &ruleset {
+            let applied = self
+                .table
+                .apply_where(ruleset, |applied| may(&HostChange::Table(applied)))?;
+            if applied != Applied::Unchanged {
+                changes.push(HostChange::Table(applied));
+            }
         }
         Ok(HostReport {
             primary,
@@ -222,11 +229,13 @@ impl Host {
     }
 
     fn rule_ops(&mut self, intent: &HostIntent) -> Result<Vec<NetOp>, NetError> {
-        let facts = self.rtnl.rules()?;
+        let family = intent.family;
+        let facts = self.rtnl.rules(family)?;
         let mut wanted = intent.rules();
         // Pods wired before a change of layout keep their way until they are gone.
-        if intent.layout == RuleLayout::PerPod && !self.rtnl.routes(Some(POD_TABLE), None)?.is_empty() {
-            wanted.insert(Rule::all(TO_POD_PRIORITY, POD_TABLE));
+        if intent.layout == RuleLayout::PerPod && !self.rtnl.routes(family, Some(POD_TABLE), None)?.is_empty()
+        {
+            wanted.insert(Rule::all(family, TO_POD_PRIORITY, POD_TABLE));
         }
         Ok(rule_changes(&facts, &wanted))
     }
@@ -249,23 +258,19 @@ impl HostIntent {
     }
 
     fn rules(&self) -> BTreeSet<Rule> {
+        let (family, mark) = (self.family, self.connmark);
         let mut rules = BTreeSet::new();
         if self.layout == RuleLayout::Shared {
-            rules.insert(Rule::all(TO_POD_PRIORITY, POD_TABLE));
+            rules.insert(Rule::all(family, TO_POD_PRIORITY, POD_TABLE));
         }
         if self.node_port || self.snat.is_some() {
-            rules.insert(Rule::marked(
-                self.connmark,
-                self.connmark,
-                MARK_PRIORITY,
-                TableId::MAIN,
-            ));
+            rules.insert(Rule::marked(family, mark, mark, MARK_PRIORITY, TableId::MAIN));
         }
-        rules.extend(
-            self.external_service_cidrs
-                .iter()
-                .map(|cidr| external_service(*cidr)),
-        );
+        // They are networks of IPv4, and pods of IPv6 reach all there is by the primary ENI.
+        if family == IpFamily::V4 {
+            let external = self.external_service_cidrs.iter();
+            rules.extend(external.map(|cidr| external_service((*cidr).into())));
+        }
         rules
     }
 
@@ -279,12 +284,15 @@ impl HostIntent {
     }
 
     /// The parameters, in the order in which they must be written.
-    fn sysctls(&self, primary: &str) -> [(String, &'static str, Missing); 3] {
+    fn sysctls(&self, primary: &str) -> Vec<(String, &'static str, Missing)> {
         let early_demux = if self.disable_tcp_early_demux { "0" } else { "1" };
-        [
+        let forwarding = match self.family {
             // First, because switching it resets other parameters of every link
             // (https://docs.kernel.org/networking/ip-sysctl.html, ip_forward).
-            ("net/ipv4/ip_forward".into(), "1", Missing::Refused),
+            IpFamily::V4 => vec![("net/ipv4/ip_forward".into(), "1", Missing::Refused)],
+            IpFamily::V6 => forwarding6(primary),
+        };
+        let of_both = [
             // Loose: NodePort answers and node-SNATed traffic leave by the primary ENI for sources routed elsewhere.
             (
                 format!("net/ipv4/conf/{primary}/rp_filter"),
@@ -292,15 +300,27 @@ impl HostIntent {
                 Missing::Refused,
             ),
             ("net/ipv4/tcp_early_demux".into(), early_demux, Missing::Tolerated),
-        ]
+        ];
+        forwarding.into_iter().chain(of_both).collect()
     }
 }
 
-fn external_service(cidr: Ipv4Cidr) -> Rule {
-    Rule {
-        to: Some(cidr),
-        ..Rule::all(EXTERNAL_SERVICE_PRIORITY, TableId::MAIN)
-    }
+/// What the Go daemon's init container sets for IPv6 pods (reference dataplane 6.1), in an order that loses nothing:
+/// a host that begins to forward forgets the default route that its router has announced, unless it was told before to
+/// go on listening (`rt6_purge_dflt_routers` in net/ipv6/route.c). The last one is for links that are yet to be made,
+/// pods' among them; usually the first has brought it along.
+fn forwarding6(primary: &str) -> Vec<(String, &'static str, Missing)> {
+    let conf = |of: &str, key: &str, value| (format!("net/ipv6/conf/{of}/{key}"), value, Missing::Refused);
+    vec![
+        conf("all", "disable_ipv6", "0"),
+        conf(primary, "accept_ra", "2"),
+        conf("all", "forwarding", "1"),
+        conf("default", "disable_ipv6", "0"),
+    ]
+}
+
+fn external_service(network: Cidr) -> Rule {
+    Rule::to_network(network, EXTERNAL_SERVICE_PRIORITY, TableId::MAIN)
 }
 
 /// Additions first, so that there is no moment without; then what is ours by its shape but not wanted, and
@@ -319,16 +339,12 @@ fn rule_changes(facts: &[RuleFact], wanted: &BTreeSet<Rule>) -> Vec<NetOp> {
 
 /// The rule, if it is one that only this set-up (or the Go daemon's) would make.
 fn ours(fact: &RuleFact) -> Option<Rule> {
-    let rule = Rule {
-        priority: fact.priority,
-        from: fact.from,
-        to: fact.to,
-        fwmark: fact.fwmark,
-        table: fact.table,
-    };
-    let known = match (rule.priority, rule.fwmark, rule.to) {
-        (TO_POD_PRIORITY, ..) => rule == Rule::all(TO_POD_PRIORITY, POD_TABLE),
-        (MARK_PRIORITY, Some((bits, _)), _) => rule == Rule::marked(bits, bits, MARK_PRIORITY, TableId::MAIN),
+    let (rule, family) = (fact.rule(), fact.selector.family());
+    let known = match (rule.priority, rule.fwmark, rule.selector.to()) {
+        (TO_POD_PRIORITY, ..) => rule == Rule::all(family, TO_POD_PRIORITY, POD_TABLE),
+        (MARK_PRIORITY, Some((bits, _)), _) => {
+            rule == Rule::marked(family, bits, bits, MARK_PRIORITY, TableId::MAIN)
+        }
         (EXTERNAL_SERVICE_PRIORITY, _, Some(to)) => rule == external_service(to),
         _ => false,
     };

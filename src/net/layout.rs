@@ -9,15 +9,18 @@
 //! | 1536 | `from <pod> lookup <ENI table>` | per-pod layout, each pod of a secondary ENI |
 //! | 32765 | `from <ENI primary> lookup <ENI table>` | each secondary ENI |
 //!
+//! An IPv6 cluster has the rules at 512 and 1024 only, in IPv6: its pods' addresses are all on the primary ENI.
+//!
 //! The kernel walks rules one by one for every forwarded packet and finds a route in a table by a tree, so the shared
 //! layout has no rule per pod. The per-pod layout is the Go daemon's, for tools that look for it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::ids::TableId;
+use crate::ipam::ip::IpFamily;
 
 /// Where the shared layout keeps one route per pod. A miss falls through to the next rule.
 pub const POD_TABLE: TableId = TableId(512);
@@ -37,8 +40,18 @@ pub const ENI_MARK_MASK: u32 = 0x7f;
 /// The link group of host veths whose pods are gone, deleted many at a time because deleting one alone waits 15–25 ms
 /// for RCU. The digits spell the rule priority band so that it stands out in `ip link`.
 pub const DOOMED_GROUP: u32 = 512_512;
-/// The gateway every pod sees; it exists only as the pod's permanent neighbour.
+/// The gateway every IPv4 pod sees; it exists only as the pod's permanent neighbour.
 pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same for IPv6 pods.
+pub const POD_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The gateway of a pod with an address of this family.
+pub fn pod_gateway(family: IpFamily) -> IpAddr {
+    match family {
+        IpFamily::V4 => POD_GATEWAY.into(),
+        IpFamily::V6 => POD_GATEWAY6.into(),
+    }
+}
 
 /// `RTPROT_DHCP` of `linux/rtnetlink.h`: the maker of routes that were leased.
 pub const DHCP: u8 = 16;

@@ -1,11 +1,15 @@
 //! Changes to the kernel as values: what is sent, how it reads, how it is undone.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
+use serde::Serialize;
+
 use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::cidr6::Ipv6Cidr;
 use crate::ipam::ids::{Mac, TableId};
+use crate::ipam::ip::{Cidr, IpFamily};
 
 /// One end of a veth pair at its creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,26 +38,21 @@ impl fmt::Display for LinkRef {
     }
 }
 
-/// A route of IPv4; protocol boot, type unicast.
+/// A route; protocol boot, type unicast. Its addresses are of one family by the ways in which it can be made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// Destination.
-    pub dst: Ipv4Cidr,
-    /// Next hop; without one the destination is on the link (scope link).
-    pub via: Option<Ipv4Addr>,
-    /// Link index; 0 leaves it open, for deletions.
-    pub oif: u32,
-    /// Table.
-    pub table: TableId,
-    /// Preferred source; set only to recognise the kernel's own subnet routes.
-    pub prefsrc: Option<Ipv4Addr>,
+    dst: Cidr,
+    via: Option<IpAddr>,
+    oif: u32,
+    table: TableId,
+    prefsrc: Option<IpAddr>,
 }
 
 impl Route {
-    /// `dst dev oif scope link`.
-    pub fn link(dst: Ipv4Cidr, oif: u32, table: TableId) -> Self {
+    /// `dst dev oif scope link`; a link index of 0 leaves the link open, for deletions.
+    pub fn link(dst: impl Into<Cidr>, oif: u32, table: TableId) -> Self {
         Self {
-            dst,
+            dst: dst.into(),
             via: None,
             oif,
             table,
@@ -61,15 +60,60 @@ impl Route {
         }
     }
 
+    /// `address dev oif scope link`.
+    pub fn host(address: impl Into<IpAddr>, oif: u32, table: TableId) -> Self {
+        Self::link(Cidr::host(address.into()), oif, table)
+    }
+
     /// `default via gateway dev oif`.
-    pub fn default_via(gateway: Ipv4Addr, oif: u32, table: TableId) -> Self {
+    pub fn default_via(gateway: impl Into<IpAddr>, oif: u32, table: TableId) -> Self {
+        let gateway = gateway.into();
         Self {
-            dst: everywhere(),
             via: Some(gateway),
+            ..Self::link(Cidr::everywhere(IpFamily::of(gateway)), oif, table)
+        }
+    }
+
+    /// As the kernel has shown it, all of one family.
+    pub(super) fn as_seen(
+        dst: Cidr,
+        via: Option<IpAddr>,
+        oif: u32,
+        table: TableId,
+        prefsrc: Option<IpAddr>,
+    ) -> Self {
+        Self {
+            dst,
+            via,
             oif,
             table,
-            prefsrc: None,
+            prefsrc,
         }
+    }
+
+    /// Where it leads.
+    pub fn dst(&self) -> Cidr {
+        self.dst
+    }
+
+    /// Its next hop; without one the destination is on the link.
+    pub fn via(&self) -> Option<IpAddr> {
+        self.via
+    }
+
+    /// Its link's index, or 0.
+    pub fn oif(&self) -> u32 {
+        self.oif
+    }
+
+    /// The table it is in.
+    pub fn table(&self) -> TableId {
+        self.table
+    }
+
+    /// The source address it prefers; only to recognise the kernel's own subnet routes.
+    pub fn prefsrc(&self) -> Option<IpAddr> {
+        self.prefsrc
     }
 }
 
@@ -85,7 +129,8 @@ impl fmt::Display for Route {
         if self.oif != 0 {
             write!(f, " dev if{}", self.oif)?;
         }
-        if self.via.is_none() {
+        // IPv6 routes have no scope.
+        if self.via.is_none() && self.dst.family() == IpFamily::V4 {
             f.write_str(" scope link")?;
         }
         if let Some(source) = self.prefsrc {
@@ -95,20 +140,101 @@ impl fmt::Display for Route {
     }
 }
 
-/// `0.0.0.0/0`.
-fn everywhere() -> Ipv4Cidr {
-    Ipv4Cidr::new(Ipv4Addr::UNSPECIFIED, 0).unwrap_or(Ipv4Cidr::host(Ipv4Addr::UNSPECIFIED))
+/// Where a rule's packets come from and go to; nothing means all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Ends<N> {
+    /// Source.
+    pub from: Option<N>,
+    /// Destination.
+    pub to: Option<N>,
 }
 
-/// A routing rule of IPv4 with action lookup. Sent without a protocol, so that it equals the Go daemon's.
+impl<N> Ends<N> {
+    /// From everywhere to everywhere.
+    pub const ALL: Self = Self { from: None, to: None };
+
+    fn from(network: N) -> Self {
+        Self {
+            from: Some(network),
+            to: None,
+        }
+    }
+
+    fn to(network: N) -> Self {
+        Self {
+            from: None,
+            to: Some(network),
+        }
+    }
+}
+
+/// A rule's family, and what it selects by in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+pub enum Selector {
+    /// Packets of IPv4.
+    V4(Ends<Ipv4Cidr>),
+    /// Packets of IPv6.
+    V6(Ends<Ipv6Cidr>),
+}
+
+impl Selector {
+    /// Every packet of a family.
+    pub fn all(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::V4(Ends::ALL),
+            IpFamily::V6 => Self::V6(Ends::ALL),
+        }
+    }
+
+    /// What comes from a network.
+    pub fn from_network(network: Cidr) -> Self {
+        match network {
+            Cidr::V4(network) => Self::V4(Ends::from(network)),
+            Cidr::V6(network) => Self::V6(Ends::from(network)),
+        }
+    }
+
+    /// What goes to a network.
+    pub fn to_network(network: Cidr) -> Self {
+        match network {
+            Cidr::V4(network) => Self::V4(Ends::to(network)),
+            Cidr::V6(network) => Self::V6(Ends::to(network)),
+        }
+    }
+
+    /// Whose packets it is about.
+    pub fn family(self) -> IpFamily {
+        match self {
+            Self::V4(_) => IpFamily::V4,
+            Self::V6(_) => IpFamily::V6,
+        }
+    }
+
+    /// Where the packets come from; `None` is everywhere.
+    pub fn from(self) -> Option<Cidr> {
+        match self {
+            Self::V4(ends) => ends.from.map(Cidr::V4),
+            Self::V6(ends) => ends.from.map(Cidr::V6),
+        }
+    }
+
+    /// Where the packets go; `None` is everywhere.
+    pub fn to(self) -> Option<Cidr> {
+        match self {
+            Self::V4(ends) => ends.to.map(Cidr::V4),
+            Self::V6(ends) => ends.to.map(Cidr::V6),
+        }
+    }
+}
+
+/// A routing rule with action lookup. Sent without a protocol, so that it equals the Go daemon's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Priority.
     pub priority: u32,
-    /// Source selector.
-    pub from: Option<Ipv4Cidr>,
-    /// Destination selector.
-    pub to: Option<Ipv4Cidr>,
+    /// Family, source and destination.
+    pub selector: Selector,
     /// Mark and mask.
     pub fwmark: Option<(u32, u32)>,
     /// Table to look up; `None` in a deletion means any.
@@ -116,38 +242,41 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// `from all lookup table`.
-    pub fn all(priority: u32, table: TableId) -> Self {
+    fn of(selector: Selector, priority: u32, table: TableId) -> Self {
         Self {
             priority,
-            from: None,
-            to: None,
+            selector,
             fwmark: None,
             table: Some(table),
         }
     }
 
+    /// `from all lookup table`.
+    pub fn all(family: IpFamily, priority: u32, table: TableId) -> Self {
+        Self::of(Selector::all(family), priority, table)
+    }
+
     /// `from address lookup table`.
-    pub fn from(address: Ipv4Addr, priority: u32, table: TableId) -> Self {
-        Self {
-            from: Some(Ipv4Cidr::host(address)),
-            ..Self::all(priority, table)
-        }
+    pub fn from(address: impl Into<IpAddr>, priority: u32, table: TableId) -> Self {
+        let host = Cidr::host(address.into());
+        Self::of(Selector::from_network(host), priority, table)
     }
 
     /// `to address lookup table`.
-    pub fn to(address: Ipv4Addr, priority: u32, table: TableId) -> Self {
-        Self {
-            to: Some(Ipv4Cidr::host(address)),
-            ..Self::all(priority, table)
-        }
+    pub fn to(address: impl Into<IpAddr>, priority: u32, table: TableId) -> Self {
+        Self::to_network(Cidr::host(address.into()), priority, table)
+    }
+
+    /// `to network lookup table`.
+    pub fn to_network(network: impl Into<Cidr>, priority: u32, table: TableId) -> Self {
+        Self::of(Selector::to_network(network.into()), priority, table)
     }
 
     /// `fwmark value/mask lookup table`.
-    pub fn marked(value: u32, mask: u32, priority: u32, table: TableId) -> Self {
+    pub fn marked(family: IpFamily, value: u32, mask: u32, priority: u32, table: TableId) -> Self {
         Self {
             fwmark: Some((value, mask)),
-            ..Self::all(priority, table)
+            ..Self::all(family, priority, table)
         }
     }
 
@@ -160,11 +289,11 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.from {
+        match self.selector.from() {
             Some(from) => write!(f, "from {}", Host(from))?,
             None => f.write_str("from all")?,
         }
-        if let Some(to) = self.to {
+        if let Some(to) = self.selector.to() {
             write!(f, " to {}", Host(to))?;
         }
         if let Some((mark, mask)) = self.fwmark {
@@ -191,14 +320,14 @@ impl fmt::Display for Table {
     }
 }
 
-/// A network without `/32`, as `ip rule` prints it.
-struct Host(Ipv4Cidr);
+/// A network, or a single address without its length, as `ip rule` prints it.
+struct Host(Cidr);
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.prefix_len() {
-            32 => write!(f, "{}", self.0.base()),
-            _ => write!(f, "{}", self.0),
+        match self.0.single() {
+            Some(address) => write!(f, "{address}"),
+            None => write!(f, "{}", self.0),
         }
     }
 }
@@ -229,10 +358,11 @@ pub enum NetOp {
     LinkMtu(LinkRef, u32),
     /// Puts a link into a group.
     LinkGroup(LinkRef, u32),
-    /// Adds an address; with a broadcast address for prefixes up to /30.
+    /// Adds an address: of IPv4 with a broadcast address for prefixes up to /30, of IPv6 to be used at once, without
+    /// duplicate address detection (RFC 4862 §5.4), for those added here have one owner by the pool.
     AddAddress {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its prefix length.
         len: u8,
         /// The link.
@@ -241,7 +371,7 @@ pub enum NetOp {
     /// Removes an address.
     DelAddress {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its prefix length.
         len: u8,
         /// The link.
@@ -260,7 +390,7 @@ pub enum NetOp {
     /// Adds a permanent neighbour.
     AddNeighbour {
         /// Its address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its hardware address.
         mac: Mac,
         /// The link.
@@ -313,7 +443,13 @@ impl fmt::Display for NetOp {
             Self::LinkDown(link) => write!(f, "link set {link} down"),
             Self::LinkMtu(link, mtu) => write!(f, "link set {link} mtu {mtu}"),
             Self::LinkGroup(link, group) => write!(f, "link set {link} group {group}"),
-            Self::AddAddress { address, len, link } => write!(f, "addr add {address}/{len} dev if{link}"),
+            Self::AddAddress { address, len, link } => {
+                write!(f, "addr add {address}/{len} dev if{link}")?;
+                if address.is_ipv6() {
+                    f.write_str(" nodad")?;
+                }
+                Ok(())
+            }
             Self::DelAddress { address, len, link } => write!(f, "addr del {address}/{len} dev if{link}"),
             Self::AddRoute(route) => write!(f, "route add {route}"),
             Self::ReplaceRoute(route) => write!(f, "route replace {route}"),
@@ -329,6 +465,8 @@ impl fmt::Display for NetOp {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 5);
@@ -339,9 +477,9 @@ mod tests {
         let texts = [
             NetOp::AddRule(Rule::to(POD, 512, TableId::MAIN)).to_string(),
             NetOp::AddRule(Rule::from(POD, 1536, TableId(3))).to_string(),
-            NetOp::AddRule(Rule::marked(0x80, 0x80, 1024, TableId::MAIN)).to_string(),
+            NetOp::AddRule(Rule::marked(IpFamily::V4, 0x80, 0x80, 1024, TableId::MAIN)).to_string(),
             NetOp::DelRule(Rule::from(POD, 1536, TableId(3)).any_table()).to_string(),
-            NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(POD), 7, TableId(512))).to_string(),
+            NetOp::ReplaceRoute(Route::host(POD, 7, TableId(512))).to_string(),
             NetOp::AddRoute(Route::default_via(
                 Ipv4Addr::new(169, 254, 1, 1),
                 2,
@@ -362,9 +500,38 @@ mod tests {
         );
     }
 
+    /// Conformance: dataplane cases 77 and 78, as iproute2 writes them.
+    #[test]
+    fn dataplane_78_operations_of_ipv6_read_the_same() {
+        let pod: IpAddr = "2001:db8::5".parse().unwrap();
+        let gateway: IpAddr = "fe80::1".parse().unwrap();
+        let texts = [
+            NetOp::AddRule(Rule::all(IpFamily::V6, 512, TableId(512))).to_string(),
+            NetOp::AddRule(Rule::to(pod, 512, TableId::MAIN)).to_string(),
+            NetOp::AddRoute(Route::host(pod, 7, TableId(512))).to_string(),
+            NetOp::AddRoute(Route::default_via(gateway, 2, TableId::MAIN)).to_string(),
+            NetOp::AddAddress {
+                address: pod,
+                len: 128,
+                link: 2,
+            }
+            .to_string(),
+        ];
+        assert_eq!(
+            texts,
+            [
+                "rule add from all lookup 512 pref 512",
+                "rule add from all to 2001:db8::5 lookup main pref 512",
+                "route add 2001:db8::5/128 dev if7 table 512",
+                "route add default via fe80::1 dev if2 table main",
+                "addr add 2001:db8::5/128 dev if2 nodad",
+            ]
+        );
+    }
+
     #[test]
     fn inverses_come_in_pairs() {
-        let route = Route::link(Ipv4Cidr::host(POD), 7, TableId(512));
+        let route = Route::host(POD, 7, TableId(512));
         let add = NetOp::AddRoute(route.clone());
         assert_eq!(add.inverse(), Some(NetOp::DelRoute(route)));
         assert_eq!(add.inverse().and_then(|op| op.inverse()), Some(add));

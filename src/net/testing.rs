@@ -7,6 +7,9 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 
+use super::op::{Ends, Selector};
+use crate::ipam::ip::Cidr;
+
 /// Runs `test` on a thread of its own in a new network namespace. A panic inside fails the test outside.
 pub(crate) fn in_fresh_netns<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -28,6 +31,21 @@ pub(crate) fn fresh_netns() -> OwnedFd {
 /// A path to an open namespace, as a runtime would hand it to a plugin.
 pub(crate) fn fd_path(netns: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", netns.as_raw_fd()).into()
+}
+
+/// What goes from one network to another of the same family.
+pub(crate) fn between(from: Cidr, to: Cidr) -> Selector {
+    match (from, to) {
+        (Cidr::V4(from), Cidr::V4(to)) => Selector::V4(Ends {
+            from: Some(from),
+            to: Some(to),
+        }),
+        (Cidr::V6(from), Cidr::V6(to)) => Selector::V6(Ends {
+            from: Some(from),
+            to: Some(to),
+        }),
+        _ => panic!("{from} and {to} are of two families"),
+    }
 }
 
 /// A link's only IPv4 address and its broadcast address, by iproute2.

@@ -3,7 +3,7 @@
 //! Layout: <https://docs.kernel.org/userspace-api/netlink/intro.html>. Attributes are `{len: u16, type: u16, payload}`
 //! in host byte order, padded to four bytes; `len` counts the header but not the padding.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The bit in an attribute's type that says its payload is attributes again.
 const NLA_F_NESTED: u16 = 1 << 15;
@@ -81,6 +81,14 @@ impl Body {
         self.bytes(kind, &address.octets())
     }
 
+    /// An address of either family.
+    pub fn ip(&mut self, kind: u16, address: IpAddr) -> &mut Self {
+        match address {
+            IpAddr::V4(address) => self.bytes(kind, &address.octets()),
+            IpAddr::V6(address) => self.bytes(kind, &address.octets()),
+        }
+    }
+
     /// A text with its terminating NUL.
     pub fn str(&mut self, kind: u16, text: &str) -> &mut Self {
         let mut payload = Vec::with_capacity(text.len().saturating_add(1));
@@ -153,6 +161,14 @@ impl<'a> Attr<'a> {
             .then(|| array::<4>(self.payload, 0))
             .flatten()
             .map(Ipv4Addr::from)
+    }
+
+    /// The payload as an IPv6 address.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        (self.payload.len() == 16)
+            .then(|| array::<16>(self.payload, 0))
+            .flatten()
+            .map(Ipv6Addr::from)
     }
 
     /// The payload up to its first NUL, if that is UTF-8.
@@ -275,7 +291,8 @@ mod tests {
                 inner.u32(1, 7).ipv4(2, Ipv4Addr::new(10, 0, 1, 5));
             })
             .be32(4, 1)
-            .bytes(5, &[]);
+            .bytes(5, &[])
+            .ip(7, IpAddr::V6(Ipv6Addr::LOCALHOST));
         let attrs = Attrs::after(body.as_bytes(), 4).unwrap();
         assert_eq!(attrs.find(1).unwrap().u32(), Some(0xdead_beef));
         assert_eq!(attrs.find(2).unwrap().str(), Some("eth0"));
@@ -285,6 +302,8 @@ mod tests {
         assert_eq!(attrs.find(4).unwrap().be32(), Some(1));
         assert_eq!(attrs.find(5).unwrap().payload, b"");
         assert_eq!(attrs.find(6), None);
+        let six = attrs.find(7).unwrap();
+        assert_eq!((six.ipv6(), six.ipv4()), (Some(Ipv6Addr::LOCALHOST), None));
     }
 
     #[test]
@@ -328,7 +347,7 @@ mod tests {
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256), header in 0_usize..64) {
             if let Ok(attrs) = Attrs::after(&bytes, header) {
                 for attr in attrs {
-                    let _seen = (attr.u32(), attr.be32(), attr.be64(), attr.ipv4(), attr.str());
+                    let _seen = (attr.u32(), attr.be32(), attr.be64(), attr.ipv4(), attr.ipv6(), attr.str());
                     if let Ok(inner) = attr.nested() {
                         prop_assert!(inner.into_iter().count() <= bytes.len());
                     }

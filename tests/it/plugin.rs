@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 
 use aws_cni::ipam::cidr::Ipv4Cidr;
 use aws_cni::ipam::ids::{CardIndex, DeviceIndex, TableId};
+use aws_cni::ipam::ip::{Cidr, IpFamily};
 use aws_cni::net::layout::{DOOMED_GROUP, POD_TABLE, RuleLayout, TO_POD_PRIORITY};
-use aws_cni::net::op::{NetOp, Rule};
+use aws_cni::net::op::{NetOp, Rule, Selector};
 use aws_cni::net::rtnl::Rtnl;
 use aws_cni::rpc::types::{
     Allocation, Assigned, AwsFailure, Collected, DelReason, ErrorKind, Released, ReleasedAddress, Reply,
@@ -159,10 +160,16 @@ fn assert_kernel_is_empty() {
     // What is in this group the daemon deletes, at its next start at the latest.
     let link = host.link_named(VETH).unwrap();
     assert!(link.is_none_or(|link| link.group == DOOMED_GROUP && !link.up));
-    assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
-    let rules = host.rules().unwrap();
     assert!(
-        rules.iter().all(|rule| rule.from.is_none() && rule.to.is_none()),
+        host.routes(IpFamily::V4, Some(POD_TABLE), None)
+            .unwrap()
+            .is_empty()
+    );
+    let rules = host.rules(IpFamily::V4).unwrap();
+    assert!(
+        rules
+            .iter()
+            .all(|rule| rule.selector == Selector::all(IpFamily::V4)),
         "{rules:?}"
     );
 }
@@ -223,7 +230,7 @@ fn add_check_del_with_a_healthy_daemon() {
     on_a_node(|node| {
         let daemon = node.daemon(healthy(RuleLayout::Shared));
         // The daemon makes this rule when it sets the host up; CHECK asks the kernel for its decision.
-        let pod_rule = NetOp::AddRule(Rule::all(TO_POD_PRIORITY, POD_TABLE));
+        let pod_rule = NetOp::AddRule(Rule::all(IpFamily::V4, TO_POD_PRIORITY, POD_TABLE));
         Rtnl::open().unwrap().apply_all(&[pod_rule]).unwrap();
         let added = node.call("ADD", &json!({}));
         assert_eq!(added.code, Some(0), "{} {}", added.stdout, added.stderr);
@@ -236,7 +243,12 @@ fn add_check_del_with_a_healthy_daemon() {
         let mut host = Rtnl::open().unwrap();
         let link = host.link_named(VETH).unwrap().unwrap();
         assert_eq!((link.mtu, link.up), (8000, true));
-        assert_eq!(host.routes(Some(POD_TABLE), Some(link.index)).unwrap().len(), 1);
+        assert_eq!(
+            host.routes(IpFamily::V4, Some(POD_TABLE), Some(link.index))
+                .unwrap()
+                .len(),
+            1
+        );
 
         node.call("CHECK", &json!({"prevResult": result}))
             .assert_silent_success();
@@ -246,7 +258,11 @@ fn add_check_del_with_a_healthy_daemon() {
             .assert_silent_success();
         let doomed = host.link_named(VETH).unwrap().unwrap();
         assert_eq!(doomed.group, DOOMED_GROUP);
-        assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
+        assert!(
+            host.routes(IpFamily::V4, Some(POD_TABLE), None)
+                .unwrap()
+                .is_empty()
+        );
         node.call("DEL", &json!({})).assert_silent_success();
         assert_eq!(daemon.methods(), ["Add", "Check", "Add", "Del", "Del"]);
         assert_eq!(node.waiting_dels(), 0);
@@ -415,7 +431,7 @@ fn dataplane_59_94_del_without_a_namespace_cleans_rules_and_releases() {
     on_a_node(|node| {
         let daemon = node.daemon(healthy(RuleLayout::PerPod));
         node.call("ADD", &json!({})).json();
-        let rules = Rtnl::open().unwrap().rules().unwrap();
+        let rules = Rtnl::open().unwrap().rules(IpFamily::V4).unwrap();
         assert!(
             rules
                 .iter()
@@ -423,9 +439,11 @@ fn dataplane_59_94_del_without_a_namespace_cleans_rules_and_releases() {
             "case 59: {rules:?}"
         );
         node.call_in("DEL", "", &json!({})).assert_silent_success();
-        let rules = Rtnl::open().unwrap().rules().unwrap();
+        let rules = Rtnl::open().unwrap().rules(IpFamily::V4).unwrap();
         assert!(
-            rules.iter().all(|rule| rule.from.is_none() && rule.to.is_none()),
+            rules
+                .iter()
+                .all(|rule| rule.selector == Selector::all(IpFamily::V4)),
             "{rules:?}"
         );
         assert_eq!(daemon.methods(), ["Add", "Del"]);
@@ -461,9 +479,12 @@ fn what_a_dead_daemon_has_assigned_does_not_stay_wired() {
         let result = node.call("ADD", &json!({})).json();
         assert_eq!(result["ips"][0]["address"], "10.0.1.5/32");
         assert_eq!(daemon.methods(), ["Add", "Add"]);
-        let routes = Rtnl::open().unwrap().routes(Some(POD_TABLE), None).unwrap();
+        let routes = Rtnl::open()
+            .unwrap()
+            .routes(IpFamily::V4, Some(POD_TABLE), None)
+            .unwrap();
         let reached: Vec<_> = routes.iter().map(|route| route.dst).collect();
-        assert_eq!(reached, [Ipv4Cidr::host(ADDRESS)]);
+        assert_eq!(reached, [Cidr::V4(Ipv4Cidr::host(ADDRESS))]);
     });
 }
 
@@ -512,8 +533,17 @@ fn dataplane_106_a_del_that_the_kernel_refuses_fails_and_can_be_repeated() {
             answer.assert_refused(999, "not permitted");
             node.call("DEL", &del).assert_silent_success();
             let mut host = Rtnl::open().unwrap();
-            assert!(host.routes(Some(POD_TABLE), None).unwrap().is_empty());
-            assert!(host.rules().unwrap().iter().all(|rule| rule.to.is_none()));
+            assert!(
+                host.routes(IpFamily::V4, Some(POD_TABLE), None)
+                    .unwrap()
+                    .is_empty()
+            );
+            assert!(
+                host.rules(IpFamily::V4)
+                    .unwrap()
+                    .iter()
+                    .all(|rule| rule.selector.to().is_none())
+            );
         });
     }
 }
@@ -529,7 +559,12 @@ fn a_late_del_leaves_the_next_sandbox_of_the_same_pod_alone() {
             .assert_silent_success();
         let mut host = Rtnl::open().unwrap();
         let link = host.link_named(VETH).unwrap().unwrap();
-        assert_eq!(host.routes(Some(POD_TABLE), Some(link.index)).unwrap().len(), 1);
+        assert_eq!(
+            host.routes(IpFamily::V4, Some(POD_TABLE), Some(link.index))
+                .unwrap()
+                .len(),
+            1
+        );
     });
 }
 

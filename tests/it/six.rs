@@ -1,4 +1,4 @@
-//! IPv6: the daemon's part of it, over its socket. The plugin does not wire IPv6 pods yet.
+//! IPv6: the daemon's part of it, over its socket; what the plugin wires is in `six_wired`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,7 +11,7 @@ use aws_cni_lab::faults::{Outage, Scope};
 use aws_cni_lab::lab::{Customize, Lab, NodeSpec};
 use aws_cni_lab::vpc::Want;
 
-use crate::scene::{PATIENCE, Scene, refused};
+use crate::scene::{PATIENCE, Scene};
 
 const SIX: (&str, &str) = ("ENABLE_IPv6", "true");
 
@@ -223,14 +223,4 @@ fn a_subnet_without_ipv6_is_named_with_the_call_and_what_to_do() {
     assert!(service.message.contains("AssignIpv6Addresses"), "{service:?}");
     assert!(!service.next_step.is_empty(), "{service:?}");
     assert_eq!(calls(&scene, "CreateNetworkInterface"), 0);
-}
-
-#[test]
-fn the_plugin_says_that_it_does_not_wire_ipv6_pods_and_keeps_nothing() {
-    let scene = node();
-    let (_, message) = refused(&scene.pods("web", 1)[0]);
-    assert!(message.contains("IPv4"), "{message}");
-    scene.wait_until("its address to be given back", || {
-        (scene.count("assigned") == 0).then_some(())
-    });
 }

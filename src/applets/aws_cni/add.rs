@@ -201,21 +201,14 @@ fn wire(
     sandbox: Sandbox,
     pair: VethPair,
 ) -> Result<PodIntent, CniError> {
-    let intent = if allocation.address.is_unspecified() {
-        Err(CniError::new(
+    if allocation.address.is_unspecified() {
+        sandbox.give_up();
+        return Err(CniError::new(
             Code::Internal,
             format!("{NO_ADDRESS}: the daemon's answer has no address"),
-        ))
-    } else {
-        kernel::intent(session, allocation, pair)
-    };
-    let intent = match intent {
-        Ok(intent) => intent,
-        Err(error) => {
-            sandbox.give_up();
-            return Err(error);
-        }
-    };
+        ));
+    }
+    let intent = kernel::intent(session, allocation, pair);
     match sandbox.wire(&intent) {
         Ok(_) => Ok(intent),
         Err(error) => Err(wiring_failed(&error.failure, &error.to_string())),

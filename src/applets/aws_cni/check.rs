@@ -21,7 +21,7 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
         .map_err(|error| failure::of_client("check cmd: the daemon has no answer", &error))?;
     let mut findings = compare_record(session, &allocation);
     let (host_mac, pod_mac) = macs(session);
-    let intent = kernel::intent(session, &allocation, kernel::pair(session, host_mac, pod_mac))?;
+    let intent = kernel::intent(session, &allocation, kernel::pair(session, host_mac, pod_mac));
     findings.extend(check_pod(&intent).iter().map(ToString::to_string));
     if findings.is_empty() {
         return Ok(String::new());

@@ -80,10 +80,7 @@ fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
         );
     }
     for (address, table) in &notes.addresses {
-        match address {
-            IpAddr::V4(address) => kernel::unwire_recorded(&session.host_veth, *address, Some(*table)),
-            IpAddr::V6(address) => tracing::warn!(%address, "an IPv6 address of another release stays"),
-        }
+        kernel::unwire_recorded(&session.host_veth, *address, Some(*table));
     }
 }
 

@@ -1,13 +1,12 @@
 //! The one place where the plugin's words become the kernel's: intents and removals for [`crate::net::pod`].
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use super::Session;
 use crate::applets::plugin;
-use crate::cni::error::{CniError, Code};
-use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
+use crate::ipam::ip::IpFamily;
 use crate::net::layout::{POD_TABLE, RuleLayout};
 use crate::net::netlink::NetError;
 use crate::net::netns::Netns;
@@ -28,40 +27,23 @@ pub(super) fn pair(session: &Session<'_>, host_mac: Mac, pod_mac: Mac) -> VethPa
 }
 
 /// The pod interface that an allocation means for this call.
-///
-/// # Errors
-/// Code 999 for an address family this build can't wire.
-pub(super) fn intent(
-    session: &Session<'_>,
-    allocation: &Allocation,
-    pair: VethPair,
-) -> Result<PodIntent, CniError> {
-    Ok(PodIntent {
+pub(super) fn intent(session: &Session<'_>, allocation: &Allocation, pair: VethPair) -> PodIntent {
+    PodIntent {
         host_veth: pair.host_veth,
         ifname: pair.ifname,
         netns: session.call.environment.netns.clone().into(),
-        address: ipv4(allocation.address)?,
+        address: allocation.address,
         mtu: pair.mtu,
         host_mac: pair.host_mac,
         pod_mac: pair.pod_mac,
         eni_table: allocation.eni_table,
         layout: allocation.layout,
-    })
-}
-
-fn ipv4(address: IpAddr) -> Result<Ipv4Addr, CniError> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(CniError::new(
-            Code::Internal,
-            format!("this plugin wires IPv4 pods only, and was given {address}; next: turn ENABLE_IPv6 off"),
-        )),
     }
 }
 
 /// Whether the pod as it was wired is what this allocation means, too.
 pub(super) fn is_for(intent: &PodIntent, allocation: &Allocation) -> bool {
-    IpAddr::V4(intent.address) == allocation.address
+    intent.address == allocation.address
         && intent.eni_table == allocation.eni_table
         && intent.layout == allocation.layout
 }
@@ -82,13 +64,9 @@ pub(super) fn undoing(intent: &PodIntent) -> PodRemoval {
 /// # Errors
 /// What the kernel refused.
 pub(super) fn unwire_released(released: &ReleasedAddress) -> Result<(), UnwireError> {
-    let IpAddr::V4(address) = released.address else {
-        tracing::warn!(address = %released.address, "an IPv6 pod is left to the daemon");
-        return Ok(());
-    };
     let removal = PodRemoval {
         host_veth: Some(released.host_veth.clone()).filter(|name| !name.is_empty()),
-        address,
+        address: released.address,
         eni_table: Some(released.eni_table),
         layout: released.layout,
         link: LinkRemoval::Doom,
@@ -98,7 +76,7 @@ pub(super) fn unwire_released(released: &ReleasedAddress) -> Result<(), UnwireEr
 
 /// Takes away what only the runtime's record tells of. The record does not say how the pod was routed, so the kernel
 /// is asked; an interface that meanwhile carries another pod's route is left alone.
-pub(super) fn unwire_recorded(host_veth: &str, address: Ipv4Addr, table: Option<TableId>) {
+pub(super) fn unwire_recorded(host_veth: &str, address: IpAddr, table: Option<TableId>) {
     let layout = match layout_found(host_veth, address) {
         Ok(Some(layout)) => layout,
         Ok(None) => {
@@ -138,8 +116,13 @@ pub(super) fn unwire_sandbox(session: &Session<'_>) {
     let Ok(Some(link)) = rtnl.link_named(&environment.ifname) else {
         return;
     };
-    let addresses = rtnl.addresses(Some(link.index)).unwrap_or_default();
-    for fact in addresses {
+    let of = |family| rtnl.addresses(family, Some(link.index)).unwrap_or_default();
+    let addresses = [IpFamily::V4, IpFamily::V6].map(of);
+    for fact in addresses
+        .iter()
+        .flatten()
+        .filter(|fact| !is_link_local(fact.address))
+    {
         // Nobody says which ENI the address is on; of the rules that select by it, all are this sandbox's.
         unwire_recorded(&session.host_veth, fact.address, None);
     }
@@ -154,19 +137,28 @@ pub(super) fn unwire_sandbox(session: &Session<'_>) {
 }
 
 /// `None` when the interface carries routes, but not this address's.
-fn layout_found(host_veth: &str, address: Ipv4Addr) -> Result<Option<RuleLayout>, NetError> {
+fn layout_found(host_veth: &str, address: IpAddr) -> Result<Option<RuleLayout>, NetError> {
     let mut rtnl = Rtnl::open()?;
     let Some(link) = rtnl.link_named(host_veth)? else {
         // Routes went with the link; only the rules of the per-pod layout can be left.
         return Ok(Some(RuleLayout::PerPod));
     };
-    let routes = rtnl.routes(None, Some(link.index))?;
-    let ours = Ipv4Cidr::host(address);
-    let of_address = routes.iter().find(|route| route.dst == ours);
+    let routes = rtnl.routes(IpFamily::of(address), None, Some(link.index))?;
+    let mut to_pods = routes
+        .iter()
+        .filter(|route| route.host_on_link().is_some())
+        .peekable();
+    let is_empty = to_pods.peek().is_none();
+    let of_address = to_pods.find(|route| route.host_on_link() == Some(address));
     Ok(match of_address {
         Some(route) if route.table == POD_TABLE => Some(RuleLayout::Shared),
         Some(_) => Some(RuleLayout::PerPod),
-        None if routes.is_empty() => Some(RuleLayout::PerPod),
+        None if is_empty => Some(RuleLayout::PerPod),
         None => None,
     })
+}
+
+/// The kernel gives every link of IPv6 an address of its own.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

@@ -1,7 +1,7 @@
 //! The one task that owns the pool: every request, answer, notification and timer reaches it through one mailbox.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -135,7 +135,7 @@ impl Actor {
     }
 
     /// Of pods whose route or rule went only those that live are to have it back.
-    fn restore(&self, gone: BTreeMap<Ipv4Addr, Author>) {
+    fn restore(&self, gone: BTreeMap<IpAddr, Author>) {
         let mut pods = host::recorded(&self.pool, self.layout);
         pods.retain(|pod| gone.is_empty() || gone.contains_key(&pod.address));
         if !pods.is_empty() {
@@ -216,7 +216,7 @@ impl Actor {
         };
         info!(address = %held.address, container = %held.key.container, "released: its plugin is gone");
         let pod = removal(held.address, held.table(), &held.host_veth, self.layout);
-        self.hands.unwire(pod.into_iter().collect(), None);
+        self.hands.unwire(vec![pod], None);
     }
 
     fn check(&self, check: &types::Check) -> Result<Answer, Box<ServiceError>> {
@@ -351,19 +351,18 @@ fn say(replies: &Replies, answer: Result<Answer, Box<ServiceError>>) {
 
 fn removals(released: &[ReleasedAddress], layout: RuleLayout) -> Vec<PodRemoval> {
     let of = |held: &ReleasedAddress| removal(held.address, held.table, &held.host_veth, layout);
-    released.iter().filter_map(of).collect()
+    released.iter().map(of).collect()
 }
 
-/// What is to be taken out of the kernel; nothing of an IPv6 pod, which nothing here has wired.
-fn removal(address: IpAddr, table: TableId, host_veth: &str, layout: RuleLayout) -> Option<PodRemoval> {
-    let IpAddr::V4(address) = address else { return None };
-    Some(PodRemoval {
+/// What is to be taken out of the kernel.
+fn removal(address: IpAddr, table: TableId, host_veth: &str, layout: RuleLayout) -> PodRemoval {
+    PodRemoval {
         host_veth: Some(host_veth.to_owned()).filter(|name| !name.is_empty()),
         address,
         eni_table: Some(table),
         layout,
         link: LinkRemoval::DoomIfRouted,
-    })
+    }
 }
 
 fn write(change: Change) -> Write {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, PipeReader, PipeWriter};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ pub(super) struct Guardian {
     /// The ENIs that were configured, as they should be.
     pub(super) enis: BTreeMap<EniId, EniIntent>,
     /// Pods that missed something at the last look without news of it: they may be in the middle of being wired.
-    suspects: BTreeSet<Ipv4Addr>,
+    suspects: BTreeSet<IpAddr>,
 }
 
 impl Guardian {
@@ -168,8 +168,8 @@ impl Guardian {
 
     /// Leaves of what was found only what may be put right now. Without news of the pod it takes a second look: a pod
     /// that is being wired has its link a moment before its route.
-    pub(super) fn ripe(&mut self, mut found: Repairs, pods: &BTreeMap<Ipv4Addr, Author>) -> Repairs {
-        let missing: BTreeSet<Ipv4Addr> = found.repairs.iter().map(|repair| repair.address).collect();
+    pub(super) fn ripe(&mut self, mut found: Repairs, pods: &BTreeMap<IpAddr, Author>) -> Repairs {
+        let missing: BTreeSet<IpAddr> = found.repairs.iter().map(|repair| repair.address).collect();
         let suspects = std::mem::take(&mut self.suspects);
         found.repairs.retain(|repair| {
             let author = pods.get(&repair.address);

@@ -1,7 +1,7 @@
 //! Executes effects that reach outside: EC2, IMDS, the kernel. Every outcome comes back as mail.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::spawn;
@@ -93,7 +93,7 @@ impl Hands {
     }
 
     /// Looks at these pods in the kernel, and puts right what is missing of them.
-    pub(super) fn restore(&self, pods: Vec<RecordedPod>, gone: BTreeMap<Ipv4Addr, Author>) {
+    pub(super) fn restore(&self, pods: Vec<RecordedPod>, gone: BTreeMap<IpAddr, Author>) {
         self.kernel.ask(Job::Restore { pods, gone });
     }
 

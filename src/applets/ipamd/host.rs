@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::kernel::{Setup, in_layout};
+use super::settings;
 use crate::config::Config;
 use crate::ipam::model::{Allocation, Eni, EniRole, EniState};
 use crate::ipam::pool::Pool;
@@ -20,6 +21,7 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts, seen: &H
     let (enis, published) = standing(config, pool, kernel);
     Setup {
         intent: HostIntent {
+            family: settings::family(config),
             primary_mac: facts.primary_mac,
             node_ip: facts.primary_address,
             eni_mtu: network.eni_mtu,
@@ -41,16 +43,13 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts, seen: &H
 
 /// The pods that hold an address, as they were wired.
 pub(super) fn recorded(pool: &Pool, layout: RuleLayout) -> Vec<RecordedPod> {
-    let pod = |held: &Allocation| match held.address {
-        IpAddr::V4(address) => Some(RecordedPod {
-            address,
-            host_veth: held.host_veth.clone(),
-            eni_table: held.table(),
-            layout,
-        }),
-        IpAddr::V6(_) => None,
+    let pod = |held: &Allocation| RecordedPod {
+        address: held.address,
+        host_veth: held.host_veth.clone(),
+        eni_table: held.table(),
+        layout,
     };
-    pool.allocations().values().filter_map(pod).collect()
+    pool.allocations().values().map(pod).collect()
 }
 
 type Standing = (BTreeMap<EniMark, u32>, BTreeMap<Ipv4Addr, EniMark>);

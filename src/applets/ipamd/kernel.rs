@@ -74,7 +74,7 @@ pub(super) enum Job {
         answer: Option<(WaiterId, Reply)>,
     },
     /// Remove the rules for pods that name these addresses, which nobody holds and to which no route leads.
-    RemoveRules(BTreeSet<Ipv4Addr>),
+    RemoveRules(BTreeSet<IpAddr>),
     /// The VPC's networks as they are now, changed or not.
     VpcCidrs(Vec<Ipv4Cidr>),
     /// Somebody may have changed what is ours: put it right.
@@ -84,7 +84,7 @@ pub(super) enum Job {
         /// The pods to look at.
         pods: Vec<RecordedPod>,
         /// Whose routes or rules went, and who did it.
-        gone: BTreeMap<Ipv4Addr, Author>,
+        gone: BTreeMap<IpAddr, Author>,
     },
 }
 
@@ -111,14 +111,10 @@ fn read(veth_prefix: &str) -> Result<KernelFacts, NetError> {
 /// What was seen, as the pool takes it.
 pub(super) fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
     let addresses = seen.pod_addresses();
-    let mut devices: BTreeMap<Ipv4Addr, String> = BTreeMap::new();
+    let mut devices: BTreeMap<IpAddr, String> = BTreeMap::new();
     for route in seen.pod_routes {
         devices.insert(route.address, route.link_name.unwrap_or_default());
     }
-    let routes6 = seen.pod_routes6.into_iter().map(|route| PodRoute {
-        address: IpAddr::V6(route.address),
-        device: route.link_name.unwrap_or_default(),
-    });
     KernelFacts {
         bare_rules: addresses
             .iter()
@@ -140,10 +136,9 @@ pub(super) fn facts(seen: HostFacts, veth_prefix: &str) -> KernelFacts {
         pod_routes: addresses
             .into_iter()
             .map(|address| PodRoute {
-                address: IpAddr::V4(address),
+                address,
                 device: devices.remove(&address).unwrap_or_default(),
             })
-            .chain(routes6)
             .collect(),
     }
 }
@@ -449,7 +444,7 @@ fn put_pods_right(found: Repairs) {
 
 mod guarding;
 
-fn remove_rules(veth_prefix: &str, addresses: &BTreeSet<Ipv4Addr>) {
+fn remove_rules(veth_prefix: &str, addresses: &BTreeSet<IpAddr>) {
     tell_repairs(remove_orphaned_rules(veth_prefix, addresses));
 }
 
@@ -478,12 +473,14 @@ fn reap() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipam::ip::IpFamily;
     use crate::net::nft::model::SnatPorts;
     use crate::net::nft::testbed::{NODE_IP, on_bare_node, run};
 
     fn setup() -> Setup {
         let link = Rtnl::open().unwrap().link_named("eth0").unwrap().unwrap();
         let intent = HostIntent {
+            family: IpFamily::V4,
             primary_mac: link.mac.unwrap(),
             node_ip: NODE_IP,
             eni_mtu: 9001,

@@ -1,7 +1,7 @@
 //! The letters that reach the actor.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::ipam::effect::{Effect, Reply};
 use crate::ipam::event::Event;
@@ -37,7 +37,7 @@ pub(super) enum Mail {
     },
     /// Something of pods went from the kernel: these pods', or, without any, nobody knows whose. Those that live are to
     /// be put right.
-    Disturbed(BTreeMap<Ipv4Addr, Author>),
+    Disturbed(BTreeMap<IpAddr, Author>),
     /// What the guardian has come to.
     Guarded(Guarded),
     /// Time for what no event tells of: DELs that plugins left behind, alarms that were held back.

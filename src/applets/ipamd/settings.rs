@@ -1,7 +1,17 @@
 //! From the configuration to what the pool is told.
 
 use crate::config::Config;
-use crate::ipam::policy::{Family, Policy, WarmTarget};
+use crate::ipam::ip::IpFamily;
+use crate::ipam::policy::{Policy, WarmTarget};
+
+/// Which addresses pods get.
+pub(super) fn family(config: &Config) -> IpFamily {
+    if config.pool.ipv6 {
+        IpFamily::V6
+    } else {
+        IpFamily::V4
+    }
+}
 
 /// Targets in addresses, where they are set, instead of those in ENIs or prefixes (reference ipamd 3.1).
 fn warm(config: &Config, otherwise: WarmTarget) -> WarmTarget {
@@ -21,7 +31,7 @@ fn warm(config: &Config, otherwise: WarmTarget) -> WarmTarget {
 /// The pool's policy. `seed` spreads this node's retries away from other nodes'.
 pub(super) fn policy(config: &Config, seed: u64) -> Policy {
     Policy {
-        family: if config.pool.ipv6 { Family::V6 } else { Family::V4 },
+        family: family(config),
         warm: warm(config, WarmTarget::Enis(config.pool.warm_eni_target)),
         prefixes: config
             .pool

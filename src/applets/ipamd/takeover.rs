@@ -1,7 +1,6 @@
 //! Taking the node over from the Go daemon: its checkpoint's files, the witnesses beside them, and the store.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
@@ -128,11 +127,9 @@ pub(super) fn witnesses(
         .map(|link| link.name.clone())
         .collect();
     let tables = seen.rules.iter().filter_map(|rule| {
-        let from = rule.from.filter(|from| from.prefix_len() == 32)?;
-        (rule.priority == FROM_POD_PRIORITY).then_some((IpAddr::V4(from.base()), rule.table?))
+        let from = rule.from_host()?;
+        (rule.priority == FROM_POD_PRIORITY).then_some((from, rule.table?))
     });
-    let routes6 = seen.pod_routes6.into_iter();
-    let routes6 = routes6.filter_map(|route| Some((IpAddr::V6(route.address), route.link_name?)));
     Ok(Witnesses {
         facts,
         enis: node::snapshot(enis).enis,
@@ -140,8 +137,7 @@ pub(super) fn witnesses(
         routes: seen
             .pod_routes
             .into_iter()
-            .filter_map(|route| Some((IpAddr::V4(route.address), route.link_name?)))
-            .chain(routes6)
+            .filter_map(|route| Some((route.address, route.link_name?)))
             .collect(),
         links,
         link_hash: |namespace, name, interface| veth::host_name("", namespace, name, interface),

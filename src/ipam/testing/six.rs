@@ -14,13 +14,14 @@ use crate::cloud::{CloudEni, FailureClass};
 use crate::effect::RefusalKind;
 use crate::event::Event;
 use crate::ids::EniId;
+use crate::ip::IpFamily;
 use crate::plan::Hindrance;
-use crate::policy::{Family, Policy};
+use crate::policy::Policy;
 use crate::six::FIRST;
 
 pub(super) fn policy() -> Policy {
     Policy {
-        family: Family::V6,
+        family: IpFamily::V6,
         cooldown: Duration::from_secs(30),
         ..Policy::default()
     }
@@ -412,13 +413,13 @@ fn ipv4_pods_keep_their_addresses_when_the_family_changes_and_the_other_way_roun
         2,
         5,
         Policy {
-            family: Family::V4,
+            family: IpFamily::V4,
             ..policy()
         },
     );
     let old = world.add(1, PATIENCE);
     let old = world.granted(old).unwrap();
-    world.policy.family = Family::V6;
+    world.policy.family = IpFamily::V6;
     world.crash(None, false);
     world.settle();
     let new = add(&mut world, 2);
@@ -427,7 +428,7 @@ fn ipv4_pods_keep_their_addresses_when_the_family_changes_and_the_other_way_roun
     world.advance(Duration::from_mins(2));
     let more = add(&mut world, 3);
     assert_ne!(new, more);
-    world.policy.family = Family::V4;
+    world.policy.family = IpFamily::V4;
     world.crash(None, false);
     world.settle();
     assert_eq!(world.pool.allocations()[&key(2)].address, new);

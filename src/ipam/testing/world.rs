@@ -324,7 +324,9 @@ impl World {
                     self.released.insert(held.address, self.now);
                 }
             }
-            Effect::RemoveRules(addresses) => self.bare_rules.retain(|address| !addresses.contains(address)),
+            Effect::RemoveRules(addresses) => self
+                .bare_rules
+                .retain(|address| !addresses.contains(&IpAddr::V4(*address))),
             Effect::ReadKernel => self.kernel_asked = true,
             Effect::ReadImds => self.imds_asked = true,
             Effect::WakeAt(at) => assert!(at > self.now, "woken at once: a busy loop"),

@@ -64,7 +64,7 @@ fn dataplane_49_an_eni_gets_its_table_and_rules() {
         let link = rtnl.link_named("ens6").unwrap().unwrap();
         assert_eq!((link.mtu, link.up), (9001, true));
         let gateway = Ipv4Addr::new(10, 0, 1, 1);
-        let table: Vec<_> = rtnl.routes(Some(TableId(3)), None).unwrap();
+        let table: Vec<_> = rtnl.routes(IpFamily::V4, Some(TableId(3)), None).unwrap();
         let shape: Vec<_> = table
             .iter()
             .map(|route| (route.dst.to_string(), route.via, route.scope))
@@ -72,16 +72,20 @@ fn dataplane_49_an_eni_gets_its_table_and_rules() {
         assert_eq!(
             shape,
             [
-                ("0.0.0.0/0".to_owned(), Some(gateway), 0),
+                ("0.0.0.0/0".to_owned(), Some(gateway.into()), 0),
                 ("10.0.1.1/32".to_owned(), None, 253)
             ]
         );
-        assert!(rtnl.routes(Some(TableId::MAIN), Some(index)).unwrap().is_empty());
-        let rules = rtnl.rules().unwrap();
+        assert!(
+            rtnl.routes(IpFamily::V4, Some(TableId::MAIN), Some(index))
+                .unwrap()
+                .is_empty()
+        );
+        let rules = rtnl.rules(IpFamily::V4).unwrap();
         let rule = |priority| rules.iter().find(|rule| rule.priority == priority).unwrap();
         assert_eq!(
-            (rule(32_765).from, rule(32_765).table),
-            (Some(Ipv4Cidr::host(PRIMARY)), Some(TableId(3)))
+            (rule(32_765).from_host(), rule(32_765).table),
+            (Some(PRIMARY.into()), Some(TableId(3)))
         );
         assert_eq!(
             (rule(1536).fwmark, rule(1536).table),
@@ -112,16 +116,19 @@ fn the_go_daemons_work_is_taken_over_without_a_ripple() {
             NetOp::LinkMtu(LinkRef::Index(index), 9001),
             NetOp::LinkUp(LinkRef::Index(index)),
             NetOp::AddAddress {
-                address: PRIMARY,
+                address: PRIMARY.into(),
                 len: 24,
                 link: index,
             },
-            NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(gateway), index, TableId(3))),
+            NetOp::ReplaceRoute(Route::host(gateway, index, TableId(3))),
             NetOp::ReplaceRoute(Route::default_via(gateway, index, TableId(3))),
-            NetOp::DelRoute(Route {
-                prefsrc: Some(PRIMARY),
-                ..Route::link("10.0.1.0/24".parse().unwrap(), 0, TableId::MAIN)
-            }),
+            NetOp::DelRoute(Route::as_seen(
+                "10.0.1.0/24".parse().unwrap(),
+                None,
+                0,
+                TableId::MAIN,
+                Some(PRIMARY.into()),
+            )),
             NetOp::AddRule(Rule::from(PRIMARY, ENI_PRIMARY_PRIORITY, TableId(3))),
         ])
         .unwrap();
@@ -144,8 +151,8 @@ fn dataplane_51_only_wrong_addresses_go() {
         (PRIMARY, 16),
     ] {
         host(|rtnl, index| {
-            let address = |(address, len)| NetOp::AddAddress {
-                address,
+            let address = |(address, len): (Ipv4Addr, u8)| NetOp::AddAddress {
+                address: address.into(),
                 len,
                 link: index,
             };
@@ -153,20 +160,26 @@ fn dataplane_51_only_wrong_addresses_go() {
             rtnl.apply_all(&[address(wrong), address(link_local)]).unwrap();
             configure_eni(&intent()).unwrap();
             let found: Vec<_> = rtnl
-                .addresses(Some(index))
+                .addresses(IpFamily::V4, Some(index))
                 .unwrap()
                 .into_iter()
                 .map(|fact| (fact.address, fact.len))
                 .collect();
             assert_eq!(found.len(), 2, "{found:?}");
             assert!(
-                found.contains(&(PRIMARY, 24)) && found.contains(&link_local),
+                found.contains(&(PRIMARY.into(), 24)) && found.contains(&(link_local.0.into(), 16)),
                 "{found:?}"
             );
-            assert_eq!(rtnl.routes(Some(TableId(3)), None).unwrap().len(), 2);
-            let main = rtnl.routes(Some(TableId::MAIN), Some(index)).unwrap();
+            assert_eq!(
+                rtnl.routes(IpFamily::V4, Some(TableId(3)), None).unwrap().len(),
+                2
+            );
+            let main = rtnl
+                .routes(IpFamily::V4, Some(TableId::MAIN), Some(index))
+                .unwrap();
             assert!(
-                main.iter().all(|route| route.prefsrc == Some(link_local.0)),
+                main.iter()
+                    .all(|route| route.prefsrc == Some(link_local.0.into())),
                 "{main:?}"
             );
             assert_settled(rtnl, &intent());
@@ -178,10 +191,10 @@ fn dataplane_51_only_wrong_addresses_go() {
 #[test]
 fn dataplane_quirk_5_the_link_is_never_without_an_address() {
     host(|rtnl, index| {
-        let others = Route::link("198.51.100.0/24".parse().unwrap(), index, TableId(77));
+        let others = Route::link("198.51.100.0/24".parse::<Ipv4Cidr>().unwrap(), index, TableId(77));
         rtnl.apply_all(&[
             NetOp::AddAddress {
-                address: Ipv4Addr::new(172, 16, 0, 9),
+                address: Ipv4Addr::new(172, 16, 0, 9).into(),
                 len: 16,
                 link: index,
             },
@@ -190,8 +203,11 @@ fn dataplane_quirk_5_the_link_is_never_without_an_address() {
         ])
         .unwrap();
         configure_eni(&intent()).unwrap();
-        assert_eq!(rtnl.addresses(Some(index)).unwrap().len(), 1);
-        assert_eq!(rtnl.routes(Some(TableId(77)), None).unwrap().len(), 1);
+        assert_eq!(rtnl.addresses(IpFamily::V4, Some(index)).unwrap().len(), 1);
+        assert_eq!(
+            rtnl.routes(IpFamily::V4, Some(TableId(77)), None).unwrap().len(),
+            1
+        );
     });
 }
 
@@ -200,16 +216,28 @@ fn rules_of_an_earlier_eni_go() {
     host(|rtnl, _| {
         rtnl.apply_all(&[
             NetOp::AddRule(Rule::from(PRIMARY, ENI_PRIMARY_PRIORITY, TableId(9))),
-            NetOp::AddRule(Rule::marked(2, ENI_MARK_MASK, FROM_POD_PRIORITY, TableId(9))),
-            NetOp::AddRule(Rule::marked(4, ENI_MARK_MASK, FROM_POD_PRIORITY, TableId(9))),
+            NetOp::AddRule(Rule::marked(
+                IpFamily::V4,
+                2,
+                ENI_MARK_MASK,
+                FROM_POD_PRIORITY,
+                TableId(9),
+            )),
+            NetOp::AddRule(Rule::marked(
+                IpFamily::V4,
+                4,
+                ENI_MARK_MASK,
+                FROM_POD_PRIORITY,
+                TableId(9),
+            )),
         ])
         .unwrap();
         configure_eni(&intent()).unwrap();
         let tables: Vec<_> = rtnl
-            .rules()
+            .rules(IpFamily::V4)
             .unwrap()
             .into_iter()
-            .filter(|rule| rule.fwmark.is_some() || rule.from.is_some())
+            .filter(|rule| rule.fwmark.is_some() || rule.selector.from().is_some())
             .map(|rule| {
                 (
                     rule.priority,
@@ -234,12 +262,17 @@ fn dataplane_53_the_amis_rule_is_reused() {
         let table = TableId(10_101);
         configure_eni(&EniIntent { table, ..intent() }).unwrap();
         assert!(
-            rtnl.rules()
+            rtnl.rules(IpFamily::V4)
                 .unwrap()
                 .iter()
                 .all(|rule| rule.priority != ENI_PRIMARY_PRIORITY)
         );
-        assert_eq!(rtnl.routes(Some(TableId(10_101)), None).unwrap().len(), 2);
+        assert_eq!(
+            rtnl.routes(IpFamily::V4, Some(TableId(10_101)), None)
+                .unwrap()
+                .len(),
+            2
+        );
     });
 }
 
@@ -254,7 +287,7 @@ fn dataplane_57_a_freed_eni_leaves_no_rules() {
             .unwrap();
         deconfigure_eni_rules(PRIMARY, EniMark::new(2)).unwrap();
         let left: Vec<_> = rtnl
-            .rules()
+            .rules(IpFamily::V4)
             .unwrap()
             .into_iter()
             .map(|rule| rule.priority)
@@ -270,12 +303,18 @@ fn rules_of_marks_that_lead_nowhere_go_and_no_others() {
     host(|rtnl, _| {
         configure_eni(&intent()).unwrap();
         rtnl.apply_all(&[
-            NetOp::AddRule(Rule::marked(4, ENI_MARK_MASK, FROM_POD_PRIORITY, TableId(5))),
-            NetOp::AddRule(Rule::marked(0x80, 0x80, 1024, TableId::MAIN)),
+            NetOp::AddRule(Rule::marked(
+                IpFamily::V4,
+                4,
+                ENI_MARK_MASK,
+                FROM_POD_PRIORITY,
+                TableId(5),
+            )),
+            NetOp::AddRule(Rule::marked(IpFamily::V4, 0x80, 0x80, 1024, TableId::MAIN)),
         ])
         .unwrap();
         let marks = |rtnl: &mut Rtnl| -> Vec<u32> {
-            let rules = rtnl.rules().unwrap().into_iter();
+            let rules = rtnl.rules(IpFamily::V4).unwrap().into_iter();
             rules.filter_map(|rule| Some(rule.fwmark?.0)).collect()
         };
         keep_mark_rules(&EniMark::new(2).into_iter().collect()).unwrap();

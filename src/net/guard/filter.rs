@@ -5,12 +5,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::errno::Errno;
 use nix::libc::{self, RTM_NEWROUTE, sock_filter, sock_fprog};
 
-/// Where `nlmsghdr` has the message's type, and where the `rtmsg` behind it has the destination's prefix length
-/// (linux/netlink.h, linux/rtnetlink.h).
+/// Where `nlmsghdr` has the message's type, and where the `rtmsg` behind it has its family and the destination's prefix
+/// length (linux/netlink.h, linux/rtnetlink.h).
 const TYPE_AT: u32 = 4;
+const FAMILY_AT: u32 = 16;
 const DST_LEN_AT: u32 = 17;
+/// `AF_INET6`
+const INET6: u32 = 10;
 
-/// Drops news of routes to a single address that were added or replaced. One that has gone is still told.
+/// Drops news of routes to a single address that were added or replaced, and of IPv6 of any: the kernel itself adds some
+/// for each link. One that has gone is still told.
 ///
 /// # Errors
 /// The kernel's; the socket then hears everything.
@@ -39,7 +43,7 @@ pub(super) fn ignore_new_host_routes(socket: impl AsFd) -> Result<(), Errno> {
 
 /// Classic BPF (<https://docs.kernel.org/networking/filter.html>). It loads in network byte order what netlink writes in
 /// the host's.
-fn program() -> [sock_filter; 7] {
+fn program() -> [sock_filter; 8] {
     let op = |code: u32, jt, jf, k| sock_filter {
         code: u16::try_from(code).unwrap_or_default(),
         jt,
@@ -52,10 +56,11 @@ fn program() -> [sock_filter; 7] {
     let give = libc::BPF_RET | libc::BPF_K;
     [
         op(load_half, 0, 0, TYPE_AT),
-        op(equals, 0, 3, u32::from(RTM_NEWROUTE.to_be())),
+        op(equals, 0, 4, u32::from(RTM_NEWROUTE.to_be())),
+        op(load_byte, 0, 0, FAMILY_AT),
+        op(equals, 3, 0, INET6),
         op(load_byte, 0, 0, DST_LEN_AT),
-        op(equals, 2, 0, 32),
-        op(equals, 1, 0, 128),
+        op(equals, 1, 0, 32),
         op(give, 0, 0, u32::MAX),
         op(give, 0, 0, 0),
     ]

@@ -1,7 +1,7 @@
 //! What a notification means for us, if anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use nix::libc::{RTM_DELADDR, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE};
 
@@ -28,7 +28,7 @@ pub struct Sighting {
     /// Who changed rules, routes, addresses, settings or the table of the node itself.
     pub host: BTreeSet<Author>,
     /// Addresses whose route, or a rule for them, went, and who did it.
-    pub pods: BTreeMap<Ipv4Addr, Author>,
+    pub pods: BTreeMap<IpAddr, Author>,
 }
 
 impl Sighting {
@@ -109,7 +109,7 @@ impl Sighting {
 enum About {
     Nothing,
     Host,
-    Pod(Ipv4Addr),
+    Pod(IpAddr),
 }
 
 fn about(reply: &Reply) -> Result<About, Malformed> {
@@ -120,7 +120,7 @@ fn about(reply: &Reply) -> Result<About, Malformed> {
         },
         RTM_NEWROUTE | RTM_DELROUTE => match route_news(reply)? {
             Some(route)
-                if route.dst.prefix_len() == 32 && matches!(route.table, POD_TABLE | TableId::MAIN) =>
+                if route.dst.single().is_some() && matches!(route.table, POD_TABLE | TableId::MAIN) =>
             {
                 About::Pod(route.dst.base())
             }
@@ -137,14 +137,9 @@ fn about(reply: &Reply) -> Result<About, Malformed> {
 
 /// Rules for single pods come with every ADD of the per-pod layout, and only their going is news.
 fn of_rule(rule: &RuleFact, gone: bool) -> About {
-    let single = |network: Option<crate::ipam::cidr::Ipv4Cidr>| {
-        network
-            .filter(|network| network.prefix_len() == 32)
-            .map(crate::ipam::cidr::Ipv4Cidr::base)
-    };
     let pod = match rule.priority {
-        TO_POD_PRIORITY => single(rule.to),
-        FROM_POD_PRIORITY => single(rule.from),
+        TO_POD_PRIORITY => rule.to_host(),
+        FROM_POD_PRIORITY => rule.from_host(),
         _ => None,
     };
     match (pod, rule.priority) {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc::{RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, c_uint};
+use nix::libc::{
+    RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE, c_uint,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::netlink::{Family, NetError, Reply, Socket};
@@ -41,7 +43,14 @@ impl Watch {
     /// # Errors
     /// The kernel's.
     pub fn open(settings: Option<Arc<SettingsWatch>>) -> Result<Self, NetError> {
-        let groups = [RTNLGRP_IPV4_RULE, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_IFADDR];
+        // No address of IPv6 is the host's affair: its ENIs have none but what the machine image gave them.
+        let groups = [
+            RTNLGRP_IPV4_RULE,
+            RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV4_IFADDR,
+            RTNLGRP_IPV6_RULE,
+            RTNLGRP_IPV6_ROUTE,
+        ];
         let routes = Socket::subscribe(Family::Route, &groups)?;
         // Without it every ADD wakes the watch for nothing.
         let _hears_more = filter::ignore_new_host_routes(&routes);
@@ -112,7 +121,6 @@ fn drain(
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
     use std::process::Command;
 
     use super::super::super::testing::in_fresh_netns;
@@ -160,8 +168,8 @@ mod tests {
             "ip rule add from 10.0.1.5 pref 1536 lookup 3; ip rule add to 10.0.1.6 pref 512",
             "ip rule del from 10.0.1.5 pref 1536; ip rule del to 10.0.1.6 pref 512",
         );
-        let pods: Vec<_> = gone.pods.keys().copied().collect();
-        assert_eq!(pods, [Ipv4Addr::new(10, 0, 1, 5), Ipv4Addr::new(10, 0, 1, 6)]);
+        let pods: Vec<_> = gone.pods.keys().map(ToString::to_string).collect();
+        assert_eq!(pods, ["10.0.1.5", "10.0.1.6"]);
         assert!(gone.host.is_empty());
     }
 

@@ -11,6 +11,7 @@ fn intent(node: &Node) -> HostIntent {
     let links = Rtnl::open().unwrap().links().unwrap();
     let primary = links.into_iter().find(|link| link.name == "eth0").unwrap();
     HostIntent {
+        family: IpFamily::V4,
         primary_mac: primary.mac.unwrap(),
         node_ip: NODE_IP,
         eni_mtu: 9001,
@@ -89,6 +90,105 @@ fn dataplane_1_13_133_a_second_start_changes_nothing() {
             assert_eq!(again.changes, []);
             assert_eq!(heard(&mut monitors), []);
         }
+    });
+}
+
+fn sysctl6(key: &str) -> String {
+    let value = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).unwrap();
+    value.trim().to_owned()
+}
+
+/// Conformance: dataplane 45 and 134. Nothing of IPv4 but what every node gets, and no table.
+#[test]
+fn dataplane_45_134_a_node_of_ipv6_pods_gets_its_rules_and_parameters_once() {
+    for layout in [RuleLayout::Shared, RuleLayout::PerPod] {
+        on_bare_node(|node| {
+            for (key, value) in [
+                ("all/disable_ipv6", "1"),
+                ("default/disable_ipv6", "1"),
+                ("eth0/accept_ra", "1"),
+            ] {
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{key}"), value).unwrap();
+            }
+            let before = (run("ip rule"), run("nft list ruleset"), sysctl("ip_forward"));
+            let intent = HostIntent {
+                family: IpFamily::V6,
+                layout,
+                external_service_cidrs: ["10.9.0.0/16".parse().unwrap()].into(),
+                ..intent(node)
+            };
+            let mut host = Host::open().unwrap();
+            // RTNLGRP_IPV6_ROUTE, IPV6_RULE, IPV6_NETCONF; those of IPv4 and nftables.
+            let mut six = Socket::subscribe(Family::Route, &[11, 19, 25]).unwrap();
+            host.apply(&intent).unwrap();
+            let rules = run("ip -6 rule");
+            let mark = "1024:\tfrom all fwmark 0x80/0x80 lookup main";
+            let pods = "512:\tfrom all lookup 512";
+            assert!(rules.contains(mark), "{rules}");
+            assert_eq!(rules.contains(pods), layout == RuleLayout::Shared, "{rules}");
+            let set = [
+                "all/disable_ipv6",
+                "default/disable_ipv6",
+                "eth0/disable_ipv6",
+                "all/forwarding",
+                "eth0/accept_ra",
+            ];
+            assert_eq!(set.map(sysctl6), ["0", "0", "0", "1", "2"]);
+            assert_eq!(sysctl("conf/eth0/rp_filter"), "2");
+            let after = (run("ip rule"), run("nft list ruleset"), sysctl("ip_forward"));
+            assert_eq!(after, before);
+
+            assert_ne!(six.drain().unwrap(), [], "the monitor works");
+            while !six.drain().unwrap().is_empty() {}
+            let rules = || Socket::subscribe(Family::Route, &[8, 19, 24, 25]).unwrap();
+            let mut told = (rules(), monitors());
+            for mut host in [host, Host::open().unwrap()] {
+                assert_eq!(host.apply(&intent).unwrap().changes, []);
+            }
+            assert_eq!(told.0.drain().unwrap(), []);
+            assert_eq!(heard(&mut told.1), []);
+        });
+    }
+}
+
+/// A host that begins to forward forgets the default route its router announced, unless it goes on listening.
+#[test]
+fn dataplane_134_the_default_route_that_the_router_announced_survives_forwarding() {
+    on_bare_node(|node| {
+        // As the kernel itself makes it of an announcement.
+        run("ip -6 route add default via fe80::99 dev eth0 proto ra expires 1800");
+        let six = HostIntent {
+            family: IpFamily::V6,
+            ..intent(node)
+        };
+        let before = sysctl6("all/forwarding");
+        Host::open().unwrap().apply(&six).unwrap();
+        assert_eq!((before.as_str(), sysctl6("all/forwarding").as_str()), ("0", "1"));
+        let order: Vec<String> = six.sysctls("eth0").into_iter().map(|(key, ..)| key).collect();
+        let place = |of: &str| order.iter().position(|key| key.ends_with(of)).unwrap();
+        assert!(place("eth0/accept_ra") < place("all/forwarding"));
+        assert!(run("ip -6 route show default").contains("via fe80::99"));
+    });
+}
+
+#[test]
+fn pods_of_ipv6_wired_before_the_layout_changed_keep_their_way() {
+    on_bare_node(|node| {
+        let shared = HostIntent {
+            family: IpFamily::V6,
+            ..intent(node)
+        };
+        let mut host = Host::open().unwrap();
+        host.apply(&shared).unwrap();
+        run("ip -6 route add 2001:db8::5/128 dev eth0 table 512");
+        let per_pod = HostIntent {
+            layout: RuleLayout::PerPod,
+            ..shared
+        };
+        assert_eq!(host.apply(&per_pod).unwrap().changes, []);
+        run("ip -6 route flush table 512");
+        host.apply(&per_pod).unwrap();
+        assert!(!run("ip -6 rule").contains("lookup 512"));
     });
 }
 
@@ -317,6 +417,7 @@ fn dataplane_133_a_drifted_node_is_put_right() {
 fn a_missing_primary_link_is_named() {
     in_fresh_netns(|| {
         let intent = HostIntent {
+            family: IpFamily::V4,
             primary_mac: "0a:00:00:00:00:01".parse().unwrap(),
             node_ip: Ipv4Addr::LOCALHOST,
             eni_mtu: 9001,

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::os::fd::AsFd;
 
-use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, POD_GATEWAY, RuleLayout, TO_POD_PRIORITY};
+use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, RuleLayout, TO_POD_PRIORITY, pod_gateway};
 use super::super::netlink::NetError;
 use super::super::netns::Netns;
 use super::super::rtnl::{LinkFact, Rtnl};
 use super::PodIntent;
-use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
+use crate::ipam::ip::IpFamily;
 
 /// One way in which the kernel differs from the intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,11 @@ impl Check<'_> {
         if link.as_ref().is_some_and(|link| link.group == DOOMED_GROUP) {
             self.differ(object, "is marked for deletion");
         }
-        self.host_route(&mut rtnl, link.map(|link| link.index))?;
+        let index = link.map(|link| link.index);
+        self.host_route(&mut rtnl, index)?;
+        if let (IpFamily::V6, Some(index)) = (self.intent.family(), index) {
+            self.host_neighbour(&mut rtnl, index)?;
+        }
         match self.intent.layout {
             RuleLayout::Shared => Ok(()),
             RuleLayout::PerPod => self.rules(&mut rtnl),
@@ -92,7 +96,7 @@ impl Check<'_> {
         let (address, table) = (self.intent.address, self.intent.layout.pod_table());
         let object = format!("the host's route to {address}");
         match rtnl.route_to(address)? {
-            Some(route) if route.dst != Ipv4Cidr::host(address) || route.table != table => {
+            Some(route) if route.dst.single() != Some(address) || route.table != table => {
                 let finding = format!(
                     "is missing in table {}; {} of table {} applies",
                     table.0, route.dst, route.table.0
@@ -111,13 +115,27 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Without an entry the kernel asks where the pod is, which does as well; a permanent one that is wrong stays so.
+    fn host_neighbour(&mut self, rtnl: &mut Rtnl, index: u32) -> Result<(), NetError> {
+        let (address, mac) = (self.intent.address, self.intent.pod_mac);
+        if let Some(found) = rtnl.neighbour(address, index)?
+            && found.permanent
+            && found.mac != Some(mac)
+        {
+            let found = found.mac.map_or("nowhere".to_owned(), |mac| mac.to_string());
+            let object = format!("the host's neighbour {address}");
+            self.differ(object, format!("is at {found}, should be at {mac}"));
+        }
+        Ok(())
+    }
+
     fn rules(&mut self, rtnl: &mut Rtnl) -> Result<(), NetError> {
-        let pod = Some(Ipv4Cidr::host(self.intent.address));
-        let rules = rtnl.rules()?;
+        let pod = Some(self.intent.address);
+        let rules = rtnl.rules(self.intent.family())?;
         let to = |table| {
-            rules
-                .iter()
-                .any(|rule| rule.priority == TO_POD_PRIORITY && rule.to == pod && rule.table == Some(table))
+            rules.iter().any(|rule| {
+                rule.priority == TO_POD_PRIORITY && rule.to_host() == pod && rule.table == Some(table)
+            })
         };
         if !to(TableId::MAIN) {
             self.differ(
@@ -128,7 +146,7 @@ impl Check<'_> {
         let expected = (self.intent.eni_table != TableId::MAIN).then_some(self.intent.eni_table);
         let first = rules
             .iter()
-            .find(|rule| rule.priority == FROM_POD_PRIORITY && rule.from == pod);
+            .find(|rule| rule.priority == FROM_POD_PRIORITY && rule.from_host() == pod);
         let found = first.and_then(|rule| rule.table);
         if found != expected {
             let words = |table: Option<TableId>| {
@@ -161,35 +179,32 @@ impl Check<'_> {
         let Some(link) = link else {
             return Ok(());
         };
-        let address = self.intent.address;
-        let addresses = rtnl.addresses(Some(link.index))?;
+        let (family, address) = (self.intent.family(), self.intent.address);
+        let (gateway, len) = (pod_gateway(family), family.bits());
+        let addresses = rtnl.addresses(family, Some(link.index))?;
         if !addresses
             .iter()
-            .any(|found| found.address == address && found.len == 32)
+            .any(|found| found.address == address && found.len == len)
         {
-            self.differ(&object, format!("lacks address {address}/32"));
+            self.differ(&object, format!("lacks address {address}/{len}"));
         }
-        let routes = rtnl.routes(Some(TableId::MAIN), Some(link.index))?;
-        let gateway = Ipv4Cidr::host(POD_GATEWAY);
-        if !routes
-            .iter()
-            .any(|route| route.dst == gateway && route.via.is_none())
-        {
-            self.differ(&object, format!("lacks the route to the gateway {POD_GATEWAY}"));
+        let routes = rtnl.routes(family, Some(TableId::MAIN), Some(link.index))?;
+        if !routes.iter().any(|route| route.host_on_link() == Some(gateway)) {
+            self.differ(&object, format!("lacks the route to the gateway {gateway}"));
         }
         if !routes
             .iter()
-            .any(|route| route.dst.prefix_len() == 0 && route.via == Some(POD_GATEWAY))
+            .any(|route| route.dst.prefix_len() == 0 && route.via == Some(gateway))
         {
-            self.differ(&object, format!("lacks the default route via {POD_GATEWAY}"));
+            self.differ(&object, format!("lacks the default route via {gateway}"));
         }
-        match rtnl.neighbour(POD_GATEWAY, link.index)? {
+        match rtnl.neighbour(gateway, link.index)? {
             Some(found) if found.permanent && found.mac == Some(self.intent.host_mac) => {}
             _ => {
                 let mac = self.intent.host_mac;
                 self.differ(
                     &object,
-                    format!("lacks the permanent neighbour {POD_GATEWAY} at {mac}"),
+                    format!("lacks the permanent neighbour {gateway} at {mac}"),
                 );
             }
         }

@@ -7,13 +7,16 @@
 //!     in table 512 (or main)                 default via 169.254.1.1
 //!                                            169.254.1.1 is at H, permanently
 //! ```
+//!
+//! An IPv6 pod has `/128` and `fe80::1` in their place, and the host knows it at P, permanently: neither side ever asks
+//! where the other is, which it could not while its link-local address is still tentative.
 
 mod check;
 mod repair;
 mod unwire;
 mod wire;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use check::{Difference, check_pod};
@@ -23,6 +26,7 @@ pub use wire::{Sandbox, WireError, WireFailure, WiredPod, wire_pod};
 
 use super::layout::RuleLayout;
 use crate::ipam::ids::{Mac, TableId};
+use crate::ipam::ip::IpFamily;
 
 /// How a pod's interface should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub struct PodIntent {
     /// The pod's network namespace.
     pub netns: PathBuf,
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// MTU of both ends.
     pub mtu: u32,
     /// Hardware address of the host's end: the pod's only neighbour.
@@ -63,6 +67,11 @@ pub struct VethPair {
 }
 
 impl PodIntent {
+    /// The family of the pod's address.
+    pub fn family(&self) -> IpFamily {
+        IpFamily::of(self.address)
+    }
+
     /// The pair it wants.
     pub fn pair(&self) -> VethPair {
         VethPair {

@@ -3,7 +3,7 @@
 //! pods there are; only [`put_right`] talks to the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 
@@ -14,7 +14,6 @@ use super::super::op::{NetOp, Route, Rule};
 use super::super::rtnl::{LinkFact, Rtnl, RuleFact};
 use super::super::veth;
 use super::wire::is_absence;
-use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::TableId;
 
 /// Operations in one request: far below what a socket's buffer takes.
@@ -24,7 +23,7 @@ const AT_ONCE: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedPod {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The host's end as it was named when it was made.
     pub host_veth: String,
     /// Table of the ENI the address is on; main for the primary ENI.
@@ -37,7 +36,7 @@ pub struct RecordedPod {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repair {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// What to do, in order.
     pub ops: Vec<NetOp>,
 }
@@ -62,7 +61,7 @@ pub struct Repairs {
     /// What to do; empty on a host in order.
     pub repairs: Vec<Repair>,
     /// Pods that are not touched.
-    pub left_alone: Vec<(Ipv4Addr, LeftAlone)>,
+    pub left_alone: Vec<(IpAddr, LeftAlone)>,
 }
 
 /// Compares `pods` with what was seen. Pods whose link is gone need nothing: their routes went with it.
@@ -89,13 +88,13 @@ pub fn repairs(seen: &HostFacts, pods: &[RecordedPod]) -> Repairs {
 }
 
 /// The rules to remove of addresses that nobody holds: those only a rule names, without a route to any pod.
-fn orphaned_rules(seen: &HostFacts, unassigned: &BTreeSet<Ipv4Addr>) -> Vec<Repair> {
+fn orphaned_rules(seen: &HostFacts, unassigned: &BTreeSet<IpAddr>) -> Vec<Repair> {
     let host = Seen::new(seen);
-    let ops = |address: Ipv4Addr| -> Vec<NetOp> {
+    let ops = |address: IpAddr| -> Vec<NetOp> {
         let mut rules = host.rules_from(address).unwrap_or_default();
         rules.extend(host.rules_to(address));
         // A deletion that names no destination takes the first rule of that source, so those that name one go first.
-        rules.sort_by_key(|rule| rule.to.is_none());
+        rules.sort_by_key(|rule| rule.selector.to().is_none());
         rules.into_iter().map(NetOp::DelRule).collect()
     };
     unassigned
@@ -115,7 +114,7 @@ fn orphaned_rules(seen: &HostFacts, unassigned: &BTreeSet<Ipv4Addr>) -> Vec<Repa
 /// When the kernel could not be asked; what single removals came to is with the addresses.
 pub fn remove_orphaned_rules(
     veth_prefix: &str,
-    unassigned: &BTreeSet<Ipv4Addr>,
+    unassigned: &BTreeSet<IpAddr>,
 ) -> Result<Vec<(Repair, Vec<NetError>)>, NetError> {
     let repairs = orphaned_rules(&HostFacts::observe(veth_prefix)?, unassigned);
     put_right(&mut Rtnl::open()?, repairs)
@@ -155,10 +154,10 @@ struct Seen<'a> {
     /// By the hash in its name; `None` where several links carry it.
     by_hash: BTreeMap<&'a str, Option<&'a LinkFact>>,
     /// Link and table of each route to a pod.
-    routes: BTreeMap<Ipv4Addr, Vec<(u32, TableId)>>,
-    carried: BTreeMap<u32, BTreeSet<Ipv4Addr>>,
-    from: BTreeMap<Ipv4Addr, Vec<&'a RuleFact>>,
-    to: BTreeMap<Ipv4Addr, Vec<&'a RuleFact>>,
+    routes: BTreeMap<IpAddr, Vec<(u32, TableId)>>,
+    carried: BTreeMap<u32, BTreeSet<IpAddr>>,
+    from: BTreeMap<IpAddr, Vec<&'a RuleFact>>,
+    to: BTreeMap<IpAddr, Vec<&'a RuleFact>>,
 }
 
 impl<'a> Seen<'a> {
@@ -186,7 +185,7 @@ impl<'a> Seen<'a> {
             index.carried.entry(route.link).or_default().insert(route.address);
         }
         for rule in &seen.rules {
-            match (rule.priority, single(rule.from), single(rule.to)) {
+            match (rule.priority, rule.from_host(), rule.to_host()) {
                 (FROM_POD_PRIORITY, Some(pod), _) => index.from.entry(pod).or_default().push(rule),
                 (TO_POD_PRIORITY, None, Some(pod)) => index.to.entry(pod).or_default().push(rule),
                 _ => {}
@@ -217,11 +216,7 @@ impl<'a> Seen<'a> {
         let table = layout.pod_table();
         let mut ops = Vec::new();
         if !routes.iter().any(|(_, of)| *of == table) {
-            ops.push(NetOp::AddRoute(Route::link(
-                Ipv4Cidr::host(pod.address),
-                link,
-                table,
-            )));
+            ops.push(NetOp::AddRoute(Route::host(pod.address, link, table)));
         }
         ops.extend(self.rule_ops(pod, layout)?);
         Ok(ops)
@@ -254,7 +249,8 @@ impl<'a> Seen<'a> {
             }
         }
         let from = self.rules_from(pod.address).ok_or(LeftAlone::ForeignRule)?;
-        let (narrow, plain): (Vec<Rule>, Vec<Rule>) = from.into_iter().partition(|rule| rule.to.is_some());
+        let (narrow, plain): (Vec<Rule>, Vec<Rule>) =
+            from.into_iter().partition(|rule| rule.selector.to().is_some());
         let mut present = BTreeSet::new();
         let mut surplus = Vec::new();
         for rule in plain.into_iter().chain(self.rules_to(pod.address)) {
@@ -269,13 +265,13 @@ impl<'a> Seen<'a> {
 
     /// Rules for what comes from the address; `None` when one among them is not of our shape, for then a deletion
     /// could hit it.
-    fn rules_from(&self, address: Ipv4Addr) -> Option<Vec<Rule>> {
+    fn rules_from(&self, address: IpAddr) -> Option<Vec<Rule>> {
         let all = self.from.get(&address).map_or(&[][..], Vec::as_slice);
         all.iter().map(|fact| of_our_shape(fact)).collect()
     }
 
     /// Rules that send what goes to the address to the main table.
-    fn rules_to(&self, address: Ipv4Addr) -> Vec<Rule> {
+    fn rules_to(&self, address: IpAddr) -> Vec<Rule> {
         let ours = Rule::to(address, TO_POD_PRIORITY, TableId::MAIN);
         let all = self.to.get(&address).map_or(&[][..], Vec::as_slice);
         let rules = all.iter().filter_map(|fact| of_our_shape(fact));
@@ -287,21 +283,9 @@ fn hash_of(name: &str) -> Option<&str> {
     veth::prefix_of(name).and_then(|prefix| name.strip_prefix(prefix))
 }
 
-fn single(network: Option<Ipv4Cidr>) -> Option<Ipv4Addr> {
-    network
-        .filter(|network| network.prefix_len() == 32)
-        .map(Ipv4Cidr::base)
-}
-
 fn of_our_shape(fact: &RuleFact) -> Option<Rule> {
-    let is_plain = fact.fwmark.is_none() && fact.iif.is_none();
-    fact.table.filter(|_| is_plain).map(|table| Rule {
-        priority: fact.priority,
-        from: fact.from,
-        to: fact.to,
-        fwmark: None,
-        table: Some(table),
-    })
+    let is_plain = fact.fwmark.is_none() && fact.iif.is_none() && fact.table.is_some();
+    is_plain.then(|| fact.rule())
 }
 
 #[cfg(test)]

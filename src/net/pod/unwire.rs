@@ -4,7 +4,7 @@
 //! ([`super::super::link::reap_doomed`]). Nothing here needs the pod's namespace, which may be long gone.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 
@@ -14,8 +14,8 @@ use super::super::netlink::NetError;
 use super::super::op::{LinkRef, NetOp, Route, Rule};
 use super::super::rtnl::Rtnl;
 use super::wire::is_absence;
-use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::TableId;
+use crate::ipam::ip::IpFamily;
 
 /// More rules than this for one address are not an accident.
 const MAX_RULES: u32 = 256;
@@ -38,7 +38,7 @@ pub struct PodRemoval {
     /// The host's end, if its name is known.
     pub host_veth: Option<String>,
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Table of the ENI; `None` when unknown, then rules into any table go.
     pub eni_table: Option<TableId>,
     /// How the pod was routed.
@@ -143,7 +143,7 @@ impl Unwiring<'_> {
             (Some(_), None) => return false,
             (_, index) => index.unwrap_or(0),
         };
-        let route = Route::link(Ipv4Cidr::host(self.removal.address), oif, layout.pod_table());
+        let route = Route::host(self.removal.address, oif, layout.pod_table());
         self.remove(NetOp::DelRoute(route))
     }
 
@@ -151,7 +151,7 @@ impl Unwiring<'_> {
         let address = self.removal.address;
         let found = self.host.route_to(address);
         self.note(found).flatten().is_some_and(|route| {
-            route.dst == Ipv4Cidr::host(address)
+            route.dst.single() == Some(address)
                 && route.table == self.removal.layout.pod_table()
                 && Some(route.oif) != index
         })
@@ -162,10 +162,12 @@ impl Unwiring<'_> {
     }
 
     fn carries_another_address(&mut self, index: u32) -> bool {
-        let routes = self
-            .host
-            .routes(Some(self.removal.layout.pod_table()), Some(index));
-        self.note(routes).is_some_and(|routes| !routes.is_empty())
+        let family = IpFamily::of(self.removal.address);
+        let table = self.removal.layout.pod_table();
+        let routes = self.host.routes(family, Some(table), Some(index));
+        // The kernel itself routes fe80::/64 over every link.
+        self.note(routes)
+            .is_some_and(|routes| routes.iter().any(|route| route.host_on_link().is_some()))
     }
 
     fn remove_rules(&mut self) {

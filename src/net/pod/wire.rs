@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, POD_GATEWAY, RuleLayout, TO_POD_PRIORITY};
+use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, RuleLayout, TO_POD_PRIORITY, pod_gateway};
 use super::super::link;
 use super::super::netlink::{NetError, OpenInError, Outcome};
 use super::super::netns::{self, Netns, NetnsError};
@@ -16,12 +16,16 @@ use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
 use super::super::rtnl::Rtnl;
 use super::super::sysctl::{self, Missing, Setting, SysctlError};
 use super::{PodIntent, VethPair};
-use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::TableId;
+use crate::ipam::ip::IpFamily;
 
 /// How long an address may still be routed elsewhere.
 const ROUTE_PATIENCE: Duration = Duration::from_secs(2);
 const ROUTE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the kernel's worker may take to let an IPv6 address receive; it waits its turn behind other changes.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
+const ADDRESS_PAUSE: Duration = Duration::from_micros(50);
 
 /// More stale rules than this for one address are not an accident, and not ours to count.
 const MAX_STALE_RULES: u32 = 256;
@@ -213,9 +217,17 @@ impl Wiring<'_> {
         let host_index = present(&self.host, &self.intent.host_veth).map_err(WireFailure::Host)?;
         self.set_up_host(host_index).map_err(WireFailure::Host)?;
         let pod_index = present(&self.pod, &self.intent.ifname).map_err(WireFailure::Pod)?;
+        if self.intent.family() == IpFamily::V6 {
+            netns::visit(netns, &Netns::own()?, || {
+                sysctl::ensure_all(&pod_settings(&self.intent.ifname))
+            })??;
+        }
         self.pod
             .apply_all(&pod_side(self.intent, pod_index))
             .map_err(WireFailure::Pod)?;
+        if self.intent.family() == IpFamily::V6 {
+            self.wait_for_the_address().map_err(WireFailure::Pod)?;
+        }
         Ok(WiredPod {
             host_index,
             pod_index,
@@ -304,6 +316,24 @@ impl Wiring<'_> {
         }
     }
 
+    /// The kernel accepts packets for an IPv6 address by a route that a worker of its adds, even without duplicate
+    /// address detection (`addrconf_dad_completed` in net/ipv6/addrconf.c): a moment after it has said that the address
+    /// is there.
+    fn wait_for_the_address(&mut self) -> Result<(), NetError> {
+        let until = Instant::now() + ADDRESS_PATIENCE;
+        loop {
+            let route = self.pod.route_to(self.intent.address)?;
+            if route.is_some_and(|route| route.is_local()) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let what = format!("wait until {} receives", self.intent.address);
+                return Err(NetError::new(what, Errno::ETIMEDOUT));
+            }
+            sleep(ADDRESS_PAUSE);
+        }
+    }
+
     /// One rule `from <pod>` of an earlier owner was found and removed; there may be more, into other tables, and of
     /// equal rules the oldest wins. All go, ours is put back.
     fn remove_more_stale_rules(&mut self) -> Result<(), NetError> {
@@ -377,9 +407,16 @@ fn host_settings(veth: &str) -> [Setting; 3] {
 }
 
 fn host_side(intent: &PodIntent, index: u32) -> Vec<NetOp> {
-    let route = Route::link(Ipv4Cidr::host(intent.address), index, intent.layout.pod_table());
+    let route = Route::host(intent.address, index, intent.layout.pod_table());
     // Never in place of another: where two sandboxes believe in one address, the second one must notice.
     let mut ops = vec![NetOp::LinkUp(LinkRef::Index(index)), NetOp::AddRoute(route)];
+    if intent.family() == IpFamily::V6 {
+        ops.push(NetOp::AddNeighbour {
+            address: intent.address,
+            mac: intent.pod_mac,
+            link: index,
+        });
+    }
     if intent.layout == RuleLayout::PerPod {
         ops.push(NetOp::DelRule(stale_rule(intent)));
         ops.push(NetOp::AddRule(Rule::to(
@@ -401,18 +438,25 @@ fn from_rule(intent: &PodIntent) -> Option<Rule> {
     secondary.then(|| Rule::from(intent.address, FROM_POD_PRIORITY, intent.eni_table))
 }
 
+/// A runtime may have switched IPv6 off in the sandbox: in all of it, or for what comes.
+fn pod_settings(ifname: &str) -> [Setting; 2] {
+    [ifname, "lo"].map(|link| Setting::of_interface("ipv6", link, "disable_ipv6", "0", Missing::Tolerated))
+}
+
 fn pod_side(intent: &PodIntent, index: u32) -> [NetOp; 5] {
+    let family = intent.family();
+    let gateway = pod_gateway(family);
     [
         NetOp::LinkUp(LinkRef::Index(index)),
-        NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(POD_GATEWAY), index, TableId::MAIN)),
-        NetOp::AddRoute(Route::default_via(POD_GATEWAY, index, TableId::MAIN)),
+        NetOp::ReplaceRoute(Route::host(gateway, index, TableId::MAIN)),
+        NetOp::AddRoute(Route::default_via(gateway, index, TableId::MAIN)),
         NetOp::AddAddress {
             address: intent.address,
-            len: 32,
+            len: family.bits(),
             link: index,
         },
         NetOp::AddNeighbour {
-            address: POD_GATEWAY,
+            address: gateway,
             mac: intent.host_mac,
             link: index,
         },

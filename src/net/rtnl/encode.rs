@@ -3,7 +3,7 @@
 //! Encoded as the Go daemon's library does where the kernel would tell the difference (so that either can delete what
 //! the other made): rules without a protocol, routes with protocol boot, table numbers below 256 in the header.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use neli::consts::nl::NlmF;
 use nix::libc::{
@@ -19,9 +19,12 @@ use super::super::op::{LinkRef, NetOp, Route, Rule, VethEnd};
 use super::super::wire::Body;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::TableId;
+use crate::ipam::ip::{Cidr, IpFamily};
 
 /// `AF_INET`, which headers hold as a byte.
 pub(super) const INET: u8 = 2;
+/// `AF_INET6`.
+pub(super) const INET6: u8 = 10;
 // `include/uapi/linux/fib_rules.h`
 pub(super) const FRA_DST: u16 = 1;
 pub(super) const FRA_SRC: u16 = 2;
@@ -38,6 +41,15 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Leaves the counters out of link messages: half of their size, and the costly half.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const UP: u32 = IFF_UP as u32;
+/// `IFA_F_NODAD`, which fits the byte that `ifaddrmsg` has for flags.
+const NODAD: u8 = 0x02;
+
+fn byte(family: IpFamily) -> u8 {
+    match family {
+        IpFamily::V4 => INET,
+        IpFamily::V6 => INET6,
+    }
+}
 
 pub(super) fn push(batch: &mut Batch, op: &NetOp) {
     let (kind, flags, body) = message(op);
@@ -83,8 +95,8 @@ fn message(op: &NetOp) -> (u16, NlmF, Body) {
         NetOp::AddRule(target) => (RTM_NEWRULE, new, rule(target, FR_ACT_TO_TBL)),
         NetOp::DelRule(target) => (RTM_DELRULE, none, rule(target, 0)),
         NetOp::AddNeighbour { address, mac, link } => {
-            let mut body = Body::new(&neighbour_header(*link, NUD_PERMANENT));
-            body.ipv4(NDA_DST, *address).bytes(NDA_LLADDR, &mac.0);
+            let mut body = Body::new(&neighbour_header(IpFamily::of(*address), *link, NUD_PERMANENT));
+            body.ip(NDA_DST, *address).bytes(NDA_LLADDR, &mac.0);
             (RTM_NEWNEIGH, NlmF::CREATE | NlmF::REPLACE, body)
         }
     }
@@ -133,37 +145,71 @@ fn veth(here: &VethEnd, there: &VethEnd, netns: i32, mtu: u32) -> Body {
 }
 
 /// `struct ifaddrmsg`
-fn ifaddr(len: u8, link: u32) -> [u8; 8] {
+fn ifaddr(family: IpFamily, len: u8, flags: u8, link: u32) -> [u8; 8] {
     let [a, b, c, d] = link.to_ne_bytes();
-    [INET, len, 0, RT_SCOPE_UNIVERSE, a, b, c, d]
+    [byte(family), len, flags, RT_SCOPE_UNIVERSE, a, b, c, d]
 }
 
-fn inet_address(address: Ipv4Addr, len: u8, link: u32) -> Body {
-    let mut body = Body::new(&ifaddr(len, link));
-    body.ipv4(IFA_LOCAL, address).ipv4(IFA_ADDRESS, address);
-    if let (..=30, Some(cidr)) = (len, Ipv4Cidr::new(address, len)) {
+fn inet_address(address: IpAddr, len: u8, link: u32) -> Body {
+    let family = IpFamily::of(address);
+    let flags = match family {
+        IpFamily::V4 => 0,
+        IpFamily::V6 => NODAD,
+    };
+    let mut body = Body::new(&ifaddr(family, len, flags, link));
+    body.ip(IFA_LOCAL, address).ip(IFA_ADDRESS, address);
+    if let (..=30, IpAddr::V4(address)) = (len, address)
+        && let Some(cidr) = Ipv4Cidr::new(address, len)
+    {
         body.ipv4(IFA_BROADCAST, cidr.broadcast());
     }
     body
 }
 
 /// `struct rtmsg`
-fn rtm(dst_len: u8, table: TableId, protocol: u8, scope: u8, kind: u8, flags: u32) -> [u8; 12] {
-    let [a, b, c, d] = flags.to_ne_bytes();
-    [
-        INET,
-        dst_len,
-        0,
-        0,
-        short_table(table),
-        protocol,
-        scope,
-        kind,
-        a,
-        b,
-        c,
-        d,
-    ]
+#[derive(Clone, Copy)]
+struct RouteHeader {
+    family: IpFamily,
+    dst_len: u8,
+    table: TableId,
+    protocol: u8,
+    scope: u8,
+    kind: u8,
+    flags: u32,
+}
+
+impl RouteHeader {
+    /// Everything open, as questions have it.
+    fn any(family: IpFamily) -> Self {
+        Self {
+            family,
+            dst_len: 0,
+            table: TableId(0),
+            protocol: RTPROT_UNSPEC,
+            scope: RT_SCOPE_UNIVERSE,
+            kind: RTN_UNSPEC,
+            flags: 0,
+        }
+    }
+
+    fn bytes(self) -> [u8; 12] {
+        let (family, table) = (byte(self.family), short_table(self.table));
+        let [a, b, c, d] = self.flags.to_ne_bytes();
+        [
+            family,
+            self.dst_len,
+            0,
+            0,
+            table,
+            self.protocol,
+            self.scope,
+            self.kind,
+            a,
+            b,
+            c,
+            d,
+        ]
+    }
 }
 
 /// A table's number where it fits the header's byte, else 0 and the attribute has it.
@@ -178,54 +224,51 @@ fn long_table(body: &mut Body, kind: u16, table: TableId) {
 }
 
 fn route(route: &Route, protocol: u8, kind: u8) -> Body {
-    let scope = if route.via.is_some() {
-        RT_SCOPE_UNIVERSE
-    } else {
-        RT_SCOPE_LINK
+    let dst = route.dst();
+    let header = RouteHeader {
+        dst_len: dst.prefix_len(),
+        table: route.table(),
+        protocol,
+        // Of IPv6 the kernel ignores it.
+        scope: if route.via().is_some() {
+            RT_SCOPE_UNIVERSE
+        } else {
+            RT_SCOPE_LINK
+        },
+        kind,
+        ..RouteHeader::any(dst.family())
     };
-    let len = route.dst.prefix_len();
-    let mut body = Body::new(&rtm(len, route.table, protocol, scope, kind, 0));
-    if len > 0 {
-        body.ipv4(RTA_DST, route.dst.base());
+    let mut body = Body::new(&header.bytes());
+    if dst.prefix_len() > 0 {
+        body.ip(RTA_DST, dst.base());
     }
-    if let Some(via) = route.via {
-        body.ipv4(RTA_GATEWAY, via);
+    if let Some(via) = route.via() {
+        body.ip(RTA_GATEWAY, via);
     }
-    if let Some(source) = route.prefsrc {
-        body.ipv4(RTA_PREFSRC, source);
+    if let Some(source) = route.prefsrc() {
+        body.ip(RTA_PREFSRC, source);
     }
-    body.u32(RTA_OIF, route.oif);
-    long_table(&mut body, RTA_TABLE, route.table);
+    body.u32(RTA_OIF, route.oif());
+    long_table(&mut body, RTA_TABLE, route.table());
     body
 }
 
 /// `struct fib_rule_hdr`
-fn rule_header(dst_len: u8, src_len: u8, table: TableId, action: u8) -> [u8; 12] {
-    [
-        INET,
-        dst_len,
-        src_len,
-        0,
-        short_table(table),
-        0,
-        0,
-        action,
-        0,
-        0,
-        0,
-        0,
-    ]
+fn rule_header(family: IpFamily, dst_len: u8, src_len: u8, table: TableId, action: u8) -> [u8; 12] {
+    let table = short_table(table);
+    [byte(family), dst_len, src_len, 0, table, 0, 0, action, 0, 0, 0, 0]
 }
 
 fn rule(rule: &Rule, action: u8) -> Body {
-    let len = |cidr: Option<Ipv4Cidr>| cidr.map_or(0, Ipv4Cidr::prefix_len);
+    let len = |network: Option<Cidr>| network.map_or(0, Cidr::prefix_len);
+    let (family, from, to) = (rule.selector.family(), rule.selector.from(), rule.selector.to());
     let table = rule.table.unwrap_or(TableId(0));
-    let mut body = Body::new(&rule_header(len(rule.to), len(rule.from), table, action));
-    if let Some(to) = rule.to {
-        body.ipv4(FRA_DST, to.base());
+    let mut body = Body::new(&rule_header(family, len(to), len(from), table, action));
+    if let Some(to) = to {
+        body.ip(FRA_DST, to.base());
     }
-    if let Some(from) = rule.from {
-        body.ipv4(FRA_SRC, from.base());
+    if let Some(from) = from {
+        body.ip(FRA_SRC, from.base());
     }
     body.u32(FRA_PRIORITY, rule.priority);
     if let Some((mark, mask)) = rule.fwmark {
@@ -236,9 +279,9 @@ fn rule(rule: &Rule, action: u8) -> Body {
 }
 
 /// `struct ndmsg`
-fn neighbour_header(link: u32, state: u16) -> Vec<u8> {
+fn neighbour_header(family: IpFamily, link: u32, state: u16) -> Vec<u8> {
     [
-        &[INET, 0, 0, 0][..],
+        &[byte(family), 0, 0, 0][..],
         &link.to_ne_bytes(),
         &state.to_ne_bytes(),
         &[0, 0],
@@ -255,9 +298,13 @@ pub(super) fn get_link(name: Option<&str>) -> Body {
     body
 }
 
-pub(super) fn list_routes(table: Option<TableId>, oif: Option<u32>) -> Body {
+pub(super) fn list_routes(family: IpFamily, table: Option<TableId>, oif: Option<u32>) -> Body {
     let table = table.unwrap_or(TableId(0));
-    let mut body = Body::new(&rtm(0, table, 0, 0, 0, 0));
+    let header = RouteHeader {
+        table,
+        ..RouteHeader::any(family)
+    };
+    let mut body = Body::new(&header.bytes());
     long_table(&mut body, RTA_TABLE, table);
     if let Some(oif) = oif {
         body.u32(RTA_OIF, oif);
@@ -265,29 +312,33 @@ pub(super) fn list_routes(table: Option<TableId>, oif: Option<u32>) -> Body {
     body
 }
 
-pub(super) fn get_route(address: Ipv4Addr) -> Body {
-    let mut body = Body::new(&rtm(
-        32,
-        TableId(0),
-        0,
-        0,
-        0,
-        RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH,
-    ));
-    body.ipv4(RTA_DST, address);
+pub(super) fn get_route(address: IpAddr) -> Body {
+    let family = IpFamily::of(address);
+    let flags = match family {
+        IpFamily::V4 => RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH,
+        // Of IPv6 the kernel always tells the table, and refuses to be asked for it.
+        IpFamily::V6 => RTM_F_FIB_MATCH,
+    };
+    let header = RouteHeader {
+        dst_len: family.bits(),
+        flags,
+        ..RouteHeader::any(family)
+    };
+    let mut body = Body::new(&header.bytes());
+    body.ip(RTA_DST, address);
     body
 }
 
-pub(super) fn list_rules() -> Body {
-    Body::new(&rule_header(0, 0, TableId(0), 0))
+pub(super) fn list_rules(family: IpFamily) -> Body {
+    Body::new(&rule_header(family, 0, 0, TableId(0), 0))
 }
 
-pub(super) fn list_addresses(link: Option<u32>) -> Body {
-    Body::new(&ifaddr(0, link.unwrap_or(0)))
+pub(super) fn list_addresses(family: IpFamily, link: Option<u32>) -> Body {
+    Body::new(&ifaddr(family, 0, 0, link.unwrap_or(0)))
 }
 
-pub(super) fn get_neighbour(address: Ipv4Addr, link: u32) -> Body {
-    let mut body = Body::new(&neighbour_header(link, 0));
-    body.ipv4(NDA_DST, address);
+pub(super) fn get_neighbour(address: IpAddr, link: u32) -> Body {
+    let mut body = Body::new(&neighbour_header(IpFamily::of(address), link, 0));
+    body.ip(NDA_DST, address);
     body
 }

@@ -2,16 +2,14 @@
 
 mod decode;
 mod encode;
-mod six;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc::{RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
 
 pub(crate) use decode::{address_news, link_event, route_news, rule_news};
-pub use six::HostRoute6;
 
 pub use decode::{AddressFact, LinkFact, NeighbourFact, RouteFact, RuleFact};
 
@@ -19,6 +17,7 @@ use super::netlink::{Batch, Family, NetError, OpenInError, Outcome, Reply, Socke
 use super::op::NetOp;
 use super::wire::Malformed;
 use crate::ipam::ids::TableId;
+use crate::ipam::ip::IpFamily;
 
 /// An rtnetlink socket of one namespace.
 #[derive(Debug)]
@@ -96,23 +95,27 @@ impl Rtnl {
         one(&what, reply, decode::link)
     }
 
-    /// IPv4 routes of `table` (all tables without one), over link `oif` (any without one).
+    /// A family's routes of `table` (all tables without one), over link `oif` (any without one).
     ///
     /// # Errors
     /// The kernel's.
-    pub fn routes(&mut self, table: Option<TableId>, oif: Option<u32>) -> Result<Vec<RouteFact>, NetError> {
+    pub fn routes(
+        &mut self,
+        family: IpFamily,
+        table: Option<TableId>,
+        oif: Option<u32>,
+    ) -> Result<Vec<RouteFact>, NetError> {
         let what = "list routes";
-        let dump = self
-            .socket
-            .dump(RTM_GETROUTE, what, &encode::list_routes(table, oif));
+        let question = encode::list_routes(family, table, oif);
         // A table comes into being with its first route, a link may be gone meanwhile.
-        let replies = match dump {
-            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENODEV) => Vec::new(),
-            dump => dump?,
-        };
+        let absence = [Errno::ENOENT, Errno::ENODEV];
+        let replies = nothing_on(self.socket.dump(RTM_GETROUTE, what, &question), &absence)?;
         let mut routes = collect(what, &replies, decode::route)?;
+        // A kernel without IPv6 answers with what it has.
         routes.retain(|route| {
-            table.is_none_or(|table| route.table == table) && oif.is_none_or(|oif| route.oif == oif)
+            route.dst.family() == family
+                && table.is_none_or(|table| route.table == table)
+                && oif.is_none_or(|oif| route.oif == oif)
         });
         Ok(routes)
     }
@@ -122,7 +125,7 @@ impl Rtnl {
     ///
     /// # Errors
     /// The kernel's, other than "unreachable".
-    pub fn route_to(&mut self, address: Ipv4Addr) -> Result<Option<RouteFact>, NetError> {
+    pub fn route_to(&mut self, address: IpAddr) -> Result<Option<RouteFact>, NetError> {
         let what = format!("route get fibmatch {address}");
         let body = encode::get_route(address);
         let reply = absent(
@@ -132,29 +135,31 @@ impl Rtnl {
         one(&what, reply, decode::route)
     }
 
-    /// All IPv4 rules, in the kernel's order.
+    /// All rules of a family, in the kernel's order; none where the kernel lacks the family.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn rules(&mut self) -> Result<Vec<RuleFact>, NetError> {
+    pub fn rules(&mut self, family: IpFamily) -> Result<Vec<RuleFact>, NetError> {
         let what = "list rules";
-        let replies = self.socket.dump(RTM_GETRULE, what, &encode::list_rules())?;
-        collect(what, &replies, decode::rule)
+        let dump = self.socket.dump(RTM_GETRULE, what, &encode::list_rules(family));
+        let replies = nothing_on(dump, &[Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP])?;
+        let mut rules = collect(what, &replies, decode::rule)?;
+        rules.retain(|rule| rule.selector.family() == family);
+        Ok(rules)
     }
 
-    /// The IPv4 addresses of a link, or of all.
+    /// A family's addresses of a link, or of all.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn addresses(&mut self, link: Option<u32>) -> Result<Vec<AddressFact>, NetError> {
+    pub fn addresses(&mut self, family: IpFamily, link: Option<u32>) -> Result<Vec<AddressFact>, NetError> {
         let what = "list addresses";
-        let dump = self.socket.dump(RTM_GETADDR, what, &encode::list_addresses(link));
-        let replies = match dump {
-            Err(error) if error.errno == Errno::ENODEV => Vec::new(),
-            dump => dump?,
-        };
+        let question = encode::list_addresses(family, link);
+        let replies = nothing_on(self.socket.dump(RTM_GETADDR, what, &question), &[Errno::ENODEV])?;
         let mut addresses = collect(what, &replies, decode::address)?;
-        addresses.retain(|address| link.is_none_or(|link| address.link == link));
+        addresses.retain(|address| {
+            IpFamily::of(address.address) == family && link.is_none_or(|link| address.link == link)
+        });
         Ok(addresses)
     }
 
@@ -162,11 +167,19 @@ impl Rtnl {
     ///
     /// # Errors
     /// The kernel's, other than "not found".
-    pub fn neighbour(&mut self, address: Ipv4Addr, link: u32) -> Result<Option<NeighbourFact>, NetError> {
+    pub fn neighbour(&mut self, address: IpAddr, link: u32) -> Result<Option<NeighbourFact>, NetError> {
         let what = format!("neigh get {address} dev if{link}");
         let body = encode::get_neighbour(address, link);
         let reply = absent(self.socket.get(RTM_GETNEIGH, what.clone(), &body), Errno::ENOENT)?;
         one(&what, reply, decode::neighbour)
+    }
+}
+
+/// A dump that fails in one of these ways has found nothing.
+fn nothing_on(dump: Result<Vec<Reply>, NetError>, absence: &[Errno]) -> Result<Vec<Reply>, NetError> {
+    match dump {
+        Err(error) if absence.contains(&error.errno) => Ok(Vec::new()),
+        dump => dump,
     }
 }
 

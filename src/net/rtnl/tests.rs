@@ -9,10 +9,40 @@ use super::super::link;
 use super::super::op::{LinkRef, Route, Rule, VethEnd};
 use super::super::testing::{fresh_netns, in_fresh_netns, inet_of, ip_json};
 use super::*;
-use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::Mac;
 
-const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 5);
+/// Addresses of one family in one round trip.
+struct Case {
+    family: IpFamily,
+    pod: IpAddr,
+    own: (IpAddr, u8),
+    gateway: IpAddr,
+    elsewhere: IpAddr,
+    /// How many rules a fresh namespace has.
+    rules: usize,
+}
+
+fn cases() -> [Case; 2] {
+    let ip = |text: &str| text.parse().unwrap();
+    [
+        Case {
+            family: IpFamily::V4,
+            pod: ip("10.0.1.5"),
+            own: (ip("10.0.2.20"), 24),
+            gateway: ip("10.0.2.1"),
+            elsewhere: ip("192.0.2.1"),
+            rules: 3,
+        },
+        Case {
+            family: IpFamily::V6,
+            pod: ip("2001:db8:0:1::5"),
+            own: (ip("2001:db8:0:2::20"), 64),
+            gateway: ip("2001:db8:0:2::1"),
+            elsewhere: ip("2001:db8:ffff::1"),
+            rules: 2,
+        },
+    ]
+}
 
 fn end(name: &str, last: u8) -> VethEnd {
     VethEnd {
@@ -72,84 +102,137 @@ fn a_pair_is_born_in_two_namespaces() {
 }
 
 #[test]
-fn routes_rules_addresses_and_neighbours_round_trip() {
-    in_fresh_netns(|| {
-        let other = fresh_netns();
-        let mut rtnl = Rtnl::open().unwrap();
-        let index = pair(&mut rtnl, other.as_raw_fd());
-        let gateway = Ipv4Addr::new(10, 0, 2, 1);
-        let ops = [
-            NetOp::AddAddress {
-                address: Ipv4Addr::new(10, 0, 2, 20),
-                len: 24,
-                link: index,
-            },
-            NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(POD), index, TableId(512))),
-            NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(gateway), index, TableId(3))),
-            NetOp::AddRoute(Route::default_via(gateway, index, TableId(3))),
-            NetOp::AddRule(Rule::all(512, TableId(512))),
-            NetOp::AddRule(Rule::to(POD, 512, TableId::MAIN)),
-            NetOp::AddRule(Rule::marked(0x80, 0x80, 1024, TableId::MAIN)),
-            NetOp::AddRule(Rule::from(POD, 1536, TableId(10_101))),
-            NetOp::AddNeighbour {
-                address: gateway,
-                mac: Mac([2, 9, 9, 9, 9, 9]),
-                link: index,
-            },
-        ];
-        rtnl.apply_all(&ops).unwrap();
+fn routes_rules_addresses_and_neighbours_round_trip_in_both_families() {
+    for case in cases() {
+        in_fresh_netns(|| round_trip(&case));
+    }
+}
 
-        let matched = rtnl.route_to(POD).unwrap().unwrap();
-        assert_eq!(
-            (matched.table, matched.oif, matched.scope),
-            (TableId(512), index, 253)
-        );
-        assert_eq!((matched.protocol, matched.kind), (3, 1));
-        assert_eq!(rtnl.routes(Some(TableId(512)), None).unwrap(), [matched]);
-        assert_eq!(rtnl.routes(Some(TableId(3)), Some(index)).unwrap().len(), 2);
-        assert!(rtnl.routes(Some(TableId(77)), None).unwrap().is_empty());
-        assert!(rtnl.routes(None, Some(9_999)).unwrap().is_empty());
-        assert!(rtnl.routes(None, None).unwrap().len() > 3);
-        assert_eq!(rtnl.route_to(Ipv4Addr::new(192, 0, 2, 1)).unwrap(), None);
+fn round_trip(case: &Case) {
+    let other = fresh_netns();
+    let mut rtnl = Rtnl::open().unwrap();
+    // An IPv6 route over a link without carrier counts as dead.
+    Rtnl::open_in(other.as_fd())
+        .and_then(|mut inside| {
+            let index = pair(&mut rtnl, other.as_raw_fd());
+            inside.apply_all(&[NetOp::LinkUp(LinkRef::Name("eth0".to_owned()))])?;
+            Ok(index)
+        })
+        .map(|index| run_round_trip(case, &mut rtnl, index))
+        .unwrap();
+}
 
-        let neighbour = rtnl.neighbour(gateway, index).unwrap().unwrap();
-        assert!(neighbour.permanent && neighbour.mac == Some(Mac([2, 9, 9, 9, 9, 9])));
-        assert_eq!(rtnl.neighbour(POD, index).unwrap(), None);
-        let addresses = rtnl.addresses(Some(index)).unwrap();
-        assert_eq!(
-            (addresses[0].address, addresses[0].len),
-            (Ipv4Addr::new(10, 0, 2, 20), 24)
-        );
+fn run_round_trip(case: &Case, rtnl: &mut Rtnl, index: u32) {
+    let (family, pod, gateway) = (case.family, case.pod, case.gateway);
+    let mac = Mac([2, 9, 9, 9, 9, 9]);
+    let ops = [
+        NetOp::AddAddress {
+            address: case.own.0,
+            len: case.own.1,
+            link: index,
+        },
+        NetOp::ReplaceRoute(Route::host(pod, index, TableId(512))),
+        NetOp::ReplaceRoute(Route::host(gateway, index, TableId(3))),
+        NetOp::AddRoute(Route::default_via(gateway, index, TableId(3))),
+        NetOp::AddRule(Rule::all(family, 512, TableId(512))),
+        NetOp::AddRule(Rule::to(pod, 512, TableId::MAIN)),
+        NetOp::AddRule(Rule::marked(family, 0x80, 0x80, 1024, TableId::MAIN)),
+        NetOp::AddRule(Rule::from(pod, 1536, TableId(10_101))),
+        NetOp::AddNeighbour {
+            address: gateway,
+            mac,
+            link: index,
+        },
+    ];
+    rtnl.apply_all(&ops).unwrap();
 
-        let rules = rtnl.rules().unwrap();
-        let ours: Vec<_> = rules
+    let matched = rtnl.route_to(pod).unwrap().unwrap();
+    assert_eq!((matched.table, matched.oif), (TableId(512), index));
+    assert_eq!((matched.protocol, matched.kind), (3, 1));
+    assert_eq!(matched.host_on_link(), Some(pod));
+    if family == IpFamily::V4 {
+        assert_eq!(matched.scope, 253);
+    }
+    assert_eq!(rtnl.routes(family, Some(TableId(512)), None).unwrap(), [matched]);
+    assert_eq!(
+        rtnl.routes(family, Some(TableId(3)), Some(index)).unwrap().len(),
+        2
+    );
+    assert!(rtnl.routes(family, Some(TableId(77)), None).unwrap().is_empty());
+    assert!(rtnl.routes(family, None, Some(9_999)).unwrap().is_empty());
+    assert!(rtnl.routes(family, None, None).unwrap().len() > 3);
+    assert_eq!(rtnl.route_to(case.elsewhere).unwrap(), None);
+
+    let neighbour = rtnl.neighbour(gateway, index).unwrap().unwrap();
+    assert!(neighbour.permanent && neighbour.mac == Some(mac));
+    assert_eq!(rtnl.neighbour(pod, index).unwrap(), None);
+    let addresses = rtnl.addresses(family, Some(index)).unwrap();
+    assert!(addresses.iter().any(|a| (a.address, a.len) == case.own));
+
+    let rules = rtnl.rules(family).unwrap();
+    let ours: Vec<_> = rules
+        .iter()
+        .filter(|rule| (1..32_766).contains(&rule.priority))
+        .collect();
+    assert_eq!(ours.len(), 4);
+    assert_eq!(ours[1].to_host(), Some(pod));
+    assert_eq!(ours[2].fwmark, Some((0x80, 0x80)));
+    assert_eq!(
+        (ours[3].from_host(), ours[3].table),
+        (Some(pod), Some(TableId(10_101)))
+    );
+    match family {
+        IpFamily::V4 => iproute2_agrees(),
+        IpFamily::V6 => iproute2_agrees_on_ipv6(),
+    }
+
+    // Repeating is EEXIST for rules (no second copy), nothing for replaced routes; inverses remove all.
+    let again = rtnl.apply(&ops).unwrap();
+    assert!(again[1].is_ok());
+    assert!(
+        again[3..8]
             .iter()
-            .filter(|rule| (1..32_766).contains(&rule.priority))
-            .collect();
-        assert_eq!(ours.len(), 4);
-        assert_eq!(ours[1].to, Some(Ipv4Cidr::host(POD)));
-        assert_eq!(ours[2].fwmark, Some((0x80, 0x80)));
-        assert_eq!(
-            (ours[3].from, ours[3].table),
-            (Some(Ipv4Cidr::host(POD)), Some(TableId(10_101)))
-        );
-        iproute2_agrees();
+            .all(|outcome| outcome.as_ref().unwrap_err().errno == Errno::EEXIST)
+    );
+    let undo: Vec<_> = ops.iter().rev().filter_map(NetOp::inverse).collect();
+    assert_eq!(undo.len(), 8);
+    rtnl.apply_all(&undo).unwrap();
+    assert_eq!(rtnl.rules(family).unwrap().len(), case.rules);
+    let gone = rtnl.apply(&undo).unwrap();
+    assert_eq!(gone[0].as_ref().unwrap_err().errno, Errno::ENOENT);
+}
 
-        // Repeating is EEXIST for rules (no second copy), nothing for replaced routes; inverses remove all.
-        let again = rtnl.apply(&ops).unwrap();
-        assert!(again[1].is_ok());
-        assert!(
-            again[4..8]
-                .iter()
-                .all(|outcome| outcome.as_ref().unwrap_err().errno == Errno::EEXIST)
-        );
-        let undo: Vec<_> = ops.iter().rev().filter_map(NetOp::inverse).collect();
-        assert_eq!(undo.len(), 8);
-        rtnl.apply_all(&undo).unwrap();
-        assert_eq!(rtnl.rules().unwrap().len(), 3);
-        let gone = rtnl.apply(&undo).unwrap();
-        assert_eq!(gone[0].as_ref().unwrap_err().errno, Errno::ENOENT);
-    });
+/// Conformance: dataplane case 78 and §7 for IPv6; no address waits for duplicate address detection.
+fn iproute2_agrees_on_ipv6() {
+    let Some(rules) = ip_json(&["-6", "rule", "show"]) else {
+        return;
+    };
+    let rules = rules.as_array().unwrap();
+    let there = |priority: u64, key: &str, value: &str, table: &str| {
+        rules
+            .iter()
+            .any(|r| r["priority"] == priority && r[key] == value && r["table"] == table)
+    };
+    assert!(there(512, "src", "all", "512"));
+    assert!(there(512, "dst", "2001:db8:0:1::5", "main"));
+    assert!(there(1024, "fwmark", "0x80", "main"));
+    assert!(there(1536, "src", "2001:db8:0:1::5", "10101"));
+    let routes = ip_json(&["-6", "route", "show", "table", "3"]).unwrap();
+    let route = |dst: &str| {
+        routes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|route| route["dst"] == dst)
+    };
+    assert_eq!(route("default").unwrap()["gateway"], "2001:db8:0:2::1");
+    let host = route("2001:db8:0:2::1").unwrap();
+    assert_eq!(host["metric"], 1024);
+    assert!(host.get("protocol").is_none_or(|p| p == "boot"));
+    let shown = ip_json(&["-6", "addr", "show", "enia"]).unwrap();
+    let infos = shown[0]["addr_info"].as_array().unwrap();
+    let own = infos.iter().find(|a| a["local"] == "2001:db8:0:2::20").unwrap();
+    assert_eq!((&own["nodad"], own.get("tentative")), (&Value::Bool(true), None));
 }
 
 /// Conformance: dataplane case 59 and §7 (no protocol on rules, boot on routes, broadcast on addresses).

@@ -77,7 +77,7 @@ impl Kernel {
         KernelFacts {
             links: self.links.values().cloned().collect(),
             pod_routes: routed.chain(ruled).collect(),
-            bare_rules: bare().copied().collect(),
+            bare_rules: bare().copied().map(IpAddr::V4).collect(),
         }
     }
 }

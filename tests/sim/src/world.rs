@@ -8,9 +8,10 @@ use aws_cni_ipam::cidr::Ipv4Cidr;
 use aws_cni_ipam::cloud::{Amount, CloudAnswer, CloudCall, CloudFailure, CloudResult, FailureClass};
 use aws_cni_ipam::event::Event;
 use aws_cni_ipam::ids::{CardIndex, EniId, InstanceId};
+use aws_cni_ipam::ip::IpFamily;
 use aws_cni_ipam::limits::{FurtherCards, InstanceLimits};
 use aws_cni_ipam::node::NodeFacts;
-use aws_cni_ipam::policy::{Family, Policy};
+use aws_cni_ipam::policy::Policy;
 
 use crate::acting::{CLUSTER, role_tags, set_networking};
 use crate::agenda::Agenda;
@@ -89,7 +90,7 @@ pub fn policy(settings: &Settings) -> Policy {
         ..Policy::default()
     };
     if settings.six {
-        policy.family = Family::V6;
+        policy.family = IpFamily::V6;
     }
     settings.warm.set(&mut policy);
     settings.ec2.set(&mut policy);

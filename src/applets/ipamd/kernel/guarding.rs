@@ -1,7 +1,7 @@
 //! Putting right what somebody else has changed.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
@@ -150,7 +150,7 @@ impl Worker {
     }
 
     /// Puts living pods right.
-    pub(super) fn restore(&mut self, pods: &[RecordedPod], gone: &BTreeMap<Ipv4Addr, Author>) {
+    pub(super) fn restore(&mut self, pods: &[RecordedPod], gone: &BTreeMap<IpAddr, Author>) {
         let seen = match HostFacts::observe(&self.intent.veth_prefix) {
             Ok(seen) => seen,
             Err(error) => return warn!("the kernel could not be read: {error}"),

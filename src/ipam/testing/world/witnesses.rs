@@ -32,7 +32,7 @@ impl World {
                     device: String::new(),
                 }))
                 .collect(),
-            bare_rules: self.bare_rules.iter().copied().collect(),
+            bare_rules: self.bare_rules.iter().copied().map(IpAddr::V4).collect(),
         }
     }
 

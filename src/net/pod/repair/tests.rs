@@ -1,11 +1,26 @@
 use super::super::super::link::index_of;
 use super::super::super::op::LinkRef;
-use super::super::super::testing::{fd_path, fresh_netns, in_fresh_netns};
+use super::super::super::testing::{between, fd_path, fresh_netns, in_fresh_netns};
 use super::super::{PodIntent, wire_pod};
 use super::*;
+use crate::ipam::ip::Cidr;
 use std::os::fd::OwnedFd;
 
 const ENI: TableId = TableId(3);
+
+/// The family of the test that the thread is in.
+#[derive(Clone, Copy)]
+struct Family(fn(u8) -> IpAddr);
+
+const V4: Family = Family(|last| IpAddr::from([10, 0, 1, last]));
+const V6: Family = Family(|last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)]));
+
+/// Runs a test in a namespace for each family.
+fn in_both_families(test: impl Fn(Family) + Send + Sync) {
+    for family in [V4, V6] {
+        in_fresh_netns(|| test(family));
+    }
+}
 
 /// A wired pod and its namespace, which lives as long as this.
 struct Wired {
@@ -13,27 +28,29 @@ struct Wired {
     _netns: OwnedFd,
 }
 
-fn wired(name: &str, last: u8, eni_table: TableId, layout: RuleLayout) -> Wired {
-    let netns = fresh_netns();
-    let pod = RecordedPod {
-        address: Ipv4Addr::new(10, 0, 1, last),
-        host_veth: veth::host_name("eni", "default", name, 0),
-        eni_table,
-        layout,
-    };
-    let intent = PodIntent {
-        host_veth: pod.host_veth.clone(),
-        ifname: "eth0".to_owned(),
-        netns: fd_path(&netns),
-        address: pod.address,
-        mtu: 9001,
-        host_mac: veth::random_mac().unwrap(),
-        pod_mac: veth::random_mac().unwrap(),
-        eni_table,
-        layout,
-    };
-    wire_pod(&intent).unwrap();
-    Wired { pod, _netns: netns }
+impl Family {
+    fn wired(self, name: &str, last: u8, eni_table: TableId, layout: RuleLayout) -> Wired {
+        let netns = fresh_netns();
+        let pod = RecordedPod {
+            address: self.0(last),
+            host_veth: veth::host_name("eni", "default", name, 0),
+            eni_table,
+            layout,
+        };
+        let intent = PodIntent {
+            host_veth: pod.host_veth.clone(),
+            ifname: "eth0".to_owned(),
+            netns: fd_path(&netns),
+            address: pod.address,
+            mtu: 9001,
+            host_mac: veth::random_mac().unwrap(),
+            pod_mac: veth::random_mac().unwrap(),
+            eni_table,
+            layout,
+        };
+        wire_pod(&intent).unwrap();
+        Wired { pod, _netns: netns }
+    }
 }
 
 fn observe() -> HostFacts {
@@ -62,16 +79,18 @@ fn route(wired: &Wired, table: TableId) -> NetOp {
     let link = index_of(Rtnl::open().unwrap(), &wired.pod.host_veth)
         .unwrap()
         .unwrap();
-    NetOp::DelRoute(Route::link(Ipv4Cidr::host(wired.pod.address), link, table))
+    NetOp::DelRoute(Route::host(wired.pod.address, link, table))
 }
 
 fn from(wired: &Wired, table: TableId) -> Rule {
     Rule::from(wired.pod.address, FROM_POD_PRIORITY, table)
 }
 
-fn narrow(wired: &Wired, cidr: &str) -> Rule {
+/// A rule of old releases: to a network of the pod's family of this length.
+fn narrow(wired: &Wired, len: u8) -> Rule {
+    let address = wired.pod.address;
     Rule {
-        to: Some(cidr.parse().unwrap()),
+        selector: between(Cidr::host(address), Cidr::new(address, len).unwrap()),
         ..from(wired, ENI)
     }
 }
@@ -85,12 +104,12 @@ fn sorted(facts: HostFacts) -> (Vec<RuleFact>, Vec<super::super::super::facts::P
 
 #[test]
 fn dataplane_138_a_rule_of_the_old_layout_becomes_a_single_one() {
-    in_fresh_netns(|| {
-        let pod = wired("a", 5, ENI, RuleLayout::PerPod);
+    in_both_families(|family| {
+        let pod = family.wired("a", 5, ENI, RuleLayout::PerPod);
         let good = sorted(observe());
         change(&[
-            NetOp::AddRule(narrow(&pod, "10.0.0.0/16")),
-            NetOp::AddRule(narrow(&pod, "10.9.0.0/16")),
+            NetOp::AddRule(narrow(&pod, 16)),
+            NetOp::AddRule(narrow(&pod, 8)),
             NetOp::AddRule(from(&pod, TableId(7))),
             NetOp::DelRule(from(&pod, ENI)),
         ]);
@@ -103,11 +122,11 @@ fn dataplane_138_a_rule_of_the_old_layout_becomes_a_single_one() {
 
 #[test]
 fn what_is_missing_of_a_pod_comes_back_in_the_layout_it_was_wired_by() {
-    in_fresh_netns(|| {
-        let shared = wired("a", 5, ENI, RuleLayout::Shared);
-        let primary = wired("b", 6, TableId::MAIN, RuleLayout::PerPod);
-        let secondary = wired("c", 7, ENI, RuleLayout::PerPod);
-        let mut adopted = wired("d", 8, ENI, RuleLayout::PerPod);
+    in_both_families(|family| {
+        let shared = family.wired("a", 5, ENI, RuleLayout::Shared);
+        let primary = family.wired("b", 6, TableId::MAIN, RuleLayout::PerPod);
+        let secondary = family.wired("c", 7, ENI, RuleLayout::PerPod);
+        let mut adopted = family.wired("d", 8, ENI, RuleLayout::PerPod);
         adopted.pod.layout = RuleLayout::Shared;
         let all = [&shared, &primary, &secondary, &adopted];
         assert_eq!(
@@ -134,8 +153,8 @@ fn what_is_missing_of_a_pod_comes_back_in_the_layout_it_was_wired_by() {
 
 #[test]
 fn a_stale_rule_does_not_lead_a_pod_of_the_shared_layout_astray() {
-    in_fresh_netns(|| {
-        let pod = wired("a", 5, ENI, RuleLayout::Shared);
+    in_both_families(|family| {
+        let pod = family.wired("a", 5, ENI, RuleLayout::Shared);
         let good = sorted(observe());
         let to = Rule::to(pod.pod.address, TO_POD_PRIORITY, TableId::MAIN);
         change(&[NetOp::AddRule(from(&pod, TableId(9))), NetOp::AddRule(to)]);
@@ -146,8 +165,8 @@ fn a_stale_rule_does_not_lead_a_pod_of_the_shared_layout_astray() {
 
 #[test]
 fn dataplane_137_a_pod_whose_link_has_another_prefix_is_repaired_too() {
-    in_fresh_netns(|| {
-        let mut pod = wired("a", 5, ENI, RuleLayout::Shared);
+    in_both_families(|family| {
+        let mut pod = family.wired("a", 5, ENI, RuleLayout::Shared);
         change(&[route(&pod, POD_TABLE)]);
         pod.pod.host_veth = veth::host_name("vlan", "default", "a", 0);
         let found = repair(&[&pod]);
@@ -160,12 +179,12 @@ fn dataplane_137_a_pod_whose_link_has_another_prefix_is_repaired_too() {
 
 #[test]
 fn what_is_not_certainly_the_pods_is_left_alone() {
-    in_fresh_netns(|| {
-        let foreign = wired("a", 5, ENI, RuleLayout::PerPod);
-        let moved = wired("b", 6, ENI, RuleLayout::Shared);
-        let newer = wired("c", 7, ENI, RuleLayout::Shared);
-        let doomed = wired("d", 8, ENI, RuleLayout::Shared);
-        let gone = wired("e", 9, ENI, RuleLayout::Shared);
+    in_both_families(|family| {
+        let foreign = family.wired("a", 5, ENI, RuleLayout::PerPod);
+        let moved = family.wired("b", 6, ENI, RuleLayout::Shared);
+        let newer = family.wired("c", 7, ENI, RuleLayout::Shared);
+        let doomed = family.wired("d", 8, ENI, RuleLayout::Shared);
+        let gone = family.wired("e", 9, ENI, RuleLayout::Shared);
         let elsewhere = index_of(Rtnl::open().unwrap(), &newer.pod.host_veth)
             .unwrap()
             .unwrap();
@@ -176,17 +195,13 @@ fn what_is_not_certainly_the_pods_is_left_alone() {
                 fwmark: Some((1, 1)),
                 ..from(&foreign, TableId(42))
             }),
-            NetOp::ReplaceRoute(Route::link(
-                Ipv4Cidr::host(moved.pod.address),
-                elsewhere,
-                POD_TABLE,
-            )),
+            NetOp::ReplaceRoute(Route::host(moved.pod.address, elsewhere, POD_TABLE)),
             NetOp::LinkGroup(doomed_link.clone(), DOOMED_GROUP),
             NetOp::LinkDown(doomed_link),
             NetOp::DelLink(LinkRef::Name(gone.pod.host_veth.clone())),
         ]);
         // An older sandbox of the same pod: its link has the same name and carries the newer one's route.
-        let mut older = wired("f", 10, ENI, RuleLayout::Shared);
+        let mut older = family.wired("f", 10, ENI, RuleLayout::Shared);
         change(&[route(&older, POD_TABLE)]);
         older.pod.host_veth.clone_from(&newer.pod.host_veth);
         let before = sorted(observe());
@@ -206,11 +221,11 @@ fn what_is_not_certainly_the_pods_is_left_alone() {
 
 #[test]
 fn of_two_records_for_a_link_without_routes_neither_is_believed() {
-    in_fresh_netns(|| {
-        let one = wired("a", 5, ENI, RuleLayout::Shared);
+    in_both_families(|family| {
+        let one = family.wired("a", 5, ENI, RuleLayout::Shared);
         change(&[route(&one, POD_TABLE)]);
         let mut other = one.pod.clone();
-        other.address = Ipv4Addr::new(10, 0, 1, 6);
+        other.address = family.0(6);
         let found = repairs(&observe(), &[one.pod.clone(), other]);
         assert_eq!((found.repairs.len(), found.left_alone.len()), (0, 2));
     });
@@ -218,10 +233,10 @@ fn of_two_records_for_a_link_without_routes_neither_is_believed() {
 
 #[test]
 fn rules_of_unassigned_addresses_go_and_nobody_elses() {
-    in_fresh_netns(|| {
-        let lives = wired("a", 5, ENI, RuleLayout::PerPod);
-        let lost = Ipv4Addr::new(10, 0, 1, 6);
-        let foreign = Ipv4Addr::new(10, 0, 1, 7);
+    in_both_families(|family| {
+        let lives = family.wired("a", 5, ENI, RuleLayout::PerPod);
+        let lost = family.0(6);
+        let foreign = family.0(7);
         let to_lost = Rule::to(lost, TO_POD_PRIORITY, TableId::MAIN);
         let from_lost = Rule::from(lost, FROM_POD_PRIORITY, ENI);
         let kept = sorted(observe()).0.len();

@@ -5,34 +5,35 @@ use super::*;
 #[test]
 fn check_says_what_differs_in_words() {
     lab(RuleLayout::PerPod, 3, |mut lab| {
+        let (pod, len) = (lab.intent.address, lab.family().bits());
         wire_pod(&lab.intent).unwrap();
         let index = link::index_of(&lab.host, &lab.intent.host_veth).unwrap().unwrap();
         lab.host
             .apply_all(&[
-                NetOp::DelRule(Rule::to(POD, TO_POD_PRIORITY, TableId::MAIN)),
-                NetOp::DelRule(Rule::from(POD, FROM_POD_PRIORITY, TableId(3))),
-                NetOp::AddRule(Rule::from(POD, FROM_POD_PRIORITY, TableId(5))),
+                NetOp::DelRule(Rule::to(pod, TO_POD_PRIORITY, TableId::MAIN)),
+                NetOp::DelRule(Rule::from(pod, FROM_POD_PRIORITY, TableId(3))),
+                NetOp::AddRule(Rule::from(pod, FROM_POD_PRIORITY, TableId(5))),
                 NetOp::LinkMtu(LinkRef::Index(index), 1500),
             ])
             .unwrap();
         assert_eq!(
             words(&lab.intent),
             [
-                "host interface enic440f455693 has MTU 1500, should be 9001",
-                "the rule to 10.0.1.5 is missing at priority 512",
-                "the rule from 10.0.1.5 leads to table 5, should be table 3",
+                "host interface enic440f455693 has MTU 1500, should be 9001".to_owned(),
+                format!("the rule to {pod} is missing at priority 512"),
+                format!("the rule from {pod} leads to table 5, should be table 3"),
             ]
         );
         let mut inside = lab.inside();
         let eth0 = link::index_of(&inside, "eth0").unwrap().unwrap();
         inside
             .apply_all(&[NetOp::DelAddress {
-                address: POD,
-                len: 32,
+                address: pod,
+                len,
                 link: eth0,
             }])
             .unwrap();
-        assert!(words(&lab.intent).contains(&"pod interface eth0 lacks address 10.0.1.5/32".to_owned()));
+        assert!(words(&lab.intent).contains(&format!("pod interface eth0 lacks address {pod}/{len}")));
         lab.host
             .apply_all(&[NetOp::DelLink(LinkRef::Index(index))])
             .unwrap();
@@ -55,9 +56,16 @@ fn check_says_what_differs_in_words() {
     lab(RuleLayout::Shared, 3, |mut lab| {
         wire_pod(&lab.intent).unwrap();
         lab.host
-            .apply_all(&[NetOp::DelRule(Rule::all(TO_POD_PRIORITY, POD_TABLE))])
+            .apply_all(&[NetOp::DelRule(Rule::all(
+                lab.intent.family(),
+                TO_POD_PRIORITY,
+                POD_TABLE,
+            ))])
             .unwrap();
-        assert_eq!(words(&lab.intent), ["the host's route to 10.0.1.5 is missing"]);
+        assert_eq!(
+            words(&lab.intent),
+            [format!("the host's route to {} is missing", lab.intent.address)]
+        );
     });
 }
 
@@ -67,9 +75,52 @@ fn a_check_changes_nothing() {
         wire_pod(&lab.intent).unwrap();
         let before = (lab.host.links().unwrap(), lab.inside().links().unwrap());
         // Not the link group: the kernel tells of the new pair's carrier when it gets round to it.
-        let mut watch = Socket::subscribe(Family::Route, &[RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE]).unwrap();
+        let mut watch = Socket::subscribe(
+            Family::Route,
+            &[
+                RTNLGRP_IPV4_ROUTE,
+                RTNLGRP_IPV4_RULE,
+                RTNLGRP_IPV6_ROUTE,
+                RTNLGRP_IPV6_RULE,
+            ],
+        )
+        .unwrap();
         check_pod(&lab.intent);
         assert_eq!(watch.drain().unwrap(), []);
         assert_eq!((lab.host.links().unwrap(), lab.inside().links().unwrap()), before);
+    });
+}
+
+/// A permanent entry is never asked for again: one that is wrong cuts the pod off, one that is gone costs a question.
+#[test]
+fn a_neighbour_of_the_host_that_is_wrong_is_told_and_one_that_is_gone_is_none() {
+    lab_of(POD6, RuleLayout::Shared, 254, |mut lab| {
+        let wired = wire_pod(&lab.intent).unwrap();
+        lab.host
+            .apply_all(&[NetOp::AddNeighbour {
+                address: POD6,
+                mac: Mac([2, 0, 0, 0, 0, 9]),
+                link: wired.host_index,
+            }])
+            .unwrap();
+        let pod = lab.intent.pod_mac;
+        assert_eq!(
+            words(&lab.intent),
+            [format!(
+                "the host's neighbour {POD6} is at 02:00:00:00:00:09, should be at {pod}"
+            )]
+        );
+        if ip_json(&[
+            "-6",
+            "neigh",
+            "del",
+            &POD6.to_string(),
+            "dev",
+            &lab.intent.host_veth,
+        ])
+        .is_some()
+        {
+            assert_eq!(words(&lab.intent), [""; 0]);
+        }
     });
 }

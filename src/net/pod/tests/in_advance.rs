@@ -62,8 +62,8 @@ fn a_pair_made_in_advance_goes_when_the_rest_fails() {
         // An address twice is refused.
         let pod = lab.inside().link_named("eth0").unwrap().unwrap();
         let taken = NetOp::AddAddress {
-            address: POD,
-            len: 32,
+            address: lab.intent.address,
+            len: lab.family().bits(),
             link: pod.index,
         };
         lab.inside().apply_all(&[taken]).unwrap();

@@ -10,7 +10,7 @@ fn unwiring_stops_traffic_and_dooms_the_link() {
             let wired = wire_pod(&lab.intent).unwrap();
             let first = unwire_pod(&lab.removal(LinkRemoval::Doom)).unwrap();
             assert_eq!((first.route_removed, first.link), (true, LinkFate::Doomed));
-            assert_eq!(lab.host.route_to(POD).unwrap(), None);
+            assert_eq!(lab.host.route_to(lab.intent.address).unwrap(), None);
             assert!(lab.rules_about_the_pod().is_empty());
             let doomed = lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap();
             assert_eq!((doomed.group, doomed.up), (DOOMED_GROUP, false));
@@ -40,14 +40,15 @@ fn unwiring_stops_traffic_and_dooms_the_link() {
 fn dataplane_93_94_all_rules_go_without_the_namespace() {
     lab(RuleLayout::PerPod, 3, |mut lab| {
         wire_pod(&lab.intent).unwrap();
-        for to in ["10.0.0.0/16", "10.1.0.0/16"] {
+        let pod = lab.intent.address;
+        for len in [16, 24] {
             let rule = Rule {
-                to: Some(to.parse().unwrap()),
-                ..Rule::from(POD, FROM_POD_PRIORITY, TableId(3))
+                selector: between(Cidr::host(pod), Cidr::new(pod, len).unwrap()),
+                ..Rule::from(pod, FROM_POD_PRIORITY, TableId(3))
             };
             lab.host.apply_all(&[NetOp::AddRule(rule)]).unwrap();
         }
-        let elsewhere = NetOp::AddRule(Rule::from(POD, FROM_POD_PRIORITY, TableId(8)));
+        let elsewhere = NetOp::AddRule(Rule::from(pod, FROM_POD_PRIORITY, TableId(8)));
         lab.host.apply_all(&[elsewhere]).unwrap();
         let unwired = unwire_pod(&lab.removal(LinkRemoval::Delete)).unwrap();
         assert_eq!((unwired.route_removed, unwired.link), (true, LinkFate::Deleted));
@@ -72,7 +73,7 @@ fn without_a_name_the_route_still_goes() {
         removal.host_veth = None;
         let unwired = unwire_pod(&removal).unwrap();
         assert_eq!((unwired.route_removed, unwired.link), (true, LinkFate::Absent));
-        assert_eq!(lab.host.route_to(POD).unwrap(), None);
+        assert_eq!(lab.host.route_to(lab.intent.address).unwrap(), None);
     });
 }
 
@@ -83,10 +84,10 @@ fn a_link_without_the_route_may_be_the_next_sandboxs_and_stays() {
             wire_pod(&lab.intent).unwrap();
             let address = lab.intent.address;
             let mut removal = lab.removal(LinkRemoval::DoomIfRouted);
-            removal.address = Ipv4Addr::new(10, 0, 1, 77);
+            removal.address = lab.another(77);
             assert_eq!(unwire_pod(&removal).unwrap().link, LinkFate::OfAnotherSandbox);
             let index = lab.host.link_named(&lab.intent.host_veth).unwrap().unwrap().index;
-            let route = Route::link(Ipv4Cidr::host(address), index, layout.pod_table());
+            let route = Route::host(address, index, layout.pod_table());
             lab.host.apply_all(&[NetOp::DelRoute(route.clone())]).unwrap();
             removal.address = address;
             assert_eq!(unwire_pod(&removal).unwrap().link, LinkFate::OfAnotherSandbox);
@@ -103,7 +104,7 @@ fn a_late_del_leaves_new_owners_alone() {
     for layout in [RuleLayout::Shared, RuleLayout::PerPod] {
         lab(layout, 3, |mut lab| {
             let mut stale = lab.removal(LinkRemoval::Delete);
-            stale.address = Ipv4Addr::new(10, 0, 1, 200);
+            stale.address = lab.another(200);
             wire_pod(&lab.intent).unwrap();
             let unwired = unwire_pod(&stale).unwrap();
             assert_eq!(

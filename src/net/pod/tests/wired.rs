@@ -20,7 +20,7 @@ fn dataplane_62_63_65_a_wired_pod_is_what_was_meant() {
         );
         let neighbour = lab
             .inside()
-            .neighbour(POD_GATEWAY, wired.pod_index)
+            .neighbour(lab.gateway(), wired.pod_index)
             .unwrap()
             .unwrap();
         assert_eq!(
@@ -35,14 +35,17 @@ fn dataplane_62_63_65_a_wired_pod_is_what_was_meant() {
             lab.rules_about_the_pod().is_empty(),
             "no rule per pod in the shared layout"
         );
-        iproute2_sees_the_pod(&lab);
+        match lab.family() {
+            IpFamily::V4 => iproute2_sees_the_pod(&lab),
+            IpFamily::V6 => iproute2_sees_the_ipv6_pod(&lab),
+        }
     });
 }
 
 /// A kernel without IPv6 has no such directory; here another file system hides it from this thread alone.
 #[test]
 fn dataplane_66_a_host_without_ipv6_wires_pods() {
-    lab(RuleLayout::Shared, 3, |lab| {
+    lab_of(POD, RuleLayout::Shared, 3, |lab| {
         use nix::mount::{MsFlags, mount};
         let none = None::<&str>;
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
@@ -98,9 +101,56 @@ fn iproute2_sees_the_pod(lab: &Lab) {
     assert!(inet[0].get("broadcast").is_none());
 }
 
-/// Conformance: dataplane case 59.
+/// Conformance: dataplane §3.3 and §8.1 for IPv6: the kernel's own route to the pod's address is there besides.
+fn iproute2_sees_the_ipv6_pod(lab: &Lab) {
+    let Some(routes) = ip_json(&["-6", "route", "show", "table", "512"]) else {
+        return;
+    };
+    assert_eq!(
+        (routes[0]["dst"].as_str(), routes[0]["dev"].as_str()),
+        (Some("2001:db8:0:1::5"), Some("enic440f455693"))
+    );
+    let view = |args: &'static [&'static str]| {
+        super::super::super::netns::run_in(lab.netns.as_fd(), move || ip_json(args).unwrap()).unwrap()
+    };
+    let routes = view(&["-6", "route", "show"]);
+    let route = |dst: &str| {
+        let mut all = routes.as_array().unwrap().iter();
+        all.find(|route| route["dst"] == dst)
+            .unwrap_or_else(|| panic!("{routes:#}"))
+    };
+    assert_eq!(route("default")["gateway"], "fe80::1");
+    assert_eq!(route("fe80::1")["metric"], 1024);
+    assert_eq!(
+        (
+            route("2001:db8:0:1::5")["protocol"].as_str(),
+            route("2001:db8:0:1::5")["metric"].as_u64()
+        ),
+        (Some("kernel"), Some(256))
+    );
+    let address = view(&["-6", "addr", "show", "eth0"]);
+    let infos = address[0]["addr_info"].as_array().unwrap();
+    let pod = infos
+        .iter()
+        .find(|info| info["local"] == "2001:db8:0:1::5")
+        .unwrap();
+    assert_eq!(
+        (pod["prefixlen"].as_u64(), pod.get("tentative")),
+        (Some(128), None)
+    );
+    let known = ip_json(&["-6", "neigh", "show", "dev", "enic440f455693"]).unwrap();
+    let known = known.as_array().unwrap();
+    assert!(
+        known.iter().any(|at| at["dst"] == "2001:db8:0:1::5"
+            && at["lladdr"] == lab.intent.pod_mac.to_string()
+            && at["state"][0] == "PERMANENT"),
+        "{known:?}"
+    );
+}
+
+/// Conformance: dataplane cases 59 and 78.
 #[test]
-fn dataplane_59_the_per_pod_layout_is_the_go_plugins() {
+fn dataplane_59_78_the_per_pod_layout_is_the_go_plugins() {
     lab(RuleLayout::PerPod, 3, |mut lab| {
         let wired = wire_pod(&lab.intent).unwrap();
         assert_eq!(words(&lab.intent), [""; 0]);
@@ -108,12 +158,15 @@ fn dataplane_59_the_per_pod_layout_is_the_go_plugins() {
             lab.rules_about_the_pod(),
             [(512, Some(TableId::MAIN)), (1536, Some(TableId(3)))]
         );
-        let main = lab
-            .host
-            .routes(Some(TableId::MAIN), Some(wired.host_index))
-            .unwrap();
-        assert_eq!((main[0].dst, main[0].scope), (Ipv4Cidr::host(POD), 253));
-        assert!(lab.host.routes(Some(POD_TABLE), None).unwrap().is_empty());
+        let main = lab.routes(TableId::MAIN);
+        assert_eq!(
+            (main.len(), main[0].host_on_link(), main[0].oif),
+            (1, Some(lab.intent.address), wired.host_index)
+        );
+        if lab.family() == IpFamily::V4 {
+            assert_eq!(main[0].scope, 253);
+        }
+        assert!(lab.routes(POD_TABLE).is_empty());
     });
     lab(RuleLayout::PerPod, 254, |mut lab| {
         wire_pod(&lab.intent).unwrap();
@@ -129,10 +182,14 @@ fn dataplane_quirk_9_stale_rules_from_the_pod_go_first() {
         lab(RuleLayout::PerPod, table, |mut lab| {
             for stale in [7, 3, 9] {
                 lab.host
-                    .apply_all(&[NetOp::AddRule(Rule::from(POD, FROM_POD_PRIORITY, TableId(stale)))])
+                    .apply_all(&[NetOp::AddRule(Rule::from(
+                        lab.intent.address,
+                        FROM_POD_PRIORITY,
+                        TableId(stale),
+                    ))])
                     .unwrap();
             }
-            let other = Rule::from(Ipv4Addr::new(10, 0, 1, 6), FROM_POD_PRIORITY, TableId(7));
+            let other = Rule::from(lab.another(6), FROM_POD_PRIORITY, TableId(7));
             lab.host.apply_all(&[NetOp::AddRule(other)]).unwrap();
             wire_pod(&lab.intent).unwrap();
             let from: Vec<_> = lab
@@ -149,7 +206,7 @@ fn dataplane_quirk_9_stale_rules_from_the_pod_go_first() {
             );
             assert!(
                 lab.host
-                    .rules()
+                    .rules(lab.intent.family())
                     .unwrap()
                     .iter()
                     .any(|rule| rule.table == Some(TableId(7)))
@@ -198,12 +255,12 @@ fn dataplane_67_a_leftover_of_that_name_is_replaced() {
         let old_sandbox = fresh_netns();
         let mut old = lab.intent.clone();
         old.netns = fd_path(&old_sandbox);
-        old.address = Ipv4Addr::new(10, 0, 1, 99);
+        old.address = lab.another(99);
         let before = wire_pod(&old).unwrap();
         let wired = wire_pod(&lab.intent).unwrap();
         assert_ne!(before.host_index, wired.host_index);
         assert_eq!(words(&lab.intent), [""; 0]);
-        assert_eq!(lab.host.routes(Some(POD_TABLE), None).unwrap().len(), 1);
+        assert_eq!(lab.routes(POD_TABLE).len(), 1);
         // An ADD repeated for the same sandbox meets its own pair.
         wire_pod(&lab.intent).unwrap();
         assert_eq!(words(&lab.intent), [""; 0]);
@@ -303,10 +360,10 @@ fn dataplane_quirk_7_a_failure_undoes_what_was_made() {
             .apply_all(&[add, NetOp::LinkUp(LinkRef::Name("net1".to_owned()))])
             .unwrap();
         let index = link::index_of(&inside, "net1").unwrap().unwrap();
-        let gateway = Ipv4Addr::new(192, 0, 2, 1);
+        let gateway = lab.another(1);
         inside
             .apply_all(&[
-                NetOp::ReplaceRoute(Route::link(Ipv4Cidr::host(gateway), index, TableId::MAIN)),
+                NetOp::ReplaceRoute(Route::host(gateway, index, TableId::MAIN)),
                 NetOp::AddRoute(Route::default_via(gateway, index, TableId::MAIN)),
             ])
             .unwrap();
@@ -314,7 +371,8 @@ fn dataplane_quirk_7_a_failure_undoes_what_was_made() {
         assert!(matches!(error.failure, WireFailure::Pod(_)));
         let text = error.to_string();
         assert!(
-            text.contains("route add default via 169.254.1.1") && text.ends_with("file exists"),
+            text.contains(&format!("route add default via {}", lab.gateway()))
+                && text.ends_with("file exists"),
             "{text}"
         );
         assert!(error.left_behind.is_empty(), "{text}");
@@ -325,6 +383,11 @@ fn dataplane_quirk_7_a_failure_undoes_what_was_made() {
 
 #[test]
 fn pods_are_wired_side_by_side() {
+    side_by_side(|worker, pod| Ipv4Addr::new(10, 0, worker, pod).into());
+    side_by_side(|worker, pod| Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, worker.into(), pod.into()]).into());
+}
+
+fn side_by_side(address: fn(u8, u8) -> IpAddr) {
     in_fresh_netns(|| {
         let host = fs::File::open("/proc/thread-self/ns/net").unwrap();
         std::thread::scope(|scope| {
@@ -338,7 +401,7 @@ fn pods_are_wired_side_by_side() {
                             host_veth: veth::host_name("eni", "burst", &format!("{worker}-{pod}"), 0),
                             ifname: "eth0".to_owned(),
                             netns: fd_path(&netns),
-                            address: Ipv4Addr::new(10, 0, worker, pod),
+                            address: address(worker, pod),
                             mtu: 9001,
                             host_mac: veth::random_mac().unwrap(),
                             pod_mac: veth::random_mac().unwrap(),

@@ -457,10 +457,12 @@ impl Node {
             }
             Effect::RemoveRules(addresses) => {
                 for address in addresses {
-                    if self.kernel.routes.contains_key(&IpAddr::V4(address)) {
+                    if self.kernel.routes.contains_key(&address) {
                         let why = format!("the rule for {address} was removed under a pod");
                         self.violated("cut-off", why);
                     }
+                    // This world's bare rules are of IPv4 only.
+                    let IpAddr::V4(address) = address else { continue };
                     self.kernel.bare_rules.remove(&address);
                     self.rules_removed.insert(address);
                 }
