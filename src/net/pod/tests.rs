@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::libc::{RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE};
+use nix::libc::{RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE};
 use serde_json::Value;
 
 use super::super::layout::{DOOMED_GROUP, FROM_POD_PRIORITY, POD_TABLE, TO_POD_PRIORITY, pod_gateway};

@@ -214,24 +214,33 @@ impl Wiring<'_> {
         if !self.is_set {
             sysctl::ensure_all(&host_settings(&self.intent.host_veth))?;
         }
-        let host_index = present(&self.host, &self.intent.host_veth).map_err(WireFailure::Host)?;
-        self.set_up_host(host_index).map_err(WireFailure::Host)?;
-        let pod_index = present(&self.pod, &self.intent.ifname).map_err(WireFailure::Pod)?;
-        if self.intent.family() == IpFamily::V6 {
-            netns::visit(netns, &Netns::own()?, || {
-                sysctl::ensure_all(&pod_settings(&self.intent.ifname))
-            })??;
+        match self.intent.family() {
+            IpFamily::V4 => {
+                let host_index = self.set_up_host().map_err(WireFailure::Host)?;
+                Ok(WiredPod {
+                    host_index,
+                    pod_index: self.set_up_pod().map_err(WireFailure::Pod)?,
+                })
+            }
+            // The pod's side first: while the host's is set up the kernel's worker gets to the address.
+            IpFamily::V6 => {
+                let on = || sysctl::ensure_all(&pod_settings(&self.intent.ifname));
+                netns::visit(netns, &Netns::own()?, on)??;
+                let pod_index = self.set_up_pod().map_err(WireFailure::Pod)?;
+                let host_index = self.set_up_host().map_err(WireFailure::Host)?;
+                self.wait_for_the_address().map_err(WireFailure::Pod)?;
+                Ok(WiredPod {
+                    host_index,
+                    pod_index,
+                })
+            }
         }
-        self.pod
-            .apply_all(&pod_side(self.intent, pod_index))
-            .map_err(WireFailure::Pod)?;
-        if self.intent.family() == IpFamily::V6 {
-            self.wait_for_the_address().map_err(WireFailure::Pod)?;
-        }
-        Ok(WiredPod {
-            host_index,
-            pod_index,
-        })
+    }
+
+    fn set_up_pod(&mut self) -> Result<u32, NetError> {
+        let index = present(&self.pod, &self.intent.ifname)?;
+        self.pod.apply_all(&pod_side(self.intent, index))?;
+        Ok(index)
     }
 
     fn create_pair(&mut self, add: NetOp) -> Result<(), WireFailure> {
@@ -278,7 +287,8 @@ impl Wiring<'_> {
         }
     }
 
-    fn set_up_host(&mut self, index: u32) -> Result<(), NetError> {
+    fn set_up_host(&mut self) -> Result<u32, NetError> {
+        let index = present(&self.host, &self.intent.host_veth)?;
         let ops = host_side(self.intent, index);
         let mut outcomes = self.host.apply(&ops)?;
         self.wait_for_the_route(&ops, &mut outcomes);
@@ -295,10 +305,11 @@ impl Wiring<'_> {
             }
         }
         match first_error {
-            Some(error) => Err(error),
-            None if stale => self.remove_more_stale_rules(),
-            None => Ok(()),
+            Some(error) => return Err(error),
+            None if stale => self.remove_more_stale_rules()?,
+            None => {}
         }
+        Ok(index)
     }
 
     /// An address that is routed already is given up within moments by a plugin that its daemon has died on; a route
