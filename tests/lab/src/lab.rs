@@ -23,7 +23,7 @@ mod workspace;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,13 @@ pub(crate) use workspace::MARK;
 pub use workspace::Workspace;
 
 use crate::cloud::{Cloud, CloudConfig};
-use crate::fabric::{Fabric, FabricError, Networks};
+use crate::fabric::{Fabric, FabricError, Networks, Networks6};
 use crate::faults::Preset;
 use crate::http::Server;
 use crate::netns::raise_open_files;
 use crate::node::{Node, NodeError, NodeOptions};
 use crate::probe::{ECHO_PORT, EchoError, EchoServer, Target};
-use crate::vpc::{ApiError, GroupId, Ipv4Cidr, Ipv6Cidr, NewInstance, SubnetId, VpcId};
+use crate::vpc::{ApiError, GroupId, Ipv4Cidr, NewInstance, SubnetId, VpcId, Want};
 
 /// Why a lab can't be built or changed.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +113,6 @@ pub struct LabBuilder {
     cloud: CloudConfig,
     networks: Networks,
     subnets: Vec<(String, Ipv4Cidr)>,
-    ipv6: bool,
     nodes: Vec<(NodeSpec, Customize)>,
 }
 
@@ -158,10 +157,11 @@ impl LabBuilder {
         self
     }
 
-    /// The VPC has an IPv6 network, too, and each subnet a /64 of it.
+    /// The VPC has an IPv6 network, too, and each subnet a /64 of it; the primary ENI of each node
+    /// has an address of its own there, as worker nodes of IPv6 clusters have.
     #[must_use]
     pub fn ipv6(mut self) -> Self {
-        self.ipv6 = true;
+        self.networks.six = Some(Networks6::default());
         self
     }
 
@@ -174,7 +174,7 @@ impl LabBuilder {
         let workspace = Workspace::new().map_err(io_error("making the lab's directory"))?;
         let cloud = Cloud::new(&self.cloud).map_err(io_error("starting the cloud"))?;
         let fabric = Arc::new(Fabric::new(self.networks)?);
-        let vpc = create_vpc(&cloud, fabric.networks(), &self.subnets, self.ipv6)?;
+        let vpc = create_vpc(&cloud, fabric.networks(), &self.subnets)?;
         let servers = serve(&cloud, &fabric)?;
         let outside = fabric.outside();
         let hosts = [&outside.internet, &outside.on_premises, &outside.second_vpc];
@@ -237,7 +237,6 @@ impl Lab {
                 ("eu-central-1a".to_owned(), subnet(16)),
                 ("eu-central-1b".to_owned(), subnet(32)),
             ],
-            ipv6: false,
             nodes: Vec::new(),
         }
     }
@@ -286,6 +285,12 @@ impl Lab {
         target("internet", self.fabric.outside().internet.address)
     }
 
+    /// The internet's echo server by IPv6, if the lab has that.
+    pub fn internet6(&self) -> Option<Target> {
+        let address = self.fabric.networks().six?.internet_host();
+        Some(target("internet by IPv6", address))
+    }
+
     /// The echo server on premises.
     pub fn on_premises(&self) -> Target {
         target("on-premises", self.fabric.outside().on_premises.address)
@@ -325,6 +330,9 @@ impl Lab {
             .ok_or(LabError::NoSubnet(spec.subnet))?;
         let mut launch = NewInstance::new(&spec.instance_type, subnet, &self.vpc.group);
         launch.tags.insert("Name".to_owned(), spec.name.clone());
+        if self.fabric.networks().six.is_some() {
+            launch.wanted.ipv6 = Want::Count(1);
+        }
         customize(&mut launch);
         let mut nodes = self.nodes.lock();
         // It booted a while ago: EC2 and IMDS have caught up with its primary ENI.
@@ -347,10 +355,10 @@ impl Lab {
     }
 }
 
-fn target(name: &str, address: Ipv4Addr) -> Target {
+fn target(name: &str, address: impl Into<IpAddr>) -> Target {
     Target {
         name: name.to_owned(),
-        address: SocketAddrV4::new(address, ECHO_PORT),
+        address: (address.into(), ECHO_PORT).into(),
     }
 }
 
@@ -358,19 +366,15 @@ fn create_vpc(
     cloud: &Cloud,
     networks: &Networks,
     subnets: &[(String, Ipv4Cidr)],
-    ipv6: bool,
 ) -> Result<VpcIds, LabError> {
     let cidrs: Vec<_> = networks.all_vpc().collect();
     Ok(cloud.model(|model| -> Result<_, ApiError> {
-        let six = |subnet: u16, len| {
-            ipv6.then(|| Ipv6Cidr::new(Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 0, 0, 0, 0), len))
-        };
-        let vpc = model.create_vpc(&cidrs, six(0, 56));
+        let six = networks.six;
+        let vpc = model.create_vpc(&cidrs, six.map(|six| six.vpc));
         let group = model.create_group(&vpc, "nodes")?;
-        let created = subnets
-            .iter()
-            .zip(1..)
-            .map(|((zone, cidr), number)| model.create_subnet(&vpc, zone, *cidr, six(number, 64)));
+        let created = subnets.iter().zip(1..).map(|((zone, cidr), number)| {
+            model.create_subnet(&vpc, zone, *cidr, six.map(|six| six.subnet(number)))
+        });
         let subnets = created.collect::<Result<_, _>>()?;
         Ok(VpcIds { vpc, subnets, group })
     })?)

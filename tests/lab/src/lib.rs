@@ -1,7 +1,7 @@
 //! A VPC in a box: an EC2 endpoint, an IMDS endpoint, a router and nodes in network namespaces.
 //!
-//! IPv6 is in the model, the EC2 endpoint and IMDS only (`AssignIpv6Addresses` with addresses and /80 prefixes): the
-//! router carries IPv4, so no packet of an IPv6 pod arrives anywhere yet.
+//! A lab has IPv6 on request ([`lab::LabBuilder::ipv6`]): addresses and delegated /80s (`AssignIpv6Addresses`) reach the
+//! ENI that has them, and what an ENI may not send is dropped as in IPv4.
 
 pub mod bench;
 pub mod calls;

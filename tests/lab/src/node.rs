@@ -4,11 +4,11 @@ mod objects;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -164,6 +164,7 @@ pub struct Node {
     options: Mutex<NodeOptions>,
     environment: BTreeMap<String, String>,
     address: Ipv4Addr,
+    address6: OnceLock<Ipv6Addr>,
     configured: (Mutex<bool>, Condvar),
     _echo: EchoServer,
     sandboxes: AtomicU64,
@@ -189,6 +190,7 @@ impl Node {
             instance: instance.id.clone(),
             primary_eni: instance.primary_eni.clone(),
             address: instance.private_ip,
+            address6: OnceLock::new(),
             configured: <(Mutex<bool>, Condvar)>::default(),
             _echo: EchoServer::start(&netns, ECHO_PORT)?,
             netns,
@@ -229,6 +231,11 @@ impl Node {
         self.address
     }
 
+    /// The primary ENI's own IPv6 address, once its link is there.
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        self.address6.get().copied()
+    }
+
     /// Changes how links show up from now on.
     pub fn set_arrival(&self, arrival: LinkArrival) {
         self.lock_options().arrival = arrival;
@@ -242,7 +249,8 @@ impl Node {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Configures the primary ENI's link as a machine image does: address, subnet route, default route.
+    /// Configures the primary ENI's link as a machine image does: address, subnet route, default route; of IPv6 what
+    /// DHCP gives and the router announces.
     pub(crate) fn configure_primary(&self, eni: &AttachedEni, link: &str) -> Result<(), NodeError> {
         let (address, subnet) = (eni.owned.primary, eni.subnet_cidr);
         ip_batch(
@@ -256,6 +264,16 @@ impl Node {
                 subnet.nth(1),
             ),
         )?;
+        if let (Some(_), Some(address)) = (eni.subnet_ipv6_cidr, eni.owned.ipv6.first()) {
+            ip_batch(
+                &self.netns,
+                &format!(
+                    "addr add {address}/128 dev {link} nodad\n\
+                     route add default via fe80:ec2::1 dev {link}\n"
+                ),
+            )?;
+            self.address6.get_or_init(|| *address);
+        }
         *self.configured.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.configured.1.notify_all();
         Ok(())
@@ -397,8 +415,16 @@ impl Node {
     pub fn target(&self) -> Target {
         Target {
             name: self.name.clone(),
-            address: SocketAddrV4::new(self.address, ECHO_PORT),
+            address: (self.address, ECHO_PORT).into(),
         }
+    }
+
+    /// The same by IPv6, if it has that.
+    pub fn target6(&self) -> Option<Target> {
+        Some(Target {
+            name: format!("{} by IPv6", self.name),
+            address: (self.address6()?, ECHO_PORT).into(),
+        })
     }
 
     /// The node as a starting point of exchanges.

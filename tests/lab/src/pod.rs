@@ -8,7 +8,7 @@ mod invoke;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
@@ -213,6 +213,11 @@ impl Pod {
         invoke::first_address(lock(&self.result).as_ref()?)
     }
 
+    /// The address of the last ADD's result, of whatever family.
+    pub fn ip_address(&self) -> Option<IpAddr> {
+        invoke::first_address(lock(&self.result).as_ref()?)
+    }
+
     /// Ends the namespace, as when the sandbox's processes died before DEL. Its path leads nowhere afterwards.
     pub fn lose_netns(&self) {
         drop(lock(&self.echo).take());
@@ -239,18 +244,8 @@ impl Pod {
     pub fn target(&self) -> Option<Target> {
         Some(Target {
             name: self.label(),
-            address: (self.address()?, ECHO_PORT).into_target(),
+            address: (self.ip_address()?, ECHO_PORT).into(),
         })
-    }
-}
-
-trait IntoTarget {
-    fn into_target(self) -> std::net::SocketAddrV4;
-}
-
-impl IntoTarget for (Ipv4Addr, u16) {
-    fn into_target(self) -> std::net::SocketAddrV4 {
-        std::net::SocketAddrV4::new(self.0, self.1)
     }
 }
 

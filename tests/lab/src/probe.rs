@@ -6,7 +6,7 @@ mod steady;
 
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 pub use echo::{EchoError, EchoServer};
@@ -72,9 +72,10 @@ impl From<io::Error> for Failure {
 pub fn exchange(
     netns: &Netns,
     protocol: Protocol,
-    target: SocketAddrV4,
+    target: impl Into<SocketAddr>,
     within: Duration,
-) -> Result<SocketAddrV4, Failure> {
+) -> Result<SocketAddr, Failure> {
+    let target = target.into();
     netns
         .run(|| exchange_here(protocol, target, within))
         .map_err(|error| Failure::Other(error.to_string()))?
@@ -83,10 +84,11 @@ pub fn exchange(
 /// Sends UDP from a chosen source address, which must be one the namespace has.
 pub fn exchange_from(
     netns: &Netns,
-    source: Ipv4Addr,
-    target: SocketAddrV4,
+    source: impl Into<IpAddr>,
+    target: impl Into<SocketAddr>,
     within: Duration,
-) -> Result<SocketAddrV4, Failure> {
+) -> Result<SocketAddr, Failure> {
+    let (source, target) = (source.into(), target.into());
     netns
         .run(|| udp(source, target, within))
         .map_err(|error| Failure::Other(error.to_string()))?
@@ -94,16 +96,24 @@ pub fn exchange_from(
 
 pub(crate) fn exchange_here(
     protocol: Protocol,
-    target: SocketAddrV4,
+    target: SocketAddr,
     within: Duration,
-) -> Result<SocketAddrV4, Failure> {
+) -> Result<SocketAddr, Failure> {
     match protocol {
-        Protocol::Udp => udp(Ipv4Addr::UNSPECIFIED, target, within),
+        Protocol::Udp => udp(any_of(target), target, within),
         Protocol::Tcp => tcp(target, within),
     }
 }
 
-fn udp(source: Ipv4Addr, target: SocketAddrV4, within: Duration) -> Result<SocketAddrV4, Failure> {
+/// No address in particular, of the family of another.
+pub(crate) fn any_of(other: SocketAddr) -> IpAddr {
+    match other {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn udp(source: IpAddr, target: SocketAddr, within: Duration) -> Result<SocketAddr, Failure> {
     let until = Instant::now() + within;
     let socket = UdpSocket::bind((source, 0))?;
     socket.connect(target)?;
@@ -123,9 +133,9 @@ fn udp(source: Ipv4Addr, target: SocketAddrV4, within: Duration) -> Result<Socke
     }
 }
 
-fn tcp(target: SocketAddrV4, within: Duration) -> Result<SocketAddrV4, Failure> {
+fn tcp(target: SocketAddr, within: Duration) -> Result<SocketAddr, Failure> {
     let until = Instant::now() + within;
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(target), within)?;
+    let mut stream = TcpStream::connect_timeout(&target, within)?;
     let left = until.saturating_duration_since(Instant::now());
     stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
     let mut answer = Vec::new();
@@ -133,7 +143,7 @@ fn tcp(target: SocketAddrV4, within: Duration) -> Result<SocketAddrV4, Failure> 
     seen(&answer)
 }
 
-fn seen(answer: &[u8]) -> Result<SocketAddrV4, Failure> {
+fn seen(answer: &[u8]) -> Result<SocketAddr, Failure> {
     let text = String::from_utf8_lossy(answer);
     text.trim()
         .parse()

@@ -120,11 +120,11 @@ fn nodes_reach_each_other_and_every_network_with_their_own_address() {
     for target in hosts.iter().map(|host| at(host.address)).chain([b.echo()]) {
         for protocol in [Protocol::Udp, Protocol::Tcp] {
             let seen = exchange(&a.netns, protocol, target, SOON).unwrap();
-            assert_eq!(*seen.ip(), a.eni.owned.primary, "{protocol} to {target}");
+            assert_eq!(seen.ip(), a.eni.owned.primary, "{protocol} to {target}");
         }
     }
     let back = exchange(&outside.internet.netns, Protocol::Tcp, a.echo(), SOON).unwrap();
-    assert_eq!(*back.ip(), outside.internet.address);
+    assert_eq!(back.ip(), outside.internet.address);
     assert_eq!(fabric.dropped().unwrap(), Dropped::default());
 }
 
@@ -150,7 +150,7 @@ fn a_foreign_source_is_dropped_counted_and_named() {
     owned.secondary.insert(STRANGER);
     fabric.change_addresses(&a.eni.eni, &owned, true).unwrap();
     let seen = exchange_from(&a.netns, STRANGER, b.echo(), SOON).unwrap();
-    assert_eq!(*seen.ip(), STRANGER);
+    assert_eq!(seen.ip(), STRANGER);
     fabric.change_addresses(&a.eni.eni, &a.eni.owned, true).unwrap();
     let refused = exchange_from(&a.netns, STRANGER, b.echo(), BRIEF);
     assert_eq!(refused, Err(Failure::TimedOut));

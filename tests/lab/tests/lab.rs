@@ -37,7 +37,7 @@ fn primary_enis_reach_each_other_and_the_networks_outside() {
             assert!(outcome.all_reached(), "{protocol} {rp_filter}\n{outcome}");
             for (source, target, seen) in outcome.seen() {
                 assert_eq!(
-                    *seen.ip(),
+                    seen.ip(),
                     lab.node(source).unwrap().address(),
                     "{source} to {target}"
                 );
@@ -132,7 +132,7 @@ fn pods_run_through_the_plugin_and_reach_each_other_by_their_enis() {
     assert!(outcome.all_reached(), "{outcome}");
     for (source, target, seen) in outcome.seen() {
         let pod = pods.iter().find(|pod| pod.label() == source).unwrap();
-        assert_eq!(Some(*seen.ip()), pod.address(), "{source} to {target}");
+        assert_eq!(Some(seen.ip()), pod.ip_address(), "{source} to {target}");
     }
     for pod in &pods {
         assert!(pod.del().unwrap().succeeded());

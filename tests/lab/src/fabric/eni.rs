@@ -2,14 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::guard::Sources;
 use super::tool::ip_batch;
 use super::{ENI_MTU, Fabric, FabricError, guard};
 use crate::netns::{Netns, NetnsError};
 use crate::vpc::change::{AttachedEni, Owned};
-use crate::vpc::cidr::Ipv4Cidr;
+use crate::vpc::cidr::{Ipv4Cidr, Ipv6Cidr};
 use crate::vpc::ids::{EniId, Mac};
+
+/// The VPC's router as an ENI sees it by IPv6.
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0xec2, 0, 0, 0, 0, 0, 1);
+
+/// The ENI as the router sees it by IPv6: on its link there is nobody else, so any address will do.
+const ENI6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xe);
 
 /// How the link of an ENI is called in its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +57,7 @@ pub(super) struct RouterLink {
     mac: Mac,
     owned: Owned,
     checked: bool,
+    six: bool,
 }
 
 impl Fabric {
@@ -63,6 +71,7 @@ impl Fabric {
             mac: eni.mac,
             owned: eni.owned.clone(),
             checked: eni.source_dest_check,
+            six: self.networks().six.is_some(),
         };
         if let Err(error) = self.plug_in(&link, eni, node) {
             // Half a link would be in the way of the next attempt; what was not made can't be removed either.
@@ -108,21 +117,16 @@ impl Fabric {
             mac: link.mac,
             owned: owned.clone(),
             checked,
+            six: link.six,
         };
-        let (before, after) = (destinations(&link.owned), destinations(&next.owned));
+        let (before, after) = (routed(link), routed(&next));
         let mut script = String::new();
-        for gone in before.difference(&after) {
+        for (gone, _) in before.difference(&after) {
             _ = writeln!(script, "route delete {gone} dev {}", link.name);
         }
-        script += &routes_script(&next, after.difference(&before).copied());
+        script += &routes_script(&next, after.difference(&before).cloned());
         ip_batch(self.router(), &script)?;
-        let (before, after) = (sources(link), sources(&next));
-        guard::replace(
-            self.router(),
-            &link.name,
-            &before.difference(&after).copied().collect(),
-            &after.difference(&before).copied().collect(),
-        )?;
+        guard::replace(self.router(), &link.name, &sources(link), &sources(&next))?;
         *link = next;
         Ok(())
     }
@@ -178,20 +182,37 @@ fn prepare_script(link: &RouterLink, eni: &AttachedEni) -> String {
         unplugged(mac),
         eni.subnet_cidr.nth(1),
     );
-    script += &routes_script(link, destinations(&link.owned).into_iter());
+    if link.six {
+        _ = writeln!(
+            script,
+            "addr add {ROUTER6}/64 dev {router_end} nodad\n\
+             neigh replace {ENI6} lladdr {mac} dev {router_end} nud permanent"
+        );
+    }
+    script += &routes_script(link, routed(link).into_iter());
     script
 }
 
 /// Everything but the primary address is routed by way of it, so that one neighbour entry serves all.
-fn routes_script(link: &RouterLink, added: impl Iterator<Item = Ipv4Cidr>) -> String {
-    added.fold(String::new(), |mut script, destination| {
+fn routes_script(link: &RouterLink, added: impl Iterator<Item = (String, String)>) -> String {
+    added.fold(String::new(), |mut script, (destination, via)| {
         _ = writeln!(
             script,
-            "route replace {destination} via {} dev {} onlink",
-            link.owned.primary, link.name
+            "route replace {destination} via {via} dev {} onlink",
+            link.name
         );
         script
     })
+}
+
+/// Destinations, and by way of which address of the ENI.
+fn routed(link: &RouterLink) -> BTreeSet<(String, String)> {
+    let primary = link.owned.primary.to_string();
+    let v4 = destinations(&link.owned).into_iter();
+    let v4 = v4.map(|destination| (destination.to_string(), primary.clone()));
+    let v6 = destinations6(&link.owned).into_iter().filter(|_| link.six);
+    v4.chain(v6.map(|destination| (destination.to_string(), ENI6.to_string())))
+        .collect()
 }
 
 fn destinations(owned: &Owned) -> BTreeSet<Ipv4Cidr> {
@@ -199,12 +220,22 @@ fn destinations(owned: &Owned) -> BTreeSet<Ipv4Cidr> {
     addresses.chain(owned.prefixes.iter().copied()).collect()
 }
 
+fn destinations6(owned: &Owned) -> BTreeSet<Ipv6Cidr> {
+    let addresses = owned.ipv6.iter().map(|address| Ipv6Cidr::new(*address, 128));
+    addresses.chain(owned.ipv6_prefixes.iter().copied()).collect()
+}
+
 /// What the guard compares with; an ENI without source check may send from anywhere, written as one range.
-fn sources(link: &RouterLink) -> BTreeSet<Ipv4Cidr> {
+fn sources(link: &RouterLink) -> Sources {
+    let mut v4 = destinations(&link.owned);
+    v4.insert(Ipv4Cidr::new(link.owned.primary, 32));
+    let mut v6 = destinations6(&link.owned);
     if !link.checked {
-        return [Ipv4Cidr::new(Ipv4Addr::UNSPECIFIED, 0)].into();
+        v4 = [Ipv4Cidr::new(Ipv4Addr::UNSPECIFIED, 0)].into();
+        v6 = [Ipv6Cidr::new(Ipv6Addr::UNSPECIFIED, 0)].into();
     }
-    let mut sources = destinations(&link.owned);
-    sources.insert(Ipv4Cidr::new(link.owned.primary, 32));
-    sources
+    Sources {
+        v4,
+        v6: link.six.then_some(v6),
+    }
 }

@@ -11,45 +11,106 @@ use serde_json::Value;
 use super::tool::{nft, nft_json};
 use super::{Fabric, FabricError, ToolError};
 use crate::netns::Netns;
-use crate::vpc::cidr::Ipv4Cidr;
+use crate::vpc::cidr::{Ipv4Cidr, Ipv6Cidr};
 use crate::vpc::ids::Mac;
 
-/// Prerouting before conntrack. `source_may` and `mac_may` hold what each ENI may send.
+/// Prerouting before conntrack, once for each family. `source_may` and `mac_may` hold what each ENI may send.
 ///
 /// The drop is a rule of its own: a set that is full ends the rule that would add to it.
-const TABLE: &str = r#"
-table ip vpc {
-  counter spoofed_source {}
-  counter spoofed_mac {}
-  counter no_owner {}
-  set source_may { type ifname . ipv4_addr; flags interval; }
-  set mac_may { type ifname . ether_addr; }
-  set by_source { type ifname . ether_addr . ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 4096; counter; }
-  set by_mac { type ifname . ether_addr . ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 4096; counter; }
-  set by_destination { type ifname . ether_addr . ipv4_addr . ipv4_addr . inet_proto; flags dynamic; size 4096; counter; }
-  chain drop_source {
-    add @by_source { iifname . ether saddr . ip saddr . ip daddr . ip protocol }
-    counter name spoofed_source
-    drop
-  }
-  chain drop_mac {
-    add @by_mac { iifname . ether saddr . ip saddr . ip daddr . ip protocol }
-    counter name spoofed_mac
-    drop
-  }
-  chain drop_ownerless {
-    add @by_destination { iifname . ether saddr . ip saddr . ip daddr . ip protocol }
-    counter name no_owner
-    drop
-  }
-  chain check {
-    type filter hook prerouting priority raw; policy accept;
-    iifname "eni*" iifname . ether saddr != @mac_may goto drop_mac
-    iifname "eni*" iifname . ip saddr != @source_may goto drop_source
-    fib daddr type unicast fib daddr oif missing goto drop_ownerless
-  }
+fn table(family: Family) -> String {
+    let Words {
+        ip,
+        addr,
+        protocol,
+        exempt,
+        ownerless,
+    } = family.words();
+    let key = format!("ifname . ether_addr . {addr} . {addr} . inet_proto");
+    let log = format!("iifname . ether saddr . {ip} saddr . {ip} daddr . {protocol}");
+    let set = |name: &str| format!("  set {name} {{ type {key}; flags dynamic; size 4096; counter; }}\n");
+    let drop = |chain: &str, set: &str, counter: &str| {
+        format!(
+            "  chain {chain} {{\n    add @{set} {{ {log} }}\n    counter name {counter}\n    drop\n  }}\n"
+        )
+    };
+    [
+        format!("table {ip} vpc {{\n  counter spoofed_source {{}}\n  counter spoofed_mac {{}}\n  counter no_owner {{}}\n"),
+        format!("  set source_may {{ type ifname . {addr}; flags interval; }}\n"),
+        "  set mac_may { type ifname . ether_addr; }\n".to_owned(),
+        ["by_source", "by_mac", "by_destination"].map(set).concat(),
+        drop("drop_source", "by_source", "spoofed_source"),
+        drop("drop_mac", "by_mac", "spoofed_mac"),
+        drop("drop_ownerless", "by_destination", "no_owner"),
+        "  chain check {\n    type filter hook prerouting priority raw; policy accept;\n".to_owned(),
+        "    iifname \"eni*\" iifname . ether saddr != @mac_may goto drop_mac\n".to_owned(),
+        exempt.to_owned(),
+        format!("    iifname \"eni*\" iifname . {ip} saddr != @source_may goto drop_source\n"),
+        format!("    {ownerless} goto drop_ownerless\n  }}\n}}\n"),
+    ]
+    .concat()
 }
-"#;
+
+/// Of which packets.
+#[derive(Debug, Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// What differs between the tables.
+struct Words {
+    ip: &'static str,
+    addr: &'static str,
+    protocol: &'static str,
+    /// Accepts what is on the link alone: neighbour and router discovery.
+    exempt: &'static str,
+    /// Matches what goes to an address of the VPC that nobody has.
+    ownerless: &'static str,
+}
+
+impl Family {
+    fn words(self) -> Words {
+        match self {
+            Self::V4 => Words {
+                ip: "ip",
+                addr: "ipv4_addr",
+                protocol: "ip protocol",
+                exempt: "",
+                ownerless: "fib daddr type unicast fib daddr oif missing",
+            },
+            Self::V6 => Words {
+                ip: "ip6",
+                addr: "ipv6_addr",
+                protocol: "meta l4proto",
+                exempt: "    ip6 saddr { ::, fe80::/10 } accept\n    ip6 daddr { fe80::/10, ff00::/8 } accept\n",
+                // A route that leads nowhere has a type of its own there.
+                ownerless: "fib daddr type { unreachable, blackhole, prohibit }",
+            },
+        }
+    }
+}
+
+/// What an ENI may send from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Sources {
+    pub(super) v4: BTreeSet<Ipv4Cidr>,
+    /// `None` where the router has no IPv6.
+    pub(super) v6: Option<BTreeSet<Ipv6Cidr>>,
+}
+
+impl Sources {
+    /// What is here and not there.
+    fn without(&self, other: &Self) -> Self {
+        let other6 = other.v6.clone().unwrap_or_default();
+        Self {
+            v4: self.v4.difference(&other.v4).copied().collect(),
+            v6: self
+                .v6
+                .as_ref()
+                .map(|v6| v6.difference(&other6).copied().collect()),
+        }
+    }
+}
 
 /// Where the table keeps what it dropped.
 const SETS: [(&str, Wrong); 3] = [
@@ -125,18 +186,27 @@ pub struct Dropped {
 impl Fabric {
     /// What the router has dropped so far.
     pub fn dropped(&self) -> Result<Dropped, FabricError> {
-        let answer = nft_json(self.router(), &["list", "counters", "table", "ip", "vpc"])?;
         let mut dropped = Dropped::default();
-        for counter in objects(&answer, "counter") {
-            let packets = counter.get("packets").and_then(Value::as_u64).unwrap_or(0);
-            match counter.get("name").and_then(Value::as_str) {
-                Some("spoofed_source") => dropped.spoofed_source = packets,
-                Some("spoofed_mac") => dropped.spoofed_mac = packets,
-                Some("no_owner") => dropped.no_owner = packets,
-                _ => {}
+        for table in self.tables() {
+            let answer = nft_json(self.router(), &["list", "counters", "table", table, "vpc"])?;
+            for counter in objects(&answer, "counter") {
+                let packets = counter.get("packets").and_then(Value::as_u64).unwrap_or(0);
+                match counter.get("name").and_then(Value::as_str) {
+                    Some("spoofed_source") => dropped.spoofed_source += packets,
+                    Some("spoofed_mac") => dropped.spoofed_mac += packets,
+                    Some("no_owner") => dropped.no_owner += packets,
+                    _ => {}
+                }
             }
         }
         Ok(dropped)
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        match self.networks().six {
+            Some(_) => &["ip", "ip6"],
+            None => &["ip"],
+        }
     }
 
     /// How many packets were dropped for their source address or hardware address.
@@ -148,12 +218,14 @@ impl Fabric {
     /// Which packets the router has dropped. What a counter of [`Fabric::dropped`] said before is in here.
     pub fn drops(&self) -> Result<Vec<Drops>, FabricError> {
         let mut drops = Vec::new();
-        for (set, wrong) in SETS {
-            let answer = nft_json(self.router(), &["list", "set", "ip", "vpc", set])?;
-            let elements = objects(&answer, "set")
-                .filter_map(|set| set.get("elem").and_then(Value::as_array))
-                .flatten();
-            drops.extend(elements.filter_map(|element| described(wrong, element)));
+        for table in self.tables() {
+            for (set, wrong) in SETS {
+                let answer = nft_json(self.router(), &["list", "set", table, "vpc", set])?;
+                let elements = objects(&answer, "set")
+                    .filter_map(|set| set.get("elem").and_then(Value::as_array))
+                    .flatten();
+                drops.extend(elements.filter_map(|element| described(wrong, element)));
+            }
         }
         Ok(drops)
     }
@@ -197,54 +269,64 @@ fn protocol_name(protocol: String) -> String {
         "1" => "icmp".into(),
         "6" => "tcp".into(),
         "17" => "udp".into(),
+        "58" => "ipv6-icmp".into(),
         _ => protocol,
     }
 }
 
-pub(super) fn install(router: &Netns) -> Result<(), ToolError> {
-    nft(router, TABLE)
+pub(super) fn install(router: &Netns, six: bool) -> Result<(), ToolError> {
+    let six = if six { table(Family::V6) } else { String::new() };
+    nft(router, &(table(Family::V4) + &six))
 }
 
-pub(super) fn admit(
-    router: &Netns,
-    link: &str,
-    mac: Mac,
-    sources: &BTreeSet<Ipv4Cidr>,
-) -> Result<(), ToolError> {
-    let mac = format!("add element ip vpc mac_may {{ {link} . {mac} }}\n");
-    nft(router, &(mac + &elements("add", link, sources)))
+pub(super) fn admit(router: &Netns, link: &str, mac: Mac, sources: &Sources) -> Result<(), ToolError> {
+    nft(
+        router,
+        &(hardware("add", link, mac, sources) + &elements("add", link, sources)),
+    )
 }
 
-pub(super) fn forget(
-    router: &Netns,
-    link: &str,
-    mac: Mac,
-    sources: &BTreeSet<Ipv4Cidr>,
-) -> Result<(), ToolError> {
-    let mac = format!("delete element ip vpc mac_may {{ {link} . {mac} }}\n");
-    nft(router, &(mac + &elements("delete", link, sources)))
+pub(super) fn forget(router: &Netns, link: &str, mac: Mac, sources: &Sources) -> Result<(), ToolError> {
+    nft(
+        router,
+        &(hardware("delete", link, mac, sources) + &elements("delete", link, sources)),
+    )
 }
 
 pub(super) fn replace(
     router: &Netns,
     link: &str,
-    gone: &BTreeSet<Ipv4Cidr>,
-    added: &BTreeSet<Ipv4Cidr>,
+    before: &Sources,
+    after: &Sources,
 ) -> Result<(), ToolError> {
-    let script = elements("delete", link, gone) + &elements("add", link, added);
+    let gone = elements("delete", link, &before.without(after));
+    let script = gone + &elements("add", link, &after.without(before));
     if script.is_empty() {
         return Ok(());
     }
     nft(router, &script)
 }
 
-fn elements(verb: &str, link: &str, sources: &BTreeSet<Ipv4Cidr>) -> String {
-    if sources.is_empty() {
-        return String::new();
+fn hardware(verb: &str, link: &str, mac: Mac, sources: &Sources) -> String {
+    let of = |table: &str| format!("{verb} element {table} vpc mac_may {{ {link} . {mac} }}\n");
+    match sources.v6 {
+        Some(_) => of("ip") + &of("ip6"),
+        None => of("ip"),
     }
-    let mut script = format!("{verb} element ip vpc source_may {{ ");
-    for source in sources {
-        _ = write!(script, "{link} . {source}, ");
+}
+
+fn elements(verb: &str, link: &str, sources: &Sources) -> String {
+    let v6 = sources.v6.iter().flatten();
+    of_table(verb, "ip", link, sources.v4.iter()) + &of_table(verb, "ip6", link, v6)
+}
+
+fn of_table(verb: &str, table: &str, link: &str, sources: impl Iterator<Item = impl fmt::Display>) -> String {
+    let listed = sources.fold(String::new(), |mut listed, source| {
+        _ = write!(listed, "{link} . {source}, ");
+        listed
+    });
+    if listed.is_empty() {
+        return listed;
     }
-    script + "}\n"
+    format!("{verb} element {table} vpc source_may {{ {listed}}}\n")
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Like a real VPC the router delivers an address only to the ENI that owns it, without asking by ARP, and drops
-//! what an ENI may not send ([`guard`]).
+//! what an ENI may not send ([`guard`]). With IPv6 ([`Networks6`]) it is `fe80:ec2::1` on each ENI's link, and delivers
+//! addresses and delegated prefixes alike.
 
 mod eni;
 pub mod guard;
@@ -21,7 +22,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::Mutex;
 
 pub use eni::{LinkName, NodeLink};
-pub use networks::{Networks, Outside};
+pub use networks::{Networks, Networks6, Outside};
 pub use tool::ToolError;
 pub(crate) use tool::{ip_batch, ip_json, nft, nft_json, spawn_with_input};
 
@@ -71,7 +72,7 @@ impl Fabric {
     pub fn new(networks: Networks) -> Result<Self, FabricError> {
         let router = Netns::new()?;
         networks::prepare_router(&router, &networks)?;
-        guard::install(&router)?;
+        guard::install(&router, networks.six.is_some())?;
         let outside = Outside::connect(&router, &networks)?;
         Ok(Self {
             router,

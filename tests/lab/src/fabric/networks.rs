@@ -1,12 +1,12 @@
 //! The router's own configuration and the networks that are not ENIs.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::tool::ip_batch;
 use super::{FabricError, IMDS};
 use crate::netns::Netns;
-use crate::vpc::cidr::Ipv4Cidr;
+use crate::vpc::cidr::{Ipv4Cidr, Ipv6Cidr};
 
 /// Address ranges of the lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,40 @@ pub struct Networks {
     pub on_premises: Ipv4Cidr,
     /// What stands for the internet.
     pub internet: Ipv4Cidr,
+    /// The same in IPv6; `None` where nobody knows of IPv6.
+    pub six: Option<Networks6>,
+}
+
+/// Address ranges of the lab in IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Networks6 {
+    /// The VPC's network, a /56.
+    pub vpc: Ipv6Cidr,
+    /// What stands for the internet, a /64.
+    pub internet: Ipv6Cidr,
+}
+
+impl Default for Networks6 {
+    fn default() -> Self {
+        // RFC 3849
+        let net = |third, len| Ipv6Cidr::new(Ipv6Addr::new(0x2001, 0xdb8, third, 0, 0, 0, 0, 0), len);
+        Self {
+            vpc: net(1, 56),
+            internet: net(0xffff, 64),
+        }
+    }
+}
+
+impl Networks6 {
+    /// The network of a subnet, by its number.
+    pub fn subnet(self, number: u64) -> Ipv6Cidr {
+        Ipv6Cidr::new(self.vpc.nth(u128::from(number) << 64), 64)
+    }
+
+    /// The host on the internet.
+    pub fn internet_host(self) -> Ipv6Addr {
+        self.internet.nth(0x10)
+    }
 }
 
 impl Default for Networks {
@@ -29,6 +63,7 @@ impl Default for Networks {
             second: net(100, 64, 0, 0, 16),
             on_premises: net(192, 168, 0, 0, 16),
             internet: net(198, 51, 100, 0, 24), // TEST-NET-2, RFC 5737
+            six: None,
         }
     }
 }
@@ -69,8 +104,12 @@ pub struct Outside {
 
 impl Outside {
     pub(super) fn connect(router: &Netns, networks: &Networks) -> Result<Self, FabricError> {
+        let internet = connect(router, "inet0", networks.internet, 1500)?;
+        if let Some(six) = networks.six {
+            connect6(router, "inet0", &internet, six)?;
+        }
         Ok(Self {
-            internet: connect(router, "inet0", networks.internet, 1500)?,
+            internet,
             on_premises: connect(router, "onprem0", networks.on_premises, 1500)?,
             second_vpc: connect(router, "extra0", networks.second, super::ENI_MTU)?,
         })
@@ -79,8 +118,15 @@ impl Outside {
 
 /// Forwarding, no redirects, no ICMP surprises, the addresses that every VPC has, and nothing for unowned ones.
 pub(super) fn prepare_router(router: &Netns, networks: &Networks) -> Result<(), FabricError> {
+    match networks.six {
+        None => router.sysctl(&[("net/ipv6/conf/default/disable_ipv6", "1")])?,
+        // The VPC's router does not ask whether anybody else has its addresses.
+        Some(_) => router.sysctl(&[
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+        ])?,
+    }
     router.sysctl(&[
-        ("net/ipv6/conf/default/disable_ipv6", "1"),
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
@@ -94,8 +140,24 @@ pub(super) fn prepare_router(router: &Netns, networks: &Networks) -> Result<(), 
     for cidr in networks.all_vpc() {
         _ = writeln!(script, "route add blackhole {cidr} metric 4096");
     }
+    if let Some(six) = networks.six {
+        _ = writeln!(script, "route add blackhole {} metric 4096", six.vpc);
+    }
     ip_batch(router, &script)?;
     Ok(())
+}
+
+fn connect6(router: &Netns, link: &str, host: &Host, six: Networks6) -> Result<(), FabricError> {
+    let (gateway, address, len) = (
+        six.internet.nth(1),
+        six.internet_host(),
+        six.internet.prefix_len(),
+    );
+    ip_batch(router, &format!("addr add {gateway}/{len} dev {link} nodad\n"))?;
+    Ok(ip_batch(
+        &host.netns,
+        &format!("addr add {address}/{len} dev eth0 nodad\nroute add default via {gateway}\n"),
+    )?)
 }
 
 fn connect(router: &Netns, link: &str, network: Ipv4Cidr, mtu: u32) -> Result<Host, FabricError> {

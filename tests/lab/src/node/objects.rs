@@ -13,16 +13,15 @@ impl Node {
     pub fn pod_objects(&self) -> Result<Vec<String>, NodeError> {
         let links = self.links()?.into_iter().map(|link| link.name);
         let mut found: Vec<String> = links.filter(|name| name.starts_with("eni")).collect();
-        let routes = self.ip_json(&["route", "show", "table", "all"])?;
         let of_pods =
             |route: &&Value| text(route, "dev").starts_with("eni") || text(route, "table") == POD_TABLE;
-        found.extend(list(&routes).filter(of_pods).map(ToString::to_string));
-        let rules = self.ip_json(&["rule", "show"])?;
-        found.extend(
-            list(&rules)
-                .filter(|rule| is_of_one_pod(rule))
-                .map(ToString::to_string),
-        );
+        for family in ["-4", "-6"] {
+            let routes = self.ip_json(&[family, "route", "show", "table", "all"])?;
+            found.extend(list(&routes).filter(of_pods).map(ToString::to_string));
+            let rules = self.ip_json(&[family, "rule", "show"])?;
+            let of_one = list(&rules).filter(|rule| is_of_one_pod(rule));
+            found.extend(of_one.map(ToString::to_string));
+        }
         Ok(found)
     }
 }

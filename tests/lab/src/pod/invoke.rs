@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
+use std::str::FromStr;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,7 +83,7 @@ impl CniOutcome {
     }
 }
 
-pub(super) fn first_address(result: &Value) -> Option<Ipv4Addr> {
+pub(super) fn first_address<A: FromStr>(result: &Value) -> Option<A> {
     // Up to 0.2.0 a result had `ip4.ip`, since 0.3.0 it has `ips[].address`.
     let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten();
     let new = ips.filter_map(|ip| ip.get("address")?.as_str());

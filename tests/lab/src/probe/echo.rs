@@ -1,7 +1,7 @@
 //! A server that tells each client the address and port it came from, over UDP and TCP.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
@@ -54,11 +54,16 @@ pub enum EchoError {
 }
 
 fn bind(port: u16) -> io::Result<(TcpListener, UdpSocket)> {
-    let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    // For both families: IPv4 addresses show themselves as mapped ones.
+    let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
     tcp.set_nonblocking(true)?;
     udp.set_nonblocking(true)?;
     Ok((tcp, udp))
+}
+
+fn shown(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
 }
 
 fn serve(tcp: &TcpListener, udp: &UdpSocket, stopped: &UnixStream) {
@@ -74,11 +79,11 @@ fn serve(tcp: &TcpListener, udp: &UdpSocket, stopped: &UnixStream) {
         }
         // A client that went away, or an ICMP error for an earlier answer, is no reason to stop serving.
         while let Ok((mut client, peer)) = tcp.accept() {
-            drop(client.write_all(peer.to_string().as_bytes()));
+            drop(client.write_all(shown(peer).as_bytes()));
         }
         let mut request = [0_u8; 9216];
         while let Ok((_, peer)) = udp.recv_from(&mut request) {
-            drop(udp.send_to(peer.to_string().as_bytes(), peer));
+            drop(udp.send_to(shown(peer).as_bytes(), peer));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct Target {
     /// What to call it in the table.
     pub name: String,
     /// The echo server.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
 }
 
 /// The outcome of each exchange: the source address that was seen, or why there was none.
@@ -32,7 +32,7 @@ pub struct Target {
 pub struct Matrix {
     sources: Vec<String>,
     targets: Vec<String>,
-    cells: BTreeMap<(usize, usize), Result<SocketAddrV4, Failure>>,
+    cells: BTreeMap<(usize, usize), Result<SocketAddr, Failure>>,
 }
 
 impl Matrix {
@@ -56,12 +56,12 @@ impl Matrix {
     }
 
     /// Source, target and the source address the target saw, for each success.
-    pub fn seen(&self) -> impl Iterator<Item = (&str, &str, SocketAddrV4)> {
+    pub fn seen(&self) -> impl Iterator<Item = (&str, &str, SocketAddr)> {
         self.named()
             .filter_map(|(source, target, cell)| Some((source, target, *cell.as_ref().ok()?)))
     }
 
-    fn named(&self) -> impl Iterator<Item = (&str, &str, &Result<SocketAddrV4, Failure>)> {
+    fn named(&self) -> impl Iterator<Item = (&str, &str, &Result<SocketAddr, Failure>)> {
         self.cells.iter().filter_map(|((source, target), cell)| {
             Some((
                 self.sources.get(*source)?.as_str(),
@@ -126,7 +126,7 @@ fn row(
     targets: &[Target],
     protocol: Protocol,
     within: Duration,
-) -> Vec<Result<SocketAddrV4, Failure>> {
+) -> Vec<Result<SocketAddr, Failure>> {
     const AT_ONCE: usize = 16;
     let inside = source.netns.run(|| {
         let mut cells = Vec::with_capacity(targets.len());

@@ -1,12 +1,13 @@
 //! A steady stream of datagrams that counts what was lost while something else happens.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::any_of;
 use crate::netns::{Netns, NetnsError};
 
 /// An answer later than this counts as lost.
@@ -41,7 +42,8 @@ pub struct Steady {
 
 impl Steady {
     /// Sends one datagram at every `pace`.
-    pub fn start(netns: &Netns, target: SocketAddrV4, pace: Duration) -> Result<Self, NetnsError> {
+    pub fn start(netns: &Netns, target: impl Into<SocketAddr>, pace: Duration) -> Result<Self, NetnsError> {
+        let target = target.into();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = netns.spawn("steady", move || stream(target, pace, &stopped))?;
@@ -62,8 +64,8 @@ impl Steady {
     }
 }
 
-fn stream(target: SocketAddrV4, pace: Duration, stopped: &AtomicBool) -> io::Result<SteadyReport> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+fn stream(target: SocketAddr, pace: Duration, stopped: &AtomicBool) -> io::Result<SteadyReport> {
+    let socket = UdpSocket::bind((any_of(target), 0))?;
     socket.connect(target)?;
     let mut report = SteadyReport::default();
     let mut last_answer = Instant::now();
@@ -113,6 +115,8 @@ fn receive_until(
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
     use super::*;
     use crate::probe::{ECHO_PORT, EchoServer};
 
