@@ -237,7 +237,7 @@ fn node_ports_answer(environment: &[(&str, &str)], rp_filter: u8) {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let service = SocketAddrV4::new(pair.a().address(), port);
                 let seen = exchange(client, protocol, service, PATIENCE).unwrap();
-                assert_eq!(*seen.ip(), address, "{protocol} {port}");
+                assert_eq!(seen.ip(), address, "{protocol} {port}");
             }
         }
     }

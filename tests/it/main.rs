@@ -44,6 +44,7 @@ mod reuse;
 mod scene;
 mod shrink;
 mod six;
+mod six_wired;
 mod subnets;
 mod targets;
 mod throttling;

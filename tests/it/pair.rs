@@ -4,7 +4,7 @@
     reason = "anonymous lifetimes in impl Trait are not stable"
 )]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -143,13 +143,17 @@ fn interfaces(pod: &Pod) -> Vec<Value> {
 }
 
 /// Every source reaches every target over UDP and TCP, and is seen under the address that `seen_as` says.
-pub fn assert_reach(sources: &[Source], targets: &[Target], seen_as: impl Fn(&str) -> Ipv4Addr) {
+pub fn assert_reach<A: Into<IpAddr>>(sources: &[Source], targets: &[Target], seen_as: impl Fn(&str) -> A) {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let outcome = matrix(sources, targets, protocol, REACHED);
         let failures: Vec<_> = outcome.failures().collect();
         assert!(outcome.all_reached(), "{protocol}: {failures:?}\n{outcome}");
         for (source, target, seen) in outcome.seen() {
-            assert_eq!(*seen.ip(), seen_as(source), "{protocol}: {target} saw {source}");
+            assert_eq!(
+                seen.ip(),
+                seen_as(source).into(),
+                "{protocol}: {target} saw {source}"
+            );
         }
     }
 }
@@ -174,8 +178,8 @@ pub fn own<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> impl Fn(&str) -> Ipv4
 }
 
 /// No packet from `netns` reaches `address`, or none comes back.
-pub fn assert_unreachable(netns: &Netns, address: Ipv4Addr) {
-    let target = SocketAddrV4::new(address, ECHO_PORT);
+pub fn assert_unreachable(netns: &Netns, address: impl Into<IpAddr>) {
+    let target = SocketAddr::new(address.into(), ECHO_PORT);
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let outcome = exchange(netns, protocol, target, NOT_REACHED);
         assert!(

@@ -210,7 +210,7 @@ impl Scene {
     pub fn reaches_out(&self, pod: &Pod) -> bool {
         let target = self.lab.second_vpc().address;
         let seen = exchange(&pod.netns().unwrap(), Protocol::Udp, target, PATIENCE);
-        seen.is_ok_and(|seen| Some(*seen.ip()) == pod.address())
+        seen.is_ok_and(|seen| Some(seen.ip()) == pod.ip_address())
     }
 
     /// DELs them, this many at a time; every one must succeed.
