@@ -175,7 +175,7 @@ impl Node {
                 host_veth: veth::host_name("eni", "default", &format!("web-{}", self.pods.len()), 0),
                 ifname: "eth0".to_owned(),
                 netns: path.into(),
-                address,
+                address: address.into(),
                 mtu: 9001,
                 host_mac: veth::random_mac().unwrap(),
                 pod_mac: veth::random_mac().unwrap(),
@@ -293,6 +293,7 @@ fn median(values: &[f64]) -> f64 {
 
 fn intent(layout: RuleLayout, enis: BTreeMap<EniMark, u32>) -> HostIntent {
     HostIntent {
+        family: aws_cni_ipam::ip::IpFamily::V4,
         primary_mac: Mac([2, 0, 0, 0, 0, 1]),
         node_ip: Ipv4Addr::new(10, 0, 0, 10),
         eni_mtu: 9001,
