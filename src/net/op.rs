@@ -38,7 +38,10 @@ impl fmt::Display for LinkRef {
     }
 }
 
-/// A route; protocol boot, type unicast. Its addresses are of one family by the ways in which it can be made.
+/// The table in which the kernel keeps what is its own.
+const LOCAL: TableId = TableId(255);
+
+/// A route; protocol boot. Its addresses are of one family by the ways in which it can be made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     dst: Cidr,
@@ -46,6 +49,8 @@ pub struct Route {
     oif: u32,
     table: TableId,
     prefsrc: Option<IpAddr>,
+    /// Type local instead of unicast.
+    is_local: bool,
 }
 
 impl Route {
@@ -57,6 +62,7 @@ impl Route {
             oif,
             table,
             prefsrc: None,
+            is_local: false,
         }
     }
 
@@ -88,7 +94,21 @@ impl Route {
             oif,
             table,
             prefsrc,
+            is_local: false,
         }
+    }
+
+    /// `local address dev oif table local`: packets to the address are for this namespace.
+    pub fn local(address: impl Into<IpAddr>, oif: u32) -> Self {
+        Self {
+            is_local: true,
+            ..Self::host(address, oif, LOCAL)
+        }
+    }
+
+    /// Whether it leads to the namespace itself.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// Where it leads.
@@ -119,6 +139,9 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_local {
+            f.write_str("local ")?;
+        }
         match self.dst.prefix_len() {
             0 => f.write_str("default")?,
             _ => write!(f, "{}", self.dst)?,
@@ -516,6 +539,7 @@ mod tests {
                 link: 2,
             }
             .to_string(),
+            NetOp::AddRoute(Route::local(pod, 2)).to_string(),
         ];
         assert_eq!(
             texts,
@@ -525,6 +549,7 @@ mod tests {
                 "route add 2001:db8::5/128 dev if7 table 512",
                 "route add default via fe80::1 dev if2 table main",
                 "addr add 2001:db8::5/128 dev if2 nodad",
+                "route add local 2001:db8::5/128 dev if2 table local",
             ]
         );
     }

@@ -23,9 +23,9 @@ use crate::ipam::ip::IpFamily;
 const ROUTE_PATIENCE: Duration = Duration::from_secs(2);
 const ROUTE_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long the kernel's worker may take to let an IPv6 address receive; it waits its turn behind other changes.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
-const ADDRESS_PAUSE: Duration = Duration::from_micros(50);
+/// How long the kernel's worker may take to notice a carrier; it waits its turn behind other changes.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(2);
+const CARRIER_PAUSE: Duration = Duration::from_micros(200);
 
 /// More stale rules than this for one address are not an accident, and not ours to count.
 const MAX_STALE_RULES: u32 = 256;
@@ -222,13 +222,14 @@ impl Wiring<'_> {
                     pod_index: self.set_up_pod().map_err(WireFailure::Pod)?,
                 })
             }
-            // The pod's side first: while the host's is set up the kernel's worker gets to the address.
+            // The pod's side first: of the pair only the end that was up first waits for the kernel to notice its carrier,
+            // and meanwhile the host's is set up.
             IpFamily::V6 => {
                 let on = || sysctl::ensure_all(&pod_settings(&self.intent.ifname));
                 netns::visit(netns, &Netns::own()?, on)??;
                 let pod_index = self.set_up_pod().map_err(WireFailure::Pod)?;
                 let host_index = self.set_up_host().map_err(WireFailure::Host)?;
-                self.wait_for_the_address().map_err(WireFailure::Pod)?;
+                self.wait_until_it_sends().map_err(WireFailure::Pod)?;
                 Ok(WiredPod {
                     host_index,
                     pod_index,
@@ -327,21 +328,17 @@ impl Wiring<'_> {
         }
     }
 
-    /// The kernel accepts packets for an IPv6 address by a route that a worker of its adds, even without duplicate
-    /// address detection (`addrconf_dad_completed` in net/ipv6/addrconf.c): a moment after it has said that the address
-    /// is there.
-    fn wait_for_the_address(&mut self) -> Result<(), NetError> {
-        let until = Instant::now() + ADDRESS_PATIENCE;
+    /// Of a pair the end that was up first drops what it is to send until a worker of the kernel's has noticed its carrier
+    /// (`net/core/link_watch.c`). Newer kernels do that at once when they are asked about the link; the others do it soon,
+    /// and nothing is wrong with a pod that is told of a little before.
+    fn wait_until_it_sends(&mut self) -> Result<(), NetError> {
+        let until = Instant::now() + CARRIER_PATIENCE;
         loop {
-            let route = self.pod.route_to(self.intent.address)?;
-            if route.is_some_and(|route| route.is_local()) {
+            let link = self.pod.link_named(&self.intent.ifname)?;
+            if link.is_some_and(|link| link.sends) || Instant::now() >= until {
                 return Ok(());
             }
-            if Instant::now() >= until {
-                let what = format!("wait until {} receives", self.intent.address);
-                return Err(NetError::new(what, Errno::ETIMEDOUT));
-            }
-            sleep(ADDRESS_PAUSE);
+            sleep(CARRIER_PAUSE);
         }
     }
 
@@ -454,15 +451,15 @@ fn pod_settings(ifname: &str) -> [Setting; 2] {
     [ifname, "lo"].map(|link| Setting::of_interface("ipv6", link, "disable_ipv6", "0", Missing::Tolerated))
 }
 
-fn pod_side(intent: &PodIntent, index: u32) -> [NetOp; 5] {
-    let family = intent.family();
+fn pod_side(intent: &PodIntent, index: u32) -> Vec<NetOp> {
+    let (family, address) = (intent.family(), intent.address);
     let gateway = pod_gateway(family);
-    [
+    let mut ops = vec![
         NetOp::LinkUp(LinkRef::Index(index)),
         NetOp::ReplaceRoute(Route::host(gateway, index, TableId::MAIN)),
         NetOp::AddRoute(Route::default_via(gateway, index, TableId::MAIN)),
         NetOp::AddAddress {
-            address: intent.address,
+            address,
             len: family.bits(),
             link: index,
         },
@@ -471,5 +468,12 @@ fn pod_side(intent: &PodIntent, index: u32) -> [NetOp; 5] {
             mac: intent.host_mac,
             link: index,
         },
-    ]
+    ];
+    if family == IpFamily::V6 {
+        // An address receives by a route that the kernel leaves to a worker of its, even without duplicate address
+        // detection (`addrconf_dad_completed` in net/ipv6/addrconf.c); on a busy host that was seconds. This one serves as
+        // well, and goes with the link.
+        ops.push(NetOp::AddRoute(Route::local(address, index)));
+    }
+    ops
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use nix::libc::{
     IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_GROUP, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINK,
-    IFLA_LINKINFO, IFLA_MTU, NDA_DST, NDA_LLADDR, NUD_PERMANENT, RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PREFSRC,
-    RTA_TABLE, RTM_DELLINK, RTM_NEWLINK,
+    IFLA_LINKINFO, IFLA_MTU, IFLA_QDISC, NDA_DST, NDA_LLADDR, NUD_PERMANENT, RTA_DST, RTA_GATEWAY, RTA_OIF,
+    RTA_PREFSRC, RTA_TABLE, RTM_DELLINK, RTM_NEWLINK,
 };
 
 use serde::Serialize;
@@ -44,6 +44,8 @@ pub struct LinkFact {
     pub group: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether what is sent over it leaves: until the kernel has noticed that it has carrier, that is dropped.
+    pub sends: bool,
     /// The index of what it is stacked on; for a veth its peer, in the peer's namespace.
     pub peer: Option<u32>,
     /// What made it, such as `veth`; none for hardware.
@@ -222,6 +224,7 @@ pub(super) fn link(message: &[u8]) -> Result<Option<LinkFact>, Malformed> {
         mtu: number(IFLA_MTU).unwrap_or(0),
         group: number(IFLA_GROUP).unwrap_or(0),
         up: word(8)? & UP != 0,
+        sends: attrs.find(IFLA_QDISC).and_then(|attr| attr.str()) != Some("noop"),
         peer: number(IFLA_LINK),
         kind: kind.map(str::to_owned),
     }))

@@ -11,7 +11,7 @@ use nix::libc::{
     IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN, NDA_DST,
     NDA_LLADDR, NUD_PERMANENT, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PREFSRC,
     RTA_TABLE, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
-    RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTN_UNSPEC, RTPROT_BOOT, RTPROT_UNSPEC,
+    RTM_NEWROUTE, RTM_NEWRULE, RTN_LOCAL, RTN_UNICAST, RTN_UNSPEC, RTPROT_BOOT, RTPROT_UNSPEC,
 };
 
 use super::super::netlink::Batch;
@@ -86,10 +86,10 @@ fn message(op: &NetOp) -> (u16, NlmF, Body) {
         }
         NetOp::AddAddress { address, len, link } => (RTM_NEWADDR, new, inet_address(*address, *len, *link)),
         NetOp::DelAddress { address, len, link } => (RTM_DELADDR, none, inet_address(*address, *len, *link)),
-        NetOp::AddRoute(target) => (RTM_NEWROUTE, new, route(target, RTPROT_BOOT, RTN_UNICAST)),
+        NetOp::AddRoute(target) => (RTM_NEWROUTE, new, route(target, RTPROT_BOOT, kind_of(target))),
         NetOp::ReplaceRoute(target) => {
             let flags = NlmF::CREATE | NlmF::REPLACE;
-            (RTM_NEWROUTE, flags, route(target, RTPROT_BOOT, RTN_UNICAST))
+            (RTM_NEWROUTE, flags, route(target, RTPROT_BOOT, kind_of(target)))
         }
         NetOp::DelRoute(target) => (RTM_DELROUTE, none, route(target, RTPROT_UNSPEC, RTN_UNSPEC)),
         NetOp::AddRule(target) => (RTM_NEWRULE, new, rule(target, FR_ACT_TO_TBL)),
@@ -221,6 +221,10 @@ fn long_table(body: &mut Body, kind: u16, table: TableId) {
     if table.0 > u32::from(u8::MAX) {
         body.u32(kind, table.0);
     }
+}
+
+fn kind_of(route: &Route) -> u8 {
+    if route.is_local() { RTN_LOCAL } else { RTN_UNICAST }
 }
 
 fn route(route: &Route, protocol: u8, kind: u8) -> Body {
