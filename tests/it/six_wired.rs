@@ -321,51 +321,76 @@ fn adds_of_ipv6_pods_that_a_kill_cuts_off_end_with_one_address_each_and_nothing_
     }
 }
 
+/// Takes away what leads to the pod.
+fn take_away(scene: &Scene, pod: &Pod, layout: &str) {
+    let at = address(pod);
+    let table = if layout == "shared" { "512" } else { "main" };
+    let link = host_veth(pod);
+    ip6(
+        scene.node.netns(),
+        &format!("route del {at}/128 dev {link} table {table}"),
+    );
+    if layout == "per-pod" {
+        ip6(scene.node.netns(), &format!("rule del to {at} pref 512"));
+    }
+}
+
 #[test]
-fn check_finds_what_was_taken_from_an_ipv6_pod_and_a_start_puts_it_back() {
-    for (layout, table) in [("shared", "512"), ("per-pod", "main")] {
+fn what_leads_to_an_ipv6_pod_is_put_back_while_the_daemon_runs_and_by_its_next_start() {
+    for layout in LAYOUTS {
         let mut scene = node(&[("RULE_LAYOUT", layout)]);
         let pods = scene.pods("web", 1);
         scene.add(&pods, 1);
-        let (pod, at) = (&pods[0], address(&pods[0]));
-        let checked = || pod.check().unwrap();
-        assert!(checked().succeeded(), "{}", said(&checked()));
-        let found = |words: &str| {
-            let outcome = checked();
-            assert!(
-                !outcome.succeeded() && said(&outcome).contains(words),
-                "{}",
-                said(&outcome)
-            );
+        pods[0].serve_echo().unwrap();
+        let all = [&pods[0]];
+        let is_reached = |scene: &Scene| {
+            assert_reach(&[scene.node.source()], &targets(all), |_| {
+                scene.node.address6().unwrap()
+            });
         };
-        scene
-            .node
-            .ip(&format!(
-                "route del {at}/128 dev {} table {table}",
-                host_veth(pod)
-            ))
-            .unwrap();
-        found(&format!("the host's route to {at} is missing"));
-        if layout == "per-pod" {
-            ip6(scene.node.netns(), &format!("rule del to {at} pref 512"));
-            found(&format!("the rule to {at} is missing at priority 512"));
-        }
-        scene.restart();
-        assert!(
-            scene.log().contains(&format!("put right for {at}")),
-            "{}",
-            scene.log()
-        );
-        assert!(checked().succeeded(), "{}", said(&checked()));
-        let inside = pod.netns().unwrap();
-        ip6(&inside, "route del default");
-        found("lacks the default route via fe80::1");
-        ip6(&inside, "route add default via fe80::1 dev eth0");
-        ip6(&inside, &format!("addr del {at}/128 dev eth0"));
-        found(&format!("lacks address {at}/128"));
+        take_away(&scene, &pods[0], layout);
+        scene.eventually("the guardian to put it back", || {
+            let checked = pods[0].check().unwrap();
+            checked.succeeded()
+        });
+        is_reached(&scene);
+        scene.kill();
+        take_away(&scene, &pods[0], layout);
+        scene.start();
+        let said = format!("put right for {}", address(&pods[0]));
+        assert!(scene.log().contains(&said), "{}", scene.log());
+        is_reached(&scene);
         scene.del(&pods, 1);
         assert_no_pod_left(&scene.node);
     }
+}
+
+#[test]
+fn check_finds_what_was_taken_from_inside_an_ipv6_pod() {
+    let scene = node(&[]);
+    let pods = scene.pods("web", 1);
+    scene.add(&pods, 1);
+    let (pod, at) = (&pods[0], address(&pods[0]));
+    let checked = || pod.check().unwrap();
+    assert!(checked().succeeded(), "{}", said(&checked()));
+    let found = |words: &str| {
+        let outcome = checked();
+        assert!(
+            !outcome.succeeded() && said(&outcome).contains(words),
+            "{}",
+            said(&outcome)
+        );
+    };
+    let inside = pod.netns().unwrap();
+    ip6(&inside, "route del default");
+    found("lacks the default route via fe80::1");
+    ip6(&inside, "route add default via fe80::1 dev eth0");
+    ip6(&inside, "neigh del fe80::1 dev eth0");
+    found("lacks the permanent neighbour fe80::1");
+    ip6(&inside, &format!("addr del {at}/128 dev eth0"));
+    found(&format!("lacks address {at}/128"));
+    scene.del(&pods, 1);
+    assert_no_pod_left(&scene.node);
 }
 
 #[test]
