@@ -280,6 +280,7 @@ impl Judge<'_> {
             host_veth,
             netns: String::new(),
             main,
+            egress: None,
             since: self.clocks.tick_of(entry.given_ns),
             told: None,
         });

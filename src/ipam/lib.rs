@@ -15,6 +15,7 @@ pub mod cloud;
 mod companions;
 mod drift;
 pub mod effect;
+pub mod egress;
 pub mod event;
 mod evidence;
 pub mod explain;

@@ -9,6 +9,7 @@ use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudFailure, ConnectionTracking, DescribeScope, Unit};
 use super::drift::Drifts;
 use super::effect::Reply;
+use super::egress::EgressSlot;
 use super::event::AddRequest;
 use super::gathering::Gathering;
 use super::ids::{
@@ -200,6 +201,8 @@ pub(super) struct Heard {
 pub(super) struct Memory {
     pub(super) started: Tick,
     pub(super) next_call: CallId,
+    /// The egress address that was given last.
+    pub(super) last_egress: Option<EgressSlot>,
     pub(super) next_commit: CommitId,
     pub(super) tokens: u64,
     pub(super) dice: u64,
@@ -282,6 +285,7 @@ impl Memory {
         Self {
             started: now,
             next_call: CallId(1),
+            last_egress: None,
             next_commit: CommitId(1),
             tokens: 0,
             dice: seed,

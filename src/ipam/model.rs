@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cidr::Ipv4Cidr;
 use super::cloud::{Amount, CloudCall, ConnectionTracking};
+use super::egress::EgressSlot;
 use super::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, IfName, Mac, Mark, PodRef, SandboxKey,
     SecurityGroupId, SubnetId, TableId, Tick, WaiterId,
@@ -304,6 +305,9 @@ pub struct Allocation {
     /// The sandbox's main interface, when this is another one: it goes with that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<IfName>,
+    /// Its address for the other family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSlot>,
     /// Since when.
     pub since: Tick,
     /// The only client that has been told, as long as it is the only one.

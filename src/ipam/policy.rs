@@ -45,6 +45,8 @@ pub struct EniConfigChoice {
 pub struct Policy {
     /// Which addresses pods get.
     pub family: IpFamily,
+    /// `ENABLE_V4_EGRESS` or `ENABLE_V6_EGRESS`: pods get a node-local address of the other family as well.
+    pub egress: bool,
     /// What to hold ready of single addresses.
     pub warm: WarmTarget,
     /// `ENABLE_PREFIX_DELEGATION`: addresses come in /28 prefixes where the instance type can carry them, and this much is
@@ -123,6 +125,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             family: IpFamily::V4,
+            egress: false,
             warm: WarmTarget::Enis(1),
             prefixes: None,
             max_enis: None,

@@ -286,6 +286,12 @@ impl Pool {
     }
 
     fn allocate(&mut self, request: &AddRequest, address: IpAddr, now: Tick) -> bool {
+        // The runtime chains egress behind the interface it knows.
+        let egress = if request.main.is_none() {
+            self.next_egress()
+        } else {
+            None
+        };
         let Some(eni) = self.carrier(address) else {
             return false;
         };
@@ -299,6 +305,7 @@ impl Pool {
             host_veth: request.host_veth.clone(),
             netns: request.netns.clone(),
             main: request.main.clone(),
+            egress,
             since: now,
             told: Some(request.waiter),
         };

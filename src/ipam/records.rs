@@ -237,6 +237,7 @@ mod tests {
             host_veth: "eni0".to_owned(),
             netns: "/run/netns/x".to_owned(),
             main: None,
+            egress: None,
             since: Tick(5),
             told: None,
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::cloud::{Amount, DescribeScope};
 use super::effect::{Effect, EniIntent};
+use super::egress::EgressSlot;
 use super::ids::{BootId, CallId, CardIndex, DeviceIndex, EniId, SandboxKey, Tick};
 use super::limits::{FurtherCards, InstanceLimits};
 use super::local;
@@ -181,7 +182,18 @@ fn restore(
         .collect();
     let (kept, doubled) = settle_claims(stored.allocations, &routed);
     let mut voided: Vec<SandboxKey> = Vec::new();
-    for allocation in kept {
+    let mut egress: BTreeSet<EgressSlot> = BTreeSet::new();
+    for mut allocation in kept {
+        let claimed = allocation.egress.take_if(|slot| !egress.insert(*slot));
+        if claimed.is_some() {
+            out.alarm(
+                "allocated-twice",
+                format!(
+                    "the address for egress of {} is stored for another sandbox, too; that claim is dropped",
+                    allocation.key
+                ),
+            );
+        }
         let is_routed = routed.contains_key(&allocation.address);
         let lives = match since {
             // Its DEL was told that it is done while the disk failed, and the daemon died before the disk took it: the runtime

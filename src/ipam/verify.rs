@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::cidr::Ipv4Cidr;
+use super::egress::EgressSlot;
 use super::event::AddRequest;
 use super::ids::{CardIndex, EniId, SandboxKey, Tick};
 use super::model::{Allocation, Eni, EniRole, EniState};
@@ -219,7 +220,20 @@ pub fn holdings(pool: &Pool) -> Vec<Violation> {
         addresses_and_enis_agree(pool, &mut violations);
     }
     enis_do_not_collide(pool, &mut violations);
+    one_egress_address_one_sandbox(pool, &mut violations);
     violations
+}
+
+fn one_egress_address_one_sandbox(pool: &Pool, violations: &mut Vec<Violation>) {
+    let mut holders: BTreeMap<EgressSlot, &SandboxKey> = BTreeMap::new();
+    for (key, held) in pool.allocations() {
+        let Some(slot) = held.egress else { continue };
+        if let Some(other) = holders.insert(slot, key) {
+            violations.push(Violation(format!(
+                "{key} and {other} have one address for egress, {slot:?}"
+            )));
+        }
+    }
 }
 
 /// Judges what depends on the time and on who waits.

@@ -11,6 +11,7 @@ mod conformance_modes;
 mod cordon;
 mod drift;
 mod ec2;
+mod egress;
 mod explain;
 mod gather;
 mod growth;

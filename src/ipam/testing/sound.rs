@@ -68,6 +68,7 @@ fn held(n: u32, on: u8, at: u8) -> Allocation {
         host_veth: veth(&key(n)),
         netns: "/run/netns/x".to_owned(),
         main: None,
+        egress: None,
         since: Tick(u64::from(n)),
         told: None,
     }
