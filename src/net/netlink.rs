@@ -20,10 +20,12 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 mod batch;
 mod error;
+mod own;
 mod received;
 
 pub use batch::Batch;
 pub use error::NetError;
+pub use own::is_own_port;
 
 use batch::summary;
 use received::Received;
@@ -118,6 +120,7 @@ impl Socket {
         let op = || format!("open a {family:?} netlink socket");
         let socket = NlSocket::connect(family.protocol(), None, Groups::empty())
             .map_err(|e| NetError::io(op(), &e))?;
+        socket.pid().map_or_else(drop, own::remember);
         // Old kernels lack both options; errors are then bare numbers and dumps unfiltered, which facts cope with.
         let _bare_errors_will_do = socket.enable_ext_ack(true);
         if family == Family::Route {

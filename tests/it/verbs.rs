@@ -180,22 +180,22 @@ fn check_names_what_somebody_else_has_removed() {
         let (table, veth) = (if layout == "shared" { "512" } else { "main" }, host_veth(pod));
         succeeded_silently(&pod.check().unwrap());
 
-        scene
-            .node
-            .ip(&format!("route del {address} dev {veth} table {table}\n"))
-            .unwrap();
-        refused(
-            &pod.check().unwrap(),
-            999,
+        // What the host lacks the daemon puts back, unless somebody is faster.
+        let route = format!("{address} dev {veth} scope link table {table}");
+        let lacks = |missing: &str, remove: &str| {
+            let is_named = || {
+                scene.on_node(remove);
+                pod.check().unwrap().stdout.contains(missing)
+            };
+            scene.eventually(&format!("{missing} to be missed"), is_named);
+            scene.eventually(&format!("{missing} to be back"), || {
+                pod.check().unwrap().succeeded()
+            });
+        };
+        lacks(
             &format!("the host's route to {address}"),
+            &format!("ip route del {route}"),
         );
-        scene
-            .node
-            .ip(&format!(
-                "route add {address} dev {veth} scope link table {table}\n"
-            ))
-            .unwrap();
-        succeeded_silently(&pod.check().unwrap());
 
         let neighbours = pod.ip_json(&["neigh", "show"]).unwrap();
         let mac = neighbours[0]["lladdr"].as_str().unwrap();
@@ -208,11 +208,10 @@ fn check_names_what_somebody_else_has_removed() {
         succeeded_silently(&pod.check().unwrap());
 
         if layout == "per-pod" {
-            scene
-                .node
-                .ip(&format!("rule del from {address} pref 1536\n"))
-                .unwrap();
-            refused(&pod.check().unwrap(), 999, &format!("the rule from {address}"));
+            lacks(
+                &format!("the rule from {address}"),
+                &format!("ip rule del from {address} pref 1536"),
+            );
         }
         // With its only address a link loses its routes and neighbours, too.
         pod.ip(&format!("addr del {address}/32 dev eth0\n")).unwrap();

@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use super::super::netlink::is_own_port;
+
 /// Ports above this are no process ids but numbers the kernel makes up for a process's further sockets
 /// (`netlink_autobind` in `net/netlink/af_netlink.c`).
 const MOST_PROCESSES: u32 = 1 << 22;
@@ -48,6 +50,10 @@ impl Author {
     pub fn of_port(port: u32) -> Self {
         match port {
             0 => Self::Kernel,
+            port if is_own_port(port) => Self::Process {
+                pid: std::process::id(),
+                name: "ipamd".to_owned(),
+            },
             port => by_pid(port)
                 .or_else(|| by_socket(port))
                 .unwrap_or(Self::Unknown { port }),
@@ -123,9 +129,14 @@ mod tests {
         let port = |socket: &Socket| getsockname::<NetlinkAddr>(socket.as_raw_fd()).unwrap().pid();
         let ports: Vec<u32> = sockets.iter().map(port).collect();
         assert!(ports.iter().any(|port| *port > MOST_PROCESSES), "{ports:?}");
+        for port in &ports {
+            let author = by_pid(*port).or_else(|| by_socket(*port)).unwrap();
+            assert!(author.is_own(), "{author}");
+        }
+        drop(sockets);
         for port in ports {
             let author = Author::of_port(port);
-            assert!(author.is_own(), "{author}");
+            assert!(author.is_own(), "{author}, though it is closed");
         }
     }
 
