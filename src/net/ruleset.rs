@@ -1,7 +1,7 @@
 //! The node's nftables table `ip aws-cni` as a value: what it must contain, and what separates it from what is there.
 //!
-//! Three jobs: NodePort answers leave by the primary ENI, traffic that leaves the VPC gets the node's address, and a
-//! packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there.
+//! Three jobs: NodePort answers leave by the ENI that the request came by, traffic that leaves the VPC gets the node's
+//! address, and a packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use crate::ipam::cidr::Ipv4Cidr;
 
 mod chains;
 
-pub use chains::{eni_chain, eni_chain_name, mark_of_chain};
+pub use chains::{eni_chain_name, mark_of_chain};
 
 /// The table's name, in family `ip`. The Go daemon uses the same one, so the two never run side by side unnoticed.
 pub const TABLE: &str = "aws-cni";
@@ -22,6 +22,8 @@ pub const EXEMPT: SetName = "exempt";
 pub const POD_ENI: SetName = "pod-eni";
 /// The link of a secondary ENI: the chain that marks for it.
 pub const ENI_LINK: SetName = "eni-link";
+/// The mark of a connection that came by a secondary ENI: the chain that marks for it.
+pub const ENI_ANSWER: SetName = "eni-answer";
 
 /// Everything the table depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub struct HostRuleset {
     pub exempt: BTreeSet<Ipv4Cidr>,
     /// How ports are chosen; `None` when others translate (`AWS_VPC_K8S_CNI_EXTERNALSNAT`).
     pub snat: Option<SnatPorts>,
-    /// Whether NodePort answers are steered to the primary ENI.
+    /// Whether NodePort answers are steered to the ENI that the request came by.
     pub node_port: bool,
     /// The index of the primary ENI's link.
     pub primary_link: u32,
@@ -118,7 +120,20 @@ impl HostRuleset {
                 kind: SetKind::Verdicts,
             });
         }
+        if self.answers_by_eni() {
+            sets.push(Set {
+                name: ENI_ANSWER,
+                key: KeyKind::Mark,
+                kind: SetKind::Verdicts,
+            });
+        }
         sets
+    }
+
+    /// Whether what was asked by a secondary ENI is answered by it. The Go daemon's layout has no rule for an ENI's
+    /// mark, and like that daemon knows only the primary ENI.
+    pub(crate) fn answers_by_eni(&self) -> bool {
+        self.node_port && self.layout == RuleLayout::Shared
     }
 
     /// What the interval set must contain: the exemptions, overlapping and adjacent ones merged as the kernel's set
@@ -138,6 +153,12 @@ impl HostRuleset {
             }
         }
         ranges.into_iter().collect()
+    }
+
+    /// By which ENI a connection with this mark is answered.
+    pub fn answers(&self) -> BTreeMap<u32, EniMark> {
+        let marks = self.enis.keys().filter(|_| self.answers_by_eni());
+        marks.map(|mark| (u32::from(mark.value()), *mark)).collect()
     }
 
     /// The ENIs that the table marks for.

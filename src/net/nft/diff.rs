@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::facts::{ChainFacts, HookFacts, TableFacts};
 use super::model::{AddressRange, Chain};
 use crate::net::layout::EniMark;
-use crate::net::ruleset::{HostRuleset, eni_chain, mark_of_chain};
+use crate::net::ruleset::{HostRuleset, mark_of_chain};
 
 /// What to do about the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub struct Amendment {
     pub links_out: Vec<u32>,
     /// Links that are new or belong to another ENI now.
     pub links_in: Vec<(u32, EniMark)>,
+    /// Connection marks that no ENI answers any more.
+    pub answers_out: Vec<u32>,
+    /// Connection marks that an ENI answers now.
+    pub answers_in: Vec<(u32, EniMark)>,
     /// ENIs that are no more.
     pub enis_out: Vec<EniMark>,
     /// ENIs that are new.
@@ -61,21 +65,23 @@ pub fn plan(want: &HostRuleset, seal: &str, facts: Option<&TableFacts>) -> Plan 
 /// Whether chains, rules and sets are those wanted. The seal vouches for what rules say; the dump is compared too,
 /// because a rule added or removed by hand leaves the seal as it was.
 fn stands(want: &HostRuleset, seal: &str, facts: &TableFacts) -> bool {
-    let wanted = want.chains();
+    let present = present_enis(facts);
+    let mut wanted = want.chains();
+    wanted.extend(present.into_iter().flat_map(|mark| want.eni_chains(mark)));
     let sets: BTreeSet<String> = want.sets().iter().map(|set| set.name.to_owned()).collect();
     facts.comment.as_deref() == Some(seal)
         && facts.sets == sets
+        && facts.chains.len() == wanted.len()
         && wanted.iter().all(|chain| {
-            facts
-                .chains
-                .get(&chain.name)
-                .is_some_and(|found| is(found, chain))
+            let found = facts.chains.get(&chain.name);
+            found.is_some_and(|found| is(found, chain))
         })
-        && facts
-            .chains
-            .iter()
-            .filter(|(name, _)| wanted.iter().all(|chain| chain.name != **name))
-            .all(|(name, found)| mark_of_chain(name).is_some_and(|mark| is(found, &eni_chain(mark))))
+}
+
+/// ENIs of which there is a chain.
+fn present_enis(facts: &TableFacts) -> BTreeSet<EniMark> {
+    let names = facts.chains.keys();
+    names.filter_map(|name| mark_of_chain(name)).collect()
 }
 
 fn is(found: &ChainFacts, wanted: &Chain) -> bool {
@@ -97,11 +103,8 @@ fn amendment(want: &HostRuleset, facts: &TableFacts) -> Plan {
     let enis = want.marked_enis();
     let wanted_exempt = want.exempt_ranges();
     let wanted_links: BTreeMap<u32, EniMark> = enis.iter().map(|(mark, link)| (*link, *mark)).collect();
-    let present: BTreeSet<EniMark> = facts
-        .chains
-        .keys()
-        .filter_map(|name| mark_of_chain(name))
-        .collect();
+    let wanted_answers = want.answers();
+    let present = present_enis(facts);
     let stays = |mark: &Option<EniMark>| mark.is_some_and(|mark| enis.contains_key(&mark));
     let amendment = Amendment {
         exempt_out: facts.exempt.difference(&wanted_exempt).copied().collect(),
@@ -112,17 +115,10 @@ fn amendment(want: &HostRuleset, facts: &TableFacts) -> Plan {
             .filter(|(_, mark)| !stays(mark))
             .map(|(address, _)| *address)
             .collect(),
-        links_out: facts
-            .links
-            .iter()
-            .filter(|(link, mark)| wanted_links.get(link) != mark.as_ref())
-            .map(|(link, _)| *link)
-            .collect(),
-        links_in: wanted_links
-            .iter()
-            .filter(|(link, mark)| facts.links.get(link) != Some(&Some(**mark)))
-            .map(|(link, mark)| (*link, *mark))
-            .collect(),
+        links_out: surplus(&facts.links, &wanted_links),
+        links_in: missing(&facts.links, &wanted_links),
+        answers_out: surplus(&facts.answers, &wanted_answers),
+        answers_in: missing(&facts.answers, &wanted_answers),
         enis_out: present
             .iter()
             .filter(|mark| !enis.contains_key(mark))
@@ -139,4 +135,17 @@ fn amendment(want: &HostRuleset, facts: &TableFacts) -> Plan {
     } else {
         Plan::Amend(amendment)
     }
+}
+
+fn surplus(found: &BTreeMap<u32, Option<EniMark>>, wanted: &BTreeMap<u32, EniMark>) -> Vec<u32> {
+    let stays = |key, mark: &Option<EniMark>| mark.is_some_and(|mark| wanted.get(key) == Some(&mark));
+    let elsewhere = found.iter().filter(|(key, mark)| !stays(key, mark));
+    elsewhere.map(|(key, _)| *key).collect()
+}
+
+fn missing(found: &BTreeMap<u32, Option<EniMark>>, wanted: &BTreeMap<u32, EniMark>) -> Vec<(u32, EniMark)> {
+    let absent = wanted
+        .iter()
+        .filter(|(key, mark)| found.get(key) != Some(&Some(**mark)));
+    absent.map(|(key, mark)| (*key, *mark)).collect()
 }

@@ -100,6 +100,7 @@ pub fn new_set(table: &str, set: Set, id: u32) -> Message {
     let (key_type, key_order) = match set.key {
         KeyKind::Ipv4 => (NFT_TYPE_IPADDR, BIG_ENDIAN),
         KeyKind::IfIndex => (NFT_TYPE_IFINDEX, HOST_ENDIAN),
+        KeyKind::Mark => (NFT_TYPE_MARK, HOST_ENDIAN),
     };
     let flags = match set.kind {
         SetKind::Intervals => NFT_SET_INTERVAL,
@@ -213,7 +214,7 @@ fn put_element(list: &mut Body, element: &Element, adding: bool) {
     let (key, verdict) = match element {
         Element::Range(range) => return put_range(list, *range),
         Element::Address(address, verdict) => (address.octets(), verdict),
-        Element::Link(index, verdict) => (index.to_ne_bytes(), verdict),
+        Element::Link(number, verdict) | Element::Mark(number, verdict) => (number.to_ne_bytes(), verdict),
     };
     list.nest(NFTA_LIST_ELEM, |element| {
         put_key(element, key);
@@ -260,6 +261,7 @@ fn key_order_tlv(order: u32) -> Vec<u8> {
 fn hook_number(point: HookPoint) -> u32 {
     match point {
         HookPoint::Prerouting => NF_INET_PRE_ROUTING,
+        HookPoint::Output => NF_INET_LOCAL_OUT,
         HookPoint::Postrouting => NF_INET_POST_ROUTING,
     }
 }
@@ -267,6 +269,7 @@ fn hook_number(point: HookPoint) -> u32 {
 fn kind_name(kind: ChainKind) -> &'static str {
     match kind {
         ChainKind::Filter => "filter",
+        ChainKind::Route => "route",
         ChainKind::Nat => "nat",
     }
 }

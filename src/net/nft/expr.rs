@@ -65,9 +65,8 @@ fn put_load(list: &mut Body, load: Load) {
         Load::IifIndex => put_meta(list, NFT_META_IIF),
         Load::IifName => put_meta(list, NFT_META_IIFNAME),
         Load::OifName => put_meta(list, NFT_META_OIFNAME),
-        Load::CtMark => named(list, "ct", |data| {
-            data.be32(NFTA_CT_DREG, NFT_REG_1).be32(NFTA_CT_KEY, NFT_CT_MARK);
-        }),
+        Load::CtMark => put_ct(list, NFT_CT_MARK),
+        Load::CtDirection => put_ct(list, NFT_CT_DIRECTION),
         Load::IpSaddr => put_ipv4(list, 12),
         Load::IpDaddr => put_ipv4(list, 16),
         Load::DaddrType => put_fib(list, NFTA_FIB_F_DADDR),
@@ -78,6 +77,12 @@ fn put_load(list: &mut Body, load: Load) {
 fn put_meta(list: &mut Body, key: u32) {
     named(list, "meta", |data| {
         data.be32(NFTA_META_DREG, NFT_REG_1).be32(NFTA_META_KEY, key);
+    });
+}
+
+fn put_ct(list: &mut Body, key: u32) {
+    named(list, "ct", |data| {
+        data.be32(NFTA_CT_DREG, NFT_REG_1).be32(NFTA_CT_KEY, key);
     });
 }
 
@@ -105,6 +110,7 @@ fn put_compare(list: &mut Body, op: u32, value: &Value) {
             number = host_order.to_ne_bytes();
             &number
         }
+        Value::Byte(byte) => std::slice::from_ref(byte),
         // Compared up to its length, without a NUL: that is what makes it a prefix.
         Value::NamePrefix(prefix) => prefix.as_bytes(),
     };

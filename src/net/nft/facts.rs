@@ -31,6 +31,8 @@ pub struct TableFacts {
     pub pods: BTreeMap<Ipv4Addr, Option<EniMark>>,
     /// Which ENI each link is marked for.
     pub links: BTreeMap<u32, Option<EniMark>>,
+    /// Which ENI each connection mark is answered by.
+    pub answers: BTreeMap<u32, Option<EniMark>>,
 }
 
 /// A chain as it is.
@@ -155,8 +157,8 @@ pub fn pods(replies: &[Reply]) -> Result<BTreeMap<Ipv4Addr, Option<EniMark>>, Ma
         .collect())
 }
 
-/// The elements of a link-to-chain map.
-pub fn links(replies: &[Reply]) -> Result<BTreeMap<u32, Option<EniMark>>, Malformed> {
+/// The elements of a map from a number of ours, a link's index or a mark, to a chain.
+pub fn numbers(replies: &[Reply]) -> Result<BTreeMap<u32, Option<EniMark>>, Malformed> {
     Ok(mappings(replies)?
         .into_iter()
         .map(|(key, chain)| (u32::from_ne_bytes(key), chain.as_deref().and_then(mark_of_chain)))
@@ -206,11 +208,13 @@ fn hook(attrs: Attrs<'_>) -> Result<HookFacts, Malformed> {
     let number = |attrs: Attrs<'_>, kind| attrs.find(kind).and_then(|attr: Attr<'_>| attr.be32());
     let kind = match attrs.find(NFTA_CHAIN_TYPE).and_then(|a| a.str()) {
         Some("filter") => Some(ChainKind::Filter),
+        Some("route") => Some(ChainKind::Route),
         Some("nat") => Some(ChainKind::Nat),
         _ => None,
     };
     let point = match number(nest, NFTA_HOOK_HOOKNUM) {
         Some(NF_INET_PRE_ROUTING) => Some(HookPoint::Prerouting),
+        Some(NF_INET_LOCAL_OUT) => Some(HookPoint::Output),
         Some(NF_INET_POST_ROUTING) => Some(HookPoint::Postrouting),
         _ => None,
     };
@@ -330,7 +334,7 @@ mod tests {
             let reply = Reply { kind: 0, port: 0, payload };
             let _seen = (table(&reply), chain(&reply), rule(&reply), set(&reply));
             let replies = [reply];
-            let _seen = (ranges(&replies), pods(&replies), links(&replies));
+            let _seen = (ranges(&replies), pods(&replies), numbers(&replies));
         }
     }
 }

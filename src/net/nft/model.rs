@@ -32,6 +32,8 @@ pub struct Hook {
 pub enum ChainKind {
     /// Sees every packet.
     Filter,
+    /// Sees every packet, and has it routed anew when its mark has changed; at [`HookPoint::Output`] only.
+    Route,
     /// Sees the first packet of a connection that no earlier nat chain of the hook has translated.
     Nat,
 }
@@ -41,6 +43,8 @@ pub enum ChainKind {
 pub enum HookPoint {
     /// Before the routing decision.
     Prerouting,
+    /// What the node itself sends.
+    Output,
     /// After it, just before the packet leaves.
     Postrouting,
 }
@@ -100,6 +104,8 @@ pub enum Load {
     MetaMark,
     /// The connection's mark.
     CtMark,
+    /// Whether the packet goes the way its connection was opened, or back.
+    CtDirection,
     /// The index of the link the packet came in on.
     IifIndex,
     /// Its name.
@@ -121,12 +127,19 @@ pub enum Load {
 pub enum Value {
     /// A number that the kernel keeps in host byte order: marks, link indices, address types.
     Number(u32),
+    /// A number of one byte: the direction within a connection.
+    Byte(u8),
     /// The first bytes of a link name (`eni` for `eni*`).
     NamePrefix(String),
 }
 
 /// `RTN_LOCAL`, the address type of the node's own addresses.
 pub const ADDRESS_TYPE_LOCAL: u32 = 2;
+
+/// `IP_CT_DIR_ORIGINAL`, the way a connection was opened.
+pub const DIRECTION_ORIGINAL: u8 = 0;
+/// `IP_CT_DIR_REPLY`, the way back.
+pub const DIRECTION_REPLY: u8 = 1;
 
 /// Where to go from a rule or a verdict map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +187,8 @@ pub enum KeyKind {
     Ipv4,
     /// A link index.
     IfIndex,
+    /// A mark.
+    Mark,
 }
 
 /// What a set holds.
@@ -194,6 +209,8 @@ pub enum Element {
     Address(Ipv4Addr, Verdict),
     /// A link and where to go with what comes in on it.
     Link(u32, Verdict),
+    /// A mark and where to go with what has it.
+    Mark(u32, Verdict),
 }
 
 /// A contiguous range of addresses, both ends included.

@@ -15,7 +15,7 @@ use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END};
 use crate::net::layout::EniMark;
 use crate::net::netlink::{Batch, Family, NetError, Reply, Socket};
 use crate::net::ruleset::{
-    ENI_LINK, EXEMPT, HostRuleset, POD_ENI, RulesetError, TABLE, eni_chain, eni_chain_name,
+    ENI_ANSWER, ENI_LINK, EXEMPT, HostRuleset, POD_ENI, RulesetError, TABLE, eni_chain_name,
 };
 use crate::net::wire::Malformed;
 
@@ -85,12 +85,12 @@ impl Nft {
     ) -> Result<Applied, NftError> {
         want.check()?;
         let skeleton = skeleton(want);
-        let seal = seal(&skeleton);
+        let seal = seal(want, &skeleton);
         let facts = self.facts()?;
         let (messages, applied) = match plan(want, &seal, facts.as_ref()) {
             Plan::Nothing => return Ok(Applied::Unchanged),
             Plan::Remove => (vec![encode::delete_table(TABLE)], Applied::Removed),
-            Plan::Amend(amendment) => (amend(&amendment), Applied::Amended),
+            Plan::Amend(amendment) => (amend(want, &amendment), Applied::Amended),
             Plan::Replace { pods } => (
                 replace(want, skeleton, &seal, &pods, facts.is_some()),
                 Applied::Replaced,
@@ -236,7 +236,8 @@ impl Nft {
         }
         facts.exempt = facts::ranges(&self.elements(EXEMPT)?)?;
         facts.pods = self.pods()?;
-        facts.links = facts::links(&self.elements(ENI_LINK)?)?;
+        facts.links = facts::numbers(&self.elements(ENI_LINK)?)?;
+        facts.answers = facts::numbers(&self.elements(ENI_ANSWER)?)?;
         Ok(Some(facts))
     }
 
@@ -319,9 +320,11 @@ fn new_rules(chain: &Chain) -> Vec<Message> {
 }
 
 /// The table's comment: whose it is, and a digest of every byte of its skeleton and of what an ENI's chain looks like.
-fn seal(skeleton: &[Message]) -> String {
+fn seal(want: &HostRuleset, skeleton: &[Message]) -> String {
     let mut digest = Sha1::new();
-    let any_eni = EniMark::new(1).map(add_eni).unwrap_or_default();
+    let any_eni = EniMark::new(1)
+        .map(|mark| add_eni(want, mark))
+        .unwrap_or_default();
     for message in skeleton.iter().chain(&any_eni) {
         digest.update(message.kind.to_ne_bytes());
         digest.update(message.body.as_bytes());
@@ -348,14 +351,16 @@ fn replace(
     messages.push(encode::new_table(TABLE, seal));
     messages.extend(skeleton);
     let enis = want.marked_enis();
-    messages.extend(enis.keys().flat_map(|mark| add_eni(*mark)));
+    messages.extend(enis.keys().flat_map(|mark| add_eni(want, *mark)));
     let ranges: Vec<_> = want.exempt_ranges().into_iter().map(Element::Range).collect();
     messages.extend(encode::add_elements(TABLE, EXEMPT, &ranges));
     let links: Vec<_> = enis
         .iter()
-        .map(|(mark, link)| link_element(*link, *mark))
+        .map(|(mark, link)| link_element(want, *link, *mark))
         .collect();
     messages.extend(encode::add_elements(TABLE, ENI_LINK, &links));
+    let answers: Vec<_> = want.answers().into_iter().map(answer_element).collect();
+    messages.extend(encode::add_elements(TABLE, ENI_ANSWER, &answers));
     let pods: Vec<_> = pods
         .iter()
         .map(|(address, mark)| pod_element(*address, *mark))
@@ -366,7 +371,7 @@ fn replace(
 
 /// New chains first, then elements, then old chains, to which nothing refers by then. Within a set deletions come
 /// first, since a new range may overlap an old one; no packet sees the moment between.
-fn amend(amendment: &Amendment) -> Vec<Message> {
+fn amend(want: &HostRuleset, amendment: &Amendment) -> Vec<Message> {
     let ranges = |ranges: &[_]| ranges.iter().copied().map(Element::Range).collect::<Vec<_>>();
     let gone_links = amendment
         .links_out
@@ -375,8 +380,14 @@ fn amend(amendment: &Amendment) -> Vec<Message> {
     let new_links = amendment
         .links_in
         .iter()
-        .map(|(link, mark)| link_element(*link, *mark));
-    let mut messages: Vec<Message> = amendment.enis_in.iter().flat_map(|mark| add_eni(*mark)).collect();
+        .map(|(link, mark)| link_element(want, *link, *mark));
+    let gone_answers = amendment.answers_out.iter();
+    let gone_answers: Vec<_> = gone_answers
+        .map(|mark| Element::Mark(*mark, Verdict::Return))
+        .collect();
+    let new_answers: Vec<_> = amendment.answers_in.iter().copied().map(answer_element).collect();
+    let new_enis = amendment.enis_in.iter();
+    let mut messages: Vec<Message> = new_enis.flat_map(|mark| add_eni(want, *mark)).collect();
     messages.extend(encode::delete_elements(
         TABLE,
         EXEMPT,
@@ -398,28 +409,30 @@ fn amend(amendment: &Amendment) -> Vec<Message> {
         ENI_LINK,
         &new_links.collect::<Vec<_>>(),
     ));
-    messages.extend(
-        amendment
-            .enis_out
-            .iter()
-            .map(|mark| encode::delete_chain(TABLE, &eni_chain_name(*mark))),
-    );
+    messages.extend(encode::delete_elements(TABLE, ENI_ANSWER, &gone_answers));
+    messages.extend(encode::add_elements(TABLE, ENI_ANSWER, &new_answers));
+    let gone_chains = amendment.enis_out.iter();
+    let gone_chains = gone_chains.flat_map(|mark| want.eni_chains(*mark).into_iter().rev());
+    messages.extend(gone_chains.map(|chain| encode::delete_chain(TABLE, &chain.name)));
     messages
 }
 
-fn add_eni(mark: EniMark) -> Vec<Message> {
-    let chain = eni_chain(mark);
-    let mut messages = vec![encode::new_chain(TABLE, &chain)];
-    messages.extend(new_rules(&chain));
-    messages
+fn add_eni(want: &HostRuleset, mark: EniMark) -> Vec<Message> {
+    let chains = want.eni_chains(mark);
+    let new = |chain| std::iter::once(encode::new_chain(TABLE, chain)).chain(new_rules(chain));
+    chains.iter().flat_map(new).collect()
 }
 
 fn pod_element(address: Ipv4Addr, mark: EniMark) -> Element {
     Element::Address(address, Verdict::Jump(eni_chain_name(mark)))
 }
 
-fn link_element(link: u32, mark: EniMark) -> Element {
-    Element::Link(link, Verdict::Jump(eni_chain_name(mark)))
+fn link_element(want: &HostRuleset, link: u32, mark: EniMark) -> Element {
+    Element::Link(link, Verdict::Jump(want.link_chain_name(mark)))
+}
+
+fn answer_element((number, mark): (u32, EniMark)) -> Element {
+    Element::Mark(number, Verdict::Jump(eni_chain_name(mark)))
 }
 
 /// Elements to delete, for which the verdict does not matter.

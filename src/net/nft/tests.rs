@@ -1,6 +1,7 @@
 //! The kernel as judge: what it makes of our messages, and what our rules make of packets.
 
 mod neighbours;
+mod node_ports;
 mod packets;
 mod table;
 

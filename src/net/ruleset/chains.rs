@@ -1,14 +1,16 @@
 //! The chains of the table, rule by rule.
 
-use super::{ENI_LINK, EXEMPT, HostRuleset, POD_ENI};
+use super::{ENI_ANSWER, ENI_LINK, EXEMPT, HostRuleset, POD_ENI};
 use crate::net::layout::{ENI_MARK_MASK, EniMark, RuleLayout};
 use crate::net::nft::model::{
-    ADDRESS_TYPE_LOCAL, Chain, ChainKind, Expr, Hook, HookPoint, Load, Rule, SnatPorts, Value, Verdict,
+    ADDRESS_TYPE_LOCAL, Chain, ChainKind, DIRECTION_ORIGINAL, DIRECTION_REPLY, Expr, Hook, HookPoint, Load,
+    Rule, SnatPorts, Value, Verdict,
 };
 
 /// Links of pods with security groups of their own, which never share the node's address.
 const BRANCH_LINKS: &str = "vlan";
 const MANGLE_PREROUTING: &str = "mangle-prerouting";
+const MANGLE_OUTPUT: &str = "mangle-output";
 const RESTORE: &str = "connmark-restore";
 const NAT_PREROUTING: &str = "nat-prerouting";
 const SNAT_MARK: &str = "snat-mark";
@@ -24,6 +26,9 @@ impl HostRuleset {
         }
         if restores || self.layout == RuleLayout::Shared {
             chains.push(self.mangle_prerouting());
+        }
+        if self.answers_by_eni() {
+            chains.push(mangle_output());
         }
         if let Some(ports) = self.snat {
             chains.push(self.snat_mark());
@@ -48,6 +53,8 @@ impl HostRuleset {
                 [
                     Expr::Load(Load::IifIndex),
                     Expr::Equal(Value::Number(self.primary_link)),
+                    Expr::Load(Load::CtDirection),
+                    Expr::Equal(Value::Byte(DIRECTION_ORIGINAL)),
                     Expr::Load(Load::DaddrTypeOnIif),
                     Expr::Equal(Value::Number(ADDRESS_TYPE_LOCAL)),
                     Expr::Load(Load::CtMark),
@@ -74,6 +81,11 @@ impl HostRuleset {
                 "pods: the ENI that owns the address",
                 [name, equal, Expr::Load(Load::IpSaddr), Expr::Dispatch(POD_ENI)],
             ));
+        }
+        if self.answers_by_eni() {
+            // Last, as it is stronger than the owner of the address, and for every link: when the service's endpoint is
+            // on another node, the answer comes in on an ENI.
+            rules.push(answer());
         }
         // -150, as iptables' mangle: after conntrack (-200), before DNAT (-100) and the routing decision.
         base(
@@ -205,25 +217,95 @@ impl HostRuleset {
             vec![snat],
         )
     }
+
+    /// The chains that come with an ENI, each jumped to only after it exists.
+    pub fn eni_chains(&self, mark: EniMark) -> Vec<Chain> {
+        let mut chains = vec![eni_chain(mark)];
+        if self.answers_by_eni() {
+            chains.push(link_chain(mark));
+        }
+        chains
+    }
+
+    /// Where what comes in on an ENI's link goes.
+    pub fn link_chain_name(&self, mark: EniMark) -> String {
+        if self.answers_by_eni() {
+            link_chain_name(mark)
+        } else {
+            eni_chain_name(mark)
+        }
+    }
+}
+
+/// What comes in on an ENI's link. A connection to an address of the node's own, a NodePort's for instance, remembers
+/// the ENI in our bits of its mark; only what opens it or follows that way, so that what the node itself has opened
+/// from the ENI's address is left alone.
+fn link_chain(mark: EniMark) -> Chain {
+    let marks = rule(
+        "answered by the same ENI",
+        [Expr::Verdict(Verdict::Jump(eni_chain_name(mark)))],
+    );
+    let remembers = rule(
+        "NodePort: remember that it came by this ENI",
+        [
+            Expr::Load(Load::CtDirection),
+            Expr::Equal(Value::Byte(DIRECTION_ORIGINAL)),
+            Expr::Load(Load::DaddrType),
+            Expr::Equal(Value::Number(ADDRESS_TYPE_LOCAL)),
+            Expr::Load(Load::CtMark),
+            number_of(mark),
+            Expr::StoreCtMark,
+        ],
+    );
+    regular(&link_chain_name(mark), vec![marks, remembers])
+}
+
+/// A packet that goes back to whoever came by a secondary ENI, whatever ENI the address behind the service belongs to.
+fn answer() -> Rule {
+    rule(
+        "NodePort: answers leave by the ENI of the request",
+        [
+            Expr::Load(Load::CtDirection),
+            Expr::Equal(Value::Byte(DIRECTION_REPLY)),
+            Expr::Load(Load::CtMark),
+            Expr::Bits {
+                keep: ENI_MARK_MASK,
+                flip: 0,
+            },
+            Expr::Dispatch(ENI_ANSWER),
+        ],
+    )
+}
+
+/// The same where the service is a process of the node itself, listening on another of its addresses: the kernel has
+/// already chosen a way for that address, and chooses again because the mark has changed.
+fn mangle_output() -> Chain {
+    base(
+        MANGLE_OUTPUT,
+        ChainKind::Route,
+        HookPoint::Output,
+        -150,
+        vec![answer()],
+    )
 }
 
 /// The chain that marks a packet for an ENI.
-pub fn eni_chain(mark: EniMark) -> Chain {
-    let value = u32::from(mark.value());
+fn eni_chain(mark: EniMark) -> Chain {
     regular(
         &eni_chain_name(mark),
         vec![rule(
             "the ENI of this number",
-            [
-                Expr::Load(Load::MetaMark),
-                Expr::Bits {
-                    keep: !ENI_MARK_MASK,
-                    flip: value,
-                },
-                Expr::StoreMetaMark,
-            ],
+            [Expr::Load(Load::MetaMark), number_of(mark), Expr::StoreMetaMark],
         )],
     )
+}
+
+/// Our bits of a mark become the ENI's, others stay.
+fn number_of(mark: EniMark) -> Expr {
+    Expr::Bits {
+        keep: !ENI_MARK_MASK,
+        flip: u32::from(mark.value()),
+    }
 }
 
 /// Its name.
@@ -231,9 +313,14 @@ pub fn eni_chain_name(mark: EniMark) -> String {
     format!("eni-{}", mark.value())
 }
 
+fn link_chain_name(mark: EniMark) -> String {
+    format!("link-{}", mark.value())
+}
+
 /// The ENI that a chain name stands for.
 pub fn mark_of_chain(name: &str) -> Option<EniMark> {
-    EniMark::new(name.strip_prefix("eni-")?.parse().ok()?)
+    let number = name.strip_prefix("eni-").or_else(|| name.strip_prefix("link-"))?;
+    EniMark::new(number.parse().ok()?)
 }
 
 fn base(name: &str, kind: ChainKind, point: HookPoint, priority: i32, rules: Vec<Rule>) -> Chain {
