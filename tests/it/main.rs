@@ -36,6 +36,7 @@ mod limits;
 mod link_up;
 mod links;
 mod networks;
+mod node_ports;
 mod outside_hands;
 mod pair;
 mod plugin;
