@@ -40,6 +40,7 @@ pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+pub mod ports;
 mod quick;
 mod reconcile;
 pub mod records;

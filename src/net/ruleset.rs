@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::layout::{ENI_MARK_MASK, EniMark, RuleLayout};
-use super::nft::model::{AddressRange, KeyKind, Set, SetKind, SetName, SnatPorts};
+use super::nft::model::{
+    AddressRange, Chain, Datum, Element, Key, KeyKind, Set, SetKind, SetName, SnatPorts, TableFamily, Verdict,
+};
 use crate::ipam::cidr::Ipv4Cidr;
 
 mod chains;
@@ -17,13 +19,69 @@ pub use chains::{eni_chain_name, mark_of_chain};
 /// The table's name, in family `ip`. The Go daemon uses the same one, so the two never run side by side unnoticed.
 pub const TABLE: &str = "aws-cni";
 /// Destinations that are reached with the pod's own address.
-pub const EXEMPT: SetName = "exempt";
+pub const EXEMPT: Set = Set {
+    name: "exempt",
+    key: KeyKind::Address,
+    kind: SetKind::Intervals,
+};
 /// A pod address of a secondary ENI: the chain that marks for its ENI.
-pub const POD_ENI: SetName = "pod-eni";
+pub const POD_ENI: Set = Set {
+    name: "pod-eni",
+    key: KeyKind::Address,
+    kind: SetKind::Verdicts,
+};
 /// The link of a secondary ENI: the chain that marks for it.
-pub const ENI_LINK: SetName = "eni-link";
+pub const ENI_LINK: Set = Set {
+    name: "eni-link",
+    key: KeyKind::IfIndex,
+    kind: SetKind::Verdicts,
+};
 /// The mark of a connection that came by a secondary ENI: the chain that marks for it.
-pub const ENI_ANSWER: SetName = "eni-answer";
+pub const ENI_ANSWER: Set = Set {
+    name: "eni-answer",
+    key: KeyKind::Mark,
+    kind: SetKind::Verdicts,
+};
+/// Every set a table of ours may have.
+pub const SETS: [Set; 4] = [EXEMPT, POD_ENI, ENI_LINK, ENI_ANSWER];
+
+/// What a table must be.
+pub trait Ruleset {
+    /// Its family.
+    fn family(&self) -> TableFamily;
+
+    /// Refuses combinations that would do something else than asked.
+    ///
+    /// # Errors
+    /// Which one.
+    fn check(&self) -> Result<(), RulesetError> {
+        Ok(())
+    }
+
+    /// Whether there is anything to program.
+    fn is_needed(&self) -> bool;
+
+    /// Its sets, before any element.
+    fn sets(&self) -> Vec<Set>;
+
+    /// The chains that don't come and go with ENIs, in an order in which each is jumped to only after it exists.
+    fn chains(&self) -> Vec<Chain>;
+
+    /// The chains that come with an ENI, each jumped to only after it exists.
+    fn eni_chains(&self, _mark: EniMark) -> Vec<Chain> {
+        Vec::new()
+    }
+
+    /// The ENIs that have such chains.
+    fn eni_marks(&self) -> BTreeSet<EniMark> {
+        BTreeSet::new()
+    }
+
+    /// What the sets hold. What those hold that are missing here is published apart from the ruleset.
+    fn contents(&self) -> BTreeMap<SetName, BTreeSet<Element>> {
+        BTreeMap::new()
+    }
+}
 
 /// Everything the table depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,43 +151,6 @@ impl HostRuleset {
         Ok(())
     }
 
-    /// Whether there is anything to program.
-    pub fn is_needed(&self) -> bool {
-        self.snat.is_some() || self.node_port || self.layout == RuleLayout::Shared
-    }
-
-    /// The sets, before any element.
-    pub fn sets(&self) -> Vec<Set> {
-        let mut sets = Vec::new();
-        if self.snat.is_some() {
-            sets.push(Set {
-                name: EXEMPT,
-                key: KeyKind::Ipv4,
-                kind: SetKind::Intervals,
-            });
-        }
-        if self.layout == RuleLayout::Shared {
-            sets.push(Set {
-                name: POD_ENI,
-                key: KeyKind::Ipv4,
-                kind: SetKind::Verdicts,
-            });
-            sets.push(Set {
-                name: ENI_LINK,
-                key: KeyKind::IfIndex,
-                kind: SetKind::Verdicts,
-            });
-        }
-        if self.answers_by_eni() {
-            sets.push(Set {
-                name: ENI_ANSWER,
-                key: KeyKind::Mark,
-                kind: SetKind::Verdicts,
-            });
-        }
-        sets
-    }
-
     /// Whether what was asked by a secondary ENI is answered by it. The Go daemon's layout has no rule for an ENI's
     /// mark, and like that daemon knows only the primary ENI.
     pub(crate) fn answers_by_eni(&self) -> bool {
@@ -155,18 +176,80 @@ impl HostRuleset {
         ranges.into_iter().collect()
     }
 
-    /// By which ENI a connection with this mark is answered.
-    pub fn answers(&self) -> BTreeMap<u32, EniMark> {
-        let marks = self.enis.keys().filter(|_| self.answers_by_eni());
-        marks.map(|mark| (u32::from(mark.value()), *mark)).collect()
+    fn is_shared(&self) -> bool {
+        self.layout == RuleLayout::Shared
     }
 
-    /// The ENIs that the table marks for.
-    pub fn marked_enis(&self) -> BTreeMap<EniMark, u32> {
-        match self.layout {
-            RuleLayout::Shared => self.enis.clone(),
-            RuleLayout::PerPod => BTreeMap::new(),
+    /// What comes in on these links is marked for an ENI.
+    fn links(&self) -> BTreeSet<Element> {
+        let links = self.enis.iter();
+        links
+            .map(|(mark, link)| jump(*link, self.link_chain_name(*mark)))
+            .collect()
+    }
+
+    /// What belongs to connections with these marks is answered by an ENI.
+    fn answers(&self) -> BTreeSet<Element> {
+        let marks = self.enis.keys();
+        marks
+            .map(|mark| jump(u32::from(mark.value()), eni_chain_name(*mark)))
+            .collect()
+    }
+}
+
+fn jump(number: u32, chain: String) -> Element {
+    Element::Entry(Key::Number(number), Datum::Verdict(Verdict::Jump(chain)))
+}
+
+impl Ruleset for HostRuleset {
+    fn family(&self) -> TableFamily {
+        TableFamily::Ipv4
+    }
+
+    fn check(&self) -> Result<(), RulesetError> {
+        self.check()
+    }
+
+    fn is_needed(&self) -> bool {
+        self.snat.is_some() || self.node_port || self.is_shared()
+    }
+
+    fn sets(&self) -> Vec<Set> {
+        let exempt = self.snat.map(|_| EXEMPT);
+        let shared = self.is_shared().then_some([POD_ENI, ENI_LINK]);
+        let answer = self.answers_by_eni().then_some(ENI_ANSWER);
+        exempt
+            .into_iter()
+            .chain(shared.into_iter().flatten())
+            .chain(answer)
+            .collect()
+    }
+
+    fn chains(&self) -> Vec<Chain> {
+        self.all_chains()
+    }
+
+    fn eni_chains(&self, mark: EniMark) -> Vec<Chain> {
+        self.chains_of(mark)
+    }
+
+    fn eni_marks(&self) -> BTreeSet<EniMark> {
+        self.enis.keys().filter(|_| self.is_shared()).copied().collect()
+    }
+
+    fn contents(&self) -> BTreeMap<SetName, BTreeSet<Element>> {
+        let mut contents = BTreeMap::new();
+        if self.snat.is_some() {
+            let ranges = self.exempt_ranges().into_iter().map(Element::Range);
+            contents.insert(EXEMPT.name, ranges.collect());
         }
+        if self.is_shared() {
+            contents.insert(ENI_LINK.name, self.links());
+        }
+        if self.answers_by_eni() {
+            contents.insert(ENI_ANSWER.name, self.answers());
+        }
+        contents
     }
 }
 
@@ -175,7 +258,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::net::nft::model::{Expr, Verdict};
+    use crate::net::nft::model::Expr;
 
     fn ruleset() -> HostRuleset {
         HostRuleset {

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::net::netlink::{Family, Reply, Socket};
 use crate::net::nft::testbed::{
-    INTERNET, NODE_IP, Node, POD_B, VPC_PEER, index, mark, nft, on_bare_node, run,
+    INTERNET, NODE_IP, Node, POD_B, VPC_PEER, exempt, index, mark, nft, on_bare_node, run,
 };
 use crate::net::testing::in_fresh_netns;
 
@@ -363,7 +363,7 @@ fn dataplane_26_a_new_vpc_network_is_an_element() {
 #[test]
 fn dataplane_6_11_excluded_networks_come_and_go_and_those_of_the_vpc_stay() {
     on_bare_node(|node| {
-        let exempt = |host: &mut Host| host.table().facts().unwrap().unwrap().exempt;
+        let exempt = |host: &mut Host| exempt(host.table());
         let mut host = Host::open().unwrap();
         let mut wanted = intent(node);
         host.apply(&wanted).unwrap();

@@ -1,12 +1,14 @@
 //! What separates the table that is from the table that should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use super::facts::{ChainFacts, HookFacts, TableFacts};
-use super::model::{AddressRange, Chain};
+use super::model::{Chain, Datum, Element, SetName, Verdict};
 use crate::net::layout::EniMark;
-use crate::net::ruleset::{HostRuleset, mark_of_chain};
+use crate::net::ruleset::{Ruleset, mark_of_chain};
+
+/// Elements by the set they are in.
+pub type Contents = BTreeMap<SetName, BTreeSet<Element>>;
 
 /// What to do about the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +17,10 @@ pub enum Plan {
     Nothing,
     /// It should not be there.
     Remove,
-    /// It is missing, foreign, old or meddled with: write it anew, with these pod addresses carried over.
+    /// It is missing, foreign, old or meddled with: write it anew, with what was published carried over.
     Replace {
-        /// Addresses whose ENI is still wanted.
-        pods: BTreeMap<Ipv4Addr, EniMark>,
+        /// What still leads somewhere.
+        published: Contents,
     },
     /// Its chains stand; only set contents and ENIs differ.
     Amend(Amendment),
@@ -27,20 +29,10 @@ pub enum Plan {
 /// Changes that leave every packet in flight with either the old or the new answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Amendment {
-    /// Exemptions that are no more.
-    pub exempt_out: Vec<AddressRange>,
-    /// Exemptions that are new.
-    pub exempt_in: Vec<AddressRange>,
-    /// Addresses marked for an ENI that is no more, or for none of ours.
-    pub pods_out: Vec<Ipv4Addr>,
-    /// Links of such ENIs.
-    pub links_out: Vec<u32>,
-    /// Links that are new or belong to another ENI now.
-    pub links_in: Vec<(u32, EniMark)>,
-    /// Connection marks that no ENI answers any more.
-    pub answers_out: Vec<u32>,
-    /// Connection marks that an ENI answers now.
-    pub answers_in: Vec<(u32, EniMark)>,
+    /// Elements that are no more, or lead elsewhere.
+    pub gone: Contents,
+    /// Elements that are new.
+    pub new: Contents,
     /// ENIs that are no more.
     pub enis_out: Vec<EniMark>,
     /// ENIs that are new.
@@ -48,15 +40,15 @@ pub struct Amendment {
 }
 
 /// Compares. `seal` is the comment that a table with the wanted chains carries.
-pub fn plan(want: &HostRuleset, seal: &str, facts: Option<&TableFacts>) -> Plan {
+pub fn plan(want: &impl Ruleset, seal: &str, facts: Option<&TableFacts>) -> Plan {
     match (facts, want.is_needed()) {
         (None, false) => Plan::Nothing,
         (Some(_), false) => Plan::Remove,
         (None, true) => Plan::Replace {
-            pods: BTreeMap::new(),
+            published: Contents::new(),
         },
         (Some(facts), true) if !stands(want, seal, facts) => Plan::Replace {
-            pods: carried(want, facts),
+            published: published(want, facts).0,
         },
         (Some(facts), true) => amendment(want, facts),
     }
@@ -64,7 +56,7 @@ pub fn plan(want: &HostRuleset, seal: &str, facts: Option<&TableFacts>) -> Plan 
 
 /// Whether chains, rules and sets are those wanted. The seal vouches for what rules say; the dump is compared too,
 /// because a rule added or removed by hand leaves the seal as it was.
-fn stands(want: &HostRuleset, seal: &str, facts: &TableFacts) -> bool {
+fn stands(want: &impl Ruleset, seal: &str, facts: &TableFacts) -> bool {
     let present = present_enis(facts);
     let mut wanted = want.chains();
     wanted.extend(present.into_iter().flat_map(|mark| want.eni_chains(mark)));
@@ -90,45 +82,49 @@ fn is(found: &ChainFacts, wanted: &Chain) -> bool {
     found.hook == hook && found.rules.iter().map(Option::as_deref).eq(comments)
 }
 
-fn carried(want: &HostRuleset, facts: &TableFacts) -> BTreeMap<Ipv4Addr, EniMark> {
-    let enis = want.marked_enis();
-    facts
-        .pods
-        .iter()
-        .filter_map(|(address, mark)| Some((*address, mark.filter(|mark| enis.contains_key(mark))?)))
-        .collect()
+/// What is in the sets whose contents do not follow from the ruleset: what may stay there, and what may not.
+fn published(want: &impl Ruleset, facts: &TableFacts) -> (Contents, Contents) {
+    let ours = want.contents();
+    let enis = want.eni_marks();
+    let chains = enis.iter().flat_map(|mark| want.eni_chains(*mark));
+    let chains: BTreeSet<String> = chains.map(|chain| chain.name).collect();
+    let leads = |element: &Element| match element {
+        Element::Range(_) | Element::Entry(_, Datum::Nothing | Datum::Endpoint(..)) => true,
+        Element::Entry(_, Datum::Verdict(Verdict::Jump(chain))) => chains.contains(chain),
+        Element::Entry(_, Datum::Verdict(_) | Datum::Foreign) => false,
+    };
+    let mut split = (Contents::new(), Contents::new());
+    for set in want.sets().iter().filter(|set| !ours.contains_key(set.name)) {
+        let Some(found) = facts.contents.get(set.name) else {
+            continue;
+        };
+        let (stays, goes) = found.iter().cloned().partition(leads);
+        keep(&mut split.0, set.name, stays);
+        keep(&mut split.1, set.name, goes);
+    }
+    split
 }
 
-fn amendment(want: &HostRuleset, facts: &TableFacts) -> Plan {
-    let enis = want.marked_enis();
-    let wanted_exempt = want.exempt_ranges();
-    let wanted_links: BTreeMap<u32, EniMark> = enis.iter().map(|(mark, link)| (*link, *mark)).collect();
-    let wanted_answers = want.answers();
-    let present = present_enis(facts);
-    let stays = |mark: &Option<EniMark>| mark.is_some_and(|mark| enis.contains_key(&mark));
+fn keep(contents: &mut Contents, set: SetName, elements: BTreeSet<Element>) {
+    if !elements.is_empty() {
+        contents.insert(set, elements);
+    }
+}
+
+fn amendment(want: &impl Ruleset, facts: &TableFacts) -> Plan {
+    let (_, mut gone) = published(want, facts);
+    let mut new = Contents::new();
+    for (set, wanted) in want.contents() {
+        let (gone_here, new_here) = difference(facts.contents.get(set), &wanted);
+        keep(&mut gone, set, gone_here);
+        keep(&mut new, set, new_here);
+    }
+    let (enis, present) = (want.eni_marks(), present_enis(facts));
     let amendment = Amendment {
-        exempt_out: facts.exempt.difference(&wanted_exempt).copied().collect(),
-        exempt_in: wanted_exempt.difference(&facts.exempt).copied().collect(),
-        pods_out: facts
-            .pods
-            .iter()
-            .filter(|(_, mark)| !stays(mark))
-            .map(|(address, _)| *address)
-            .collect(),
-        links_out: surplus(&facts.links, &wanted_links),
-        links_in: missing(&facts.links, &wanted_links),
-        answers_out: surplus(&facts.answers, &wanted_answers),
-        answers_in: missing(&facts.answers, &wanted_answers),
-        enis_out: present
-            .iter()
-            .filter(|mark| !enis.contains_key(mark))
-            .copied()
-            .collect(),
-        enis_in: enis
-            .keys()
-            .filter(|mark| !present.contains(mark))
-            .copied()
-            .collect(),
+        gone,
+        new,
+        enis_out: present.difference(&enis).copied().collect(),
+        enis_in: enis.difference(&present).copied().collect(),
     };
     if amendment == Amendment::default() {
         Plan::Nothing
@@ -137,15 +133,15 @@ fn amendment(want: &HostRuleset, facts: &TableFacts) -> Plan {
     }
 }
 
-fn surplus(found: &BTreeMap<u32, Option<EniMark>>, wanted: &BTreeMap<u32, EniMark>) -> Vec<u32> {
-    let stays = |key, mark: &Option<EniMark>| mark.is_some_and(|mark| wanted.get(key) == Some(&mark));
-    let elsewhere = found.iter().filter(|(key, mark)| !stays(key, mark));
-    elsewhere.map(|(key, _)| *key).collect()
-}
-
-fn missing(found: &BTreeMap<u32, Option<EniMark>>, wanted: &BTreeMap<u32, EniMark>) -> Vec<(u32, EniMark)> {
-    let absent = wanted
-        .iter()
-        .filter(|(key, mark)| found.get(key) != Some(&Some(**mark)));
-    absent.map(|(key, mark)| (*key, *mark)).collect()
+/// What has to go and what has to come, so that a set holds what is wanted.
+pub fn difference(
+    found: Option<&BTreeSet<Element>>,
+    wanted: &BTreeSet<Element>,
+) -> (BTreeSet<Element>, BTreeSet<Element>) {
+    let nothing = BTreeSet::new();
+    let found = found.unwrap_or(&nothing);
+    (
+        found.difference(wanted).cloned().collect(),
+        wanted.difference(found).cloned().collect(),
+    )
 }

@@ -1,17 +1,35 @@
 //! The model as `nf_tables` messages. Numbers: `linux/netfilter/nf_tables.h` and `nf_nat.h` of the kernel's uapi.
 
-use std::net::Ipv4Addr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use neli::consts::nl::NlmF;
 
 use super::expr;
-use super::model::{AddressRange, Chain, ChainKind, Element, HookPoint, KeyKind, Rule, Set, SetKind};
+use super::model::{
+    AddressRange, Chain, ChainKind, Datum, Element, HookPoint, Key, KeyKind, Rule, Set, SetKind, TableFamily,
+};
 #[allow(
     clippy::wildcard_imports,
     reason = "the kernel's names carry their own prefixes"
 )]
 use super::uapi::*;
 use crate::net::wire::Body;
+
+/// Which table is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table<'a> {
+    /// Its family.
+    pub family: TableFamily,
+    /// Its name.
+    pub name: &'a str,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family.name(), self.name)
+    }
+}
 
 /// One message of a batch or request: type within `nf_tables`, netlink flags, body.
 #[derive(Debug, Clone)]
@@ -31,35 +49,37 @@ pub struct Message {
 const ELEMENTS_PER_MESSAGE: usize = 512;
 
 /// A table that must not exist yet.
-pub fn new_table(table: &str, comment: &str) -> Message {
+pub fn new_table(table: Table<'_>, comment: &str) -> Message {
     change(
+        table.family,
         NFT_MSG_NEWTABLE,
         create_only(),
-        format!("add table ip {table}"),
+        format!("add table {table}"),
         |body| {
-            body.str(NFTA_TABLE_NAME, table)
+            body.str(NFTA_TABLE_NAME, table.name)
                 .bytes(NFTA_TABLE_USERDATA, &comment_tlv(comment));
         },
     )
 }
 
 /// A table and all it holds goes.
-pub fn delete_table(table: &str) -> Message {
+pub fn delete_table(table: Table<'_>) -> Message {
     change(
+        table.family,
         NFT_MSG_DELTABLE,
         NlmF::empty(),
-        format!("delete table ip {table}"),
+        format!("delete table {table}"),
         |body| {
-            body.str(NFTA_TABLE_NAME, table);
+            body.str(NFTA_TABLE_NAME, table.name);
         },
     )
 }
 
 /// A chain without its rules.
-pub fn new_chain(table: &str, chain: &Chain) -> Message {
-    let what = format!("add chain ip {table} {}", chain.name);
-    change(NFT_MSG_NEWCHAIN, create_only(), what, |body| {
-        body.str(NFTA_CHAIN_TABLE, table)
+pub fn new_chain(table: Table<'_>, chain: &Chain) -> Message {
+    let what = format!("add chain {table} {}", chain.name);
+    change(table.family, NFT_MSG_NEWCHAIN, create_only(), what, |body| {
+        body.str(NFTA_CHAIN_TABLE, table.name)
             .str(NFTA_CHAIN_NAME, &chain.name);
         if let Some(hook) = chain.hook {
             body.nest(NFTA_CHAIN_HOOK, |nest| {
@@ -73,97 +93,137 @@ pub fn new_chain(table: &str, chain: &Chain) -> Message {
 }
 
 /// A chain and its rules go; nothing may refer to it any more.
-pub fn delete_chain(table: &str, chain: &str) -> Message {
-    let what = format!("delete chain ip {table} {chain}");
-    change(NFT_MSG_DELCHAIN, NlmF::empty(), what, |body| {
-        body.str(NFTA_CHAIN_TABLE, table).str(NFTA_CHAIN_NAME, chain);
+pub fn delete_chain(table: Table<'_>, chain: &str) -> Message {
+    let what = format!("delete chain {table} {chain}");
+    change(table.family, NFT_MSG_DELCHAIN, NlmF::empty(), what, |body| {
+        body.str(NFTA_CHAIN_TABLE, table.name).str(NFTA_CHAIN_NAME, chain);
     })
 }
 
 /// A rule at the end of its chain.
-pub fn new_rule(table: &str, chain: &str, rule: &Rule) -> Message {
-    let what = format!("add rule ip {table} {chain} ({})", rule.comment);
-    change(NFT_MSG_NEWRULE, NlmF::CREATE | NlmF::APPEND, what, |body| {
-        body.str(NFTA_RULE_TABLE, table)
-            .str(NFTA_RULE_CHAIN, chain)
-            .nest(NFTA_RULE_EXPRESSIONS, |list| {
-                for step in &rule.exprs {
-                    expr::put(list, step);
-                }
-            })
-            .bytes(NFTA_RULE_USERDATA, &comment_tlv(&rule.comment));
-    })
+pub fn new_rule(table: Table<'_>, chain: &str, rule: &Rule) -> Message {
+    let what = format!("add rule {table} {chain} ({})", rule.comment);
+    change(
+        table.family,
+        NFT_MSG_NEWRULE,
+        NlmF::CREATE | NlmF::APPEND,
+        what,
+        |body| {
+            body.str(NFTA_RULE_TABLE, table.name)
+                .str(NFTA_RULE_CHAIN, chain)
+                .nest(NFTA_RULE_EXPRESSIONS, |list| {
+                    for step in &rule.exprs {
+                        expr::put(list, table.family, step);
+                    }
+                })
+                .bytes(NFTA_RULE_USERDATA, &comment_tlv(&rule.comment));
+        },
+    )
 }
 
 /// An empty set or map. `id` tells sets of one transaction apart.
-pub fn new_set(table: &str, set: Set, id: u32) -> Message {
-    let (key_type, key_order) = match set.key {
-        KeyKind::Ipv4 => (NFT_TYPE_IPADDR, BIG_ENDIAN),
-        KeyKind::IfIndex => (NFT_TYPE_IFINDEX, HOST_ENDIAN),
-        KeyKind::Mark => (NFT_TYPE_MARK, HOST_ENDIAN),
+pub fn new_set(table: Table<'_>, set: Set, id: u32) -> Message {
+    let (key_type, key_len) = key_type(table.family, set.key);
+    let key_order = match set.key {
+        KeyKind::IfIndex | KeyKind::Mark => HOST_ENDIAN,
+        KeyKind::Address | KeyKind::Port | KeyKind::PortAt | KeyKind::Pair => BIG_ENDIAN,
     };
     let flags = match set.kind {
         SetKind::Intervals => NFT_SET_INTERVAL,
-        SetKind::Verdicts => NFT_SET_MAP,
+        SetKind::Verdicts | SetKind::Endpoints => NFT_SET_MAP,
+        SetKind::Members => 0,
     };
-    let what = format!("add set ip {table} {}", set.name);
-    change(NFT_MSG_NEWSET, create_only(), what, |body| {
-        body.str(NFTA_SET_TABLE, table)
+    let what = format!("add set {table} {}", set.name);
+    change(table.family, NFT_MSG_NEWSET, create_only(), what, |body| {
+        body.str(NFTA_SET_TABLE, table.name)
             .str(NFTA_SET_NAME, set.name)
             .be32(NFTA_SET_FLAGS, flags)
             .be32(NFTA_SET_KEY_TYPE, key_type)
-            .be32(NFTA_SET_KEY_LEN, 4)
+            .be32(NFTA_SET_KEY_LEN, key_len)
             .be32(NFTA_SET_ID, id);
-        if set.kind == SetKind::Verdicts {
-            body.be32(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT)
-                .be32(NFTA_SET_DATA_LEN, 0);
+        let data = match set.kind {
+            SetKind::Intervals | SetKind::Members => None,
+            SetKind::Verdicts => Some((NFT_DATA_VERDICT, 0)),
+            SetKind::Endpoints => Some(endpoint_type(table.family)),
+        };
+        if let Some((kind, len)) = data {
+            body.be32(NFTA_SET_DATA_TYPE, kind).be32(NFTA_SET_DATA_LEN, len);
         }
         // Not for the kernel: how `nft list ruleset` is to print the keys.
         body.bytes(NFTA_SET_USERDATA, &key_order_tlv(key_order));
     })
 }
 
+/// A key's type, which is for `nft list ruleset`, and its length. One of several parts has six bits of type and four
+/// bytes, or a multiple of them, for each part.
+fn key_type(family: TableFamily, kind: KeyKind) -> (u32, u32) {
+    let (address, len) = address_type(family);
+    let port = NFT_TYPE_INET_PROTOCOL << 6 | NFT_TYPE_INET_SERVICE;
+    match kind {
+        KeyKind::Address => (address, len),
+        KeyKind::IfIndex => (NFT_TYPE_IFINDEX, 4),
+        KeyKind::Mark => (NFT_TYPE_MARK, 4),
+        KeyKind::Port => (port, 8),
+        KeyKind::PortAt => (address << 12 | port, len + 8),
+        KeyKind::Pair => (address << 6 | address, len + len),
+    }
+}
+
+fn endpoint_type(family: TableFamily) -> (u32, u32) {
+    let (address, len) = address_type(family);
+    (address << 6 | NFT_TYPE_INET_SERVICE, len + 4)
+}
+
+fn address_type(family: TableFamily) -> (u32, u32) {
+    match family {
+        TableFamily::Ipv4 => (NFT_TYPE_IPADDR, 4),
+        TableFamily::Ipv6 => (NFT_TYPE_IP6ADDR, 16),
+    }
+}
+
 /// Elements come into a set; those already there with the same verdict stay.
-pub fn add_elements(table: &str, set: &str, elements: &[Element]) -> Vec<Message> {
+pub fn add_elements(table: Table<'_>, set: &str, elements: &[Element]) -> Vec<Message> {
     element_messages(NFT_MSG_NEWSETELEM, "add", table, set, elements)
 }
 
 /// Elements leave a set, which must hold them all.
-pub fn delete_elements(table: &str, set: &str, elements: &[Element]) -> Vec<Message> {
+pub fn delete_elements(table: Table<'_>, set: &str, elements: &[Element]) -> Vec<Message> {
     element_messages(NFT_MSG_DELSETELEM, "delete", table, set, elements)
 }
 
 /// Asks for all tables of the family.
-pub fn dump_tables() -> Message {
-    change(NFT_MSG_GETTABLE, NlmF::empty(), "list tables ip".into(), |_| {})
+pub fn dump_tables(family: TableFamily) -> Message {
+    let what = format!("list tables {}", family.name());
+    change(family, NFT_MSG_GETTABLE, NlmF::empty(), what, |_| {})
 }
 
 /// Asks for all chains of the family.
-pub fn dump_chains() -> Message {
-    change(NFT_MSG_GETCHAIN, NlmF::empty(), "list chains ip".into(), |_| {})
+pub fn dump_chains(family: TableFamily) -> Message {
+    let what = format!("list chains {}", family.name());
+    change(family, NFT_MSG_GETCHAIN, NlmF::empty(), what, |_| {})
 }
 
 /// Asks for the rules of a table.
-pub fn dump_rules(table: &str) -> Message {
-    let what = format!("list rules ip {table}");
-    change(NFT_MSG_GETRULE, NlmF::empty(), what, |body| {
-        body.str(NFTA_RULE_TABLE, table);
+pub fn dump_rules(table: Table<'_>) -> Message {
+    let what = format!("list rules {table}");
+    change(table.family, NFT_MSG_GETRULE, NlmF::empty(), what, |body| {
+        body.str(NFTA_RULE_TABLE, table.name);
     })
 }
 
 /// Asks for the sets of a table.
-pub fn dump_sets(table: &str) -> Message {
-    let what = format!("list sets ip {table}");
-    change(NFT_MSG_GETSET, NlmF::empty(), what, |body| {
-        body.str(NFTA_SET_TABLE, table);
+pub fn dump_sets(table: Table<'_>) -> Message {
+    let what = format!("list sets {table}");
+    change(table.family, NFT_MSG_GETSET, NlmF::empty(), what, |body| {
+        body.str(NFTA_SET_TABLE, table.name);
     })
 }
 
 /// Asks for the elements of a set.
-pub fn dump_elements(table: &str, set: &str) -> Message {
-    let what = format!("list set ip {table} {set}");
-    change(NFT_MSG_GETSETELEM, NlmF::empty(), what, |body| {
-        body.str(NFTA_SET_ELEM_LIST_TABLE, table)
+pub fn dump_elements(table: Table<'_>, set: &str) -> Message {
+    let what = format!("list set {table} {set}");
+    change(table.family, NFT_MSG_GETSETELEM, NlmF::empty(), what, |body| {
+        body.str(NFTA_SET_ELEM_LIST_TABLE, table.name)
             .str(NFTA_SET_ELEM_LIST_SET, set);
     })
 }
@@ -179,8 +239,18 @@ fn create_only() -> NlmF {
     NlmF::CREATE | NlmF::EXCL
 }
 
-fn change(kind: u16, flags: NlmF, what: String, fill: impl FnOnce(&mut Body)) -> Message {
-    let mut body = Body::new(&[NFPROTO_IPV4, 0, 0, 0]);
+fn change(
+    family: TableFamily,
+    kind: u16,
+    flags: NlmF,
+    what: String,
+    fill: impl FnOnce(&mut Body),
+) -> Message {
+    let number = match family {
+        TableFamily::Ipv4 => NFPROTO_IPV4,
+        TableFamily::Ipv6 => NFPROTO_IPV6,
+    };
+    let mut body = Body::new(&[number, 0, 0, 0]);
     fill(&mut body);
     let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
     Message {
@@ -191,13 +261,19 @@ fn change(kind: u16, flags: NlmF, what: String, fill: impl FnOnce(&mut Body)) ->
     }
 }
 
-fn element_messages(kind: u16, verb: &str, table: &str, set: &str, elements: &[Element]) -> Vec<Message> {
+fn element_messages(
+    kind: u16,
+    verb: &str,
+    table: Table<'_>,
+    set: &str,
+    elements: &[Element],
+) -> Vec<Message> {
     let adding = kind == NFT_MSG_NEWSETELEM;
     let flags = if adding { NlmF::CREATE } else { NlmF::empty() };
     let one = |chunk: &[Element]| {
-        let what = format!("{verb} {} elements ip {table} {set}", chunk.len());
-        change(kind, flags, what, |body| {
-            body.str(NFTA_SET_ELEM_LIST_TABLE, table)
+        let what = format!("{verb} {} elements {table} {set}", chunk.len());
+        change(table.family, kind, flags, what, |body| {
+            body.str(NFTA_SET_ELEM_LIST_TABLE, table.name)
                 .str(NFTA_SET_ELEM_LIST_SET, set)
                 .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
                     for element in chunk {
@@ -209,36 +285,70 @@ fn element_messages(kind: u16, verb: &str, table: &str, set: &str, elements: &[E
     elements.chunks(ELEMENTS_PER_MESSAGE).map(one).collect()
 }
 
-/// An element is deleted by its key; the verdict matters only when it comes.
+/// An element is deleted by its key; what is found under it matters only when it comes.
 fn put_element(list: &mut Body, element: &Element, adding: bool) {
-    let (key, verdict) = match element {
+    let (key, datum) = match element {
         Element::Range(range) => return put_range(list, *range),
-        Element::Address(address, verdict) => (address.octets(), verdict),
-        Element::Link(number, verdict) | Element::Mark(number, verdict) => (number.to_ne_bytes(), verdict),
+        Element::Entry(key, datum) => (key, datum),
     };
     list.nest(NFTA_LIST_ELEM, |element| {
-        put_key(element, key);
-        if adding {
-            element.nest(NFTA_SET_ELEM_DATA, |data| expr::put_verdict(data, verdict));
+        put_key(element, &key_bytes(key));
+        match datum {
+            Datum::Verdict(verdict) if adding => {
+                element.nest(NFTA_SET_ELEM_DATA, |data| expr::put_verdict(data, verdict));
+            }
+            Datum::Endpoint(address, port) if adding => {
+                element.nest(NFTA_SET_ELEM_DATA, |data| {
+                    let mut value = octets(*address);
+                    value.extend(padded(&port.to_be_bytes()));
+                    data.bytes(NFTA_DATA_VALUE, &value);
+                });
+            }
+            _ => {}
         }
     });
+}
+
+/// Every part of a key fills up a multiple of four bytes.
+fn key_bytes(key: &Key) -> Vec<u8> {
+    let port = |protocol: u8, number: u16| [padded(&[protocol]), padded(&number.to_be_bytes())].concat();
+    match key {
+        Key::Address(address) => octets(*address),
+        Key::Number(number) => number.to_ne_bytes().to_vec(),
+        Key::Port(protocol, number) => port(*protocol, *number),
+        Key::PortAt(address, protocol, number) => [octets(*address), port(*protocol, *number)].concat(),
+        Key::Pair(one, other) => [octets(*one), octets(*other)].concat(),
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn padded(bytes: &[u8]) -> Vec<u8> {
+    let mut padded = bytes.to_vec();
+    padded.resize(4, 0);
+    padded
 }
 
 /// An interval is two elements: its first key, and the key after its last flagged as an end. One that reaches the
 /// top has no end.
 fn put_range(list: &mut Body, range: AddressRange) {
-    list.nest(NFTA_LIST_ELEM, |element| put_key(element, range.first.octets()));
+    list.nest(NFTA_LIST_ELEM, |element| put_key(element, &range.first.octets()));
     if let Some(after) = range.last.to_bits().checked_add(1) {
         list.nest(NFTA_LIST_ELEM, |element| {
-            put_key(element, Ipv4Addr::from_bits(after).octets());
+            put_key(element, &Ipv4Addr::from_bits(after).octets());
             element.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
         });
     }
 }
 
-fn put_key(element: &mut Body, key: [u8; 4]) {
+fn put_key(element: &mut Body, key: &[u8]) {
     element.nest(NFTA_SET_ELEM_KEY, |data| {
-        data.bytes(NFTA_DATA_VALUE, &key);
+        data.bytes(NFTA_DATA_VALUE, key);
     });
 }
 

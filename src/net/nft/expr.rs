@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::model::{Expr, Load, SnatPorts, Value, Verdict};
+use super::model::{Expr, Load, SnatPorts, TableFamily, Value, Verdict};
 #[allow(
     clippy::wildcard_imports,
     reason = "the kernel's names carry their own prefixes"
@@ -17,6 +17,7 @@ use crate::net::wire::Body;
 pub(super) fn put_verdict(data: &mut Body, verdict: &Verdict) {
     let (code, chain) = match verdict {
         Verdict::Accept => (NF_ACCEPT.cast_signed(), None),
+        Verdict::Drop => (NF_DROP.cast_signed(), None),
         Verdict::Return => (NFT_RETURN, None),
         Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
         Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
@@ -30,9 +31,10 @@ pub(super) fn put_verdict(data: &mut Body, verdict: &Verdict) {
 }
 
 /// One step of a rule at the end of its list.
-pub(super) fn put(list: &mut Body, expr: &Expr) {
+pub(super) fn put(list: &mut Body, family: TableFamily, expr: &Expr) {
     match expr {
-        Expr::Load(load) => put_load(list, *load),
+        Expr::Load(load) => put_load(list, family, *load, NFT_REG_1),
+        Expr::LoadAll(loads) => put_loads(list, family, loads),
         Expr::Equal(value) => put_compare(list, NFT_CMP_EQ, value),
         Expr::Differs(value) => put_compare(list, NFT_CMP_NEQ, value),
         Expr::Bits { keep, flip } => put_bits(list, *keep, *flip),
@@ -55,49 +57,81 @@ pub(super) fn put(list: &mut Body, expr: &Expr) {
             data.be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
                 .nest(NFTA_IMMEDIATE_DATA, |nest| put_verdict(nest, verdict));
         }),
+        Expr::DnatTo(map) => put_dnat(list, family, map),
+        Expr::Masquerade => named(list, "masq", |_| {}),
         Expr::Snat { to, ports } => put_snat(list, *to, *ports),
     }
 }
 
-fn put_load(list: &mut Body, load: Load) {
-    match load {
-        Load::MetaMark => put_meta(list, NFT_META_MARK),
-        Load::IifIndex => put_meta(list, NFT_META_IIF),
-        Load::IifName => put_meta(list, NFT_META_IIFNAME),
-        Load::OifName => put_meta(list, NFT_META_OIFNAME),
-        Load::CtMark => put_ct(list, NFT_CT_MARK),
-        Load::CtDirection => put_ct(list, NFT_CT_DIRECTION),
-        Load::IpSaddr => put_ipv4(list, 12),
-        Load::IpDaddr => put_ipv4(list, 16),
-        Load::DaddrType => put_fib(list, NFTA_FIB_F_DADDR),
-        Load::DaddrTypeOnIif => put_fib(list, NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF),
+/// One behind the other, each in as many registers of four bytes as it needs.
+fn put_loads(list: &mut Body, family: TableFamily, loads: &[Load]) {
+    let mut register = NFT_REG32_00;
+    for load in loads {
+        put_load(list, family, *load, register);
+        register = register.saturating_add(match load {
+            Load::IpSaddr | Load::IpDaddr => address_len(family) / 4,
+            _ => 1,
+        });
     }
 }
 
-fn put_meta(list: &mut Body, key: u32) {
-    named(list, "meta", |data| {
-        data.be32(NFTA_META_DREG, NFT_REG_1).be32(NFTA_META_KEY, key);
-    });
+fn put_load(list: &mut Body, family: TableFamily, load: Load, register: u32) {
+    let (saddr, daddr) = match family {
+        TableFamily::Ipv4 => (12, 16),
+        TableFamily::Ipv6 => (8, 24),
+    };
+    let address = address_len(family);
+    let network = |list: &mut Body, offset, len| {
+        put_payload(list, NFT_PAYLOAD_NETWORK_HEADER, (offset, len), register);
+    };
+    let meta = |list: &mut Body, key| {
+        named(list, "meta", |data| {
+            data.be32(NFTA_META_DREG, register).be32(NFTA_META_KEY, key);
+        });
+    };
+    match load {
+        Load::MetaMark => meta(list, NFT_META_MARK),
+        Load::IifIndex => meta(list, NFT_META_IIF),
+        Load::IifName => meta(list, NFT_META_IIFNAME),
+        Load::OifName => meta(list, NFT_META_OIFNAME),
+        Load::Protocol => meta(list, NFT_META_L4PROTO),
+        Load::CtMark => put_ct(list, NFT_CT_MARK, register),
+        Load::CtDirection => put_ct(list, NFT_CT_DIRECTION, register),
+        Load::IpSaddr => network(list, saddr, address),
+        Load::IpDaddr => network(list, daddr, address),
+        Load::IpSaddrFirst => network(list, saddr, 1),
+        Load::IpDaddrFirst => network(list, daddr, 1),
+        Load::PortDestination => put_payload(list, NFT_PAYLOAD_TRANSPORT_HEADER, (2, 2), register),
+        Load::DaddrType => put_fib(list, NFTA_FIB_F_DADDR, register),
+        Load::DaddrTypeOnIif => put_fib(list, NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF, register),
+    }
 }
 
-fn put_ct(list: &mut Body, key: u32) {
+fn address_len(family: TableFamily) -> u32 {
+    match family {
+        TableFamily::Ipv4 => 4,
+        TableFamily::Ipv6 => 16,
+    }
+}
+
+fn put_ct(list: &mut Body, key: u32, register: u32) {
     named(list, "ct", |data| {
-        data.be32(NFTA_CT_DREG, NFT_REG_1).be32(NFTA_CT_KEY, key);
+        data.be32(NFTA_CT_DREG, register).be32(NFTA_CT_KEY, key);
     });
 }
 
-fn put_ipv4(list: &mut Body, offset: u32) {
+fn put_payload(list: &mut Body, base: u32, (offset, len): (u32, u32), register: u32) {
     named(list, "payload", |data| {
-        data.be32(NFTA_PAYLOAD_DREG, NFT_REG_1)
-            .be32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER)
+        data.be32(NFTA_PAYLOAD_DREG, register)
+            .be32(NFTA_PAYLOAD_BASE, base)
             .be32(NFTA_PAYLOAD_OFFSET, offset)
-            .be32(NFTA_PAYLOAD_LEN, 4);
+            .be32(NFTA_PAYLOAD_LEN, len);
     });
 }
 
-fn put_fib(list: &mut Body, flags: u32) {
+fn put_fib(list: &mut Body, flags: u32, register: u32) {
     named(list, "fib", |data| {
-        data.be32(NFTA_FIB_DREG, NFT_REG_1)
+        data.be32(NFTA_FIB_DREG, register)
             .be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE)
             .be32(NFTA_FIB_FLAGS, flags);
     });
@@ -164,6 +198,23 @@ fn put_snat(list: &mut Body, to: Ipv4Addr, ports: SnatPorts) {
                 data.be32(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
             }
         }
+    });
+}
+
+/// The map's value is an address and, in the register behind it, a port.
+fn put_dnat(list: &mut Body, family: TableFamily, map: &str) {
+    let (number, words) = match family {
+        TableFamily::Ipv4 => (NFPROTO_IPV4, 1),
+        TableFamily::Ipv6 => (NFPROTO_IPV6, 4),
+    };
+    put_lookup(list, map, |data| {
+        data.be32(NFTA_LOOKUP_DREG, NFT_REG_1);
+    });
+    named(list, "nat", |data| {
+        data.be32(NFTA_NAT_TYPE, NFT_NAT_DNAT)
+            .be32(NFTA_NAT_FAMILY, u32::from(number))
+            .be32(NFTA_NAT_REG_ADDR_MIN, NFT_REG_1)
+            .be32(NFTA_NAT_REG_PROTO_MIN, NFT_REG32_00 + words);
     });
 }
 

@@ -1,17 +1,18 @@
 //! What `nf_tables` says about our table, read from its dumps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::model::{AddressRange, ChainKind, Hook, HookPoint};
+use super::model::{
+    AddressRange, ChainKind, Datum, Element, Hook, HookPoint, Key, KeyKind, Set, SetKind, SetName,
+    TableFamily, Verdict,
+};
 #[allow(
     clippy::wildcard_imports,
     reason = "the kernel's names carry their own prefixes"
 )]
 use super::uapi::*;
-use crate::net::layout::EniMark;
 use crate::net::netlink::Reply;
-use crate::net::ruleset::mark_of_chain;
 use crate::net::wire::{Attr, Attrs, Malformed, array};
 
 const GENERIC_HEADER: usize = 4;
@@ -25,14 +26,8 @@ pub struct TableFacts {
     pub chains: BTreeMap<String, ChainFacts>,
     /// The names of its sets.
     pub sets: BTreeSet<String>,
-    /// What the exemption set holds.
-    pub exempt: BTreeSet<AddressRange>,
-    /// Which ENI each pod address is marked for; `None` for a verdict that isn't ours.
-    pub pods: BTreeMap<Ipv4Addr, Option<EniMark>>,
-    /// Which ENI each link is marked for.
-    pub links: BTreeMap<u32, Option<EniMark>>,
-    /// Which ENI each connection mark is answered by.
-    pub answers: BTreeMap<u32, Option<EniMark>>,
+    /// What those of ours hold.
+    pub contents: BTreeMap<SetName, BTreeSet<Element>>,
 }
 
 /// A chain as it is.
@@ -80,9 +75,6 @@ pub struct RuleFacts {
     pub expressions: Vec<u8>,
 }
 
-/// An element of a verdict map: its key's bytes and the chain it jumps to.
-type Mapping = ([u8; 4], Option<String>);
-
 /// A table's name and comment.
 pub fn table(reply: &Reply) -> Result<(String, Option<String>), Malformed> {
     let attrs = Attrs::after(&reply.payload, GENERIC_HEADER)?;
@@ -122,16 +114,31 @@ pub fn set(reply: &Reply) -> Result<(String, String), Malformed> {
     Ok((text(attrs, NFTA_SET_TABLE)?, text(attrs, NFTA_SET_NAME)?))
 }
 
+/// What a set or map holds.
+pub fn elements(family: TableFamily, set: Set, replies: &[Reply]) -> Result<BTreeSet<Element>, Malformed> {
+    if set.kind == SetKind::Intervals {
+        return Ok(ranges(replies)?.into_iter().map(Element::Range).collect());
+    }
+    let mut found = BTreeSet::new();
+    each_element(replies, |element| {
+        let bytes = key(element)?;
+        let key = read_key(family, set.key, bytes).ok_or(missing("an element key of its set's type"))?;
+        found.insert(Element::Entry(key, datum(family, set.kind, element)?));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// The intervals of an address set.
-pub fn ranges(replies: &[Reply]) -> Result<BTreeSet<AddressRange>, Malformed> {
+fn ranges(replies: &[Reply]) -> Result<BTreeSet<AddressRange>, Malformed> {
     let mut edges = Vec::new();
     each_element(replies, |element| {
-        let key = Ipv4Addr::from(key(element)?).to_bits();
+        let first: [u8; 4] = array(key(element)?, 0).ok_or(missing("an element key of four bytes"))?;
         let flags = element
             .find(NFTA_SET_ELEM_FLAGS)
             .and_then(|a| a.be32())
             .unwrap_or(0);
-        edges.push((key, flags & NFT_SET_ELEM_INTERVAL_END == 0));
+        edges.push((u32::from_be_bytes(first), flags & NFT_SET_ELEM_INTERVAL_END == 0));
         Ok(())
     })?;
     // Ends before starts, so that adjacent ranges stay two.
@@ -149,40 +156,67 @@ pub fn ranges(replies: &[Reply]) -> Result<BTreeSet<AddressRange>, Malformed> {
     Ok(ranges)
 }
 
-/// The elements of an address-to-chain map.
-pub fn pods(replies: &[Reply]) -> Result<BTreeMap<Ipv4Addr, Option<EniMark>>, Malformed> {
-    Ok(mappings(replies)?
-        .into_iter()
-        .map(|(key, chain)| (Ipv4Addr::from(key), chain.as_deref().and_then(mark_of_chain)))
-        .collect())
+fn read_key(family: TableFamily, kind: KeyKind, bytes: &[u8]) -> Option<Key> {
+    let len = address_len(family);
+    let port = |at: usize| Some((*bytes.get(at)?, port_at(bytes, at.saturating_add(4))?));
+    Some(match kind {
+        KeyKind::Address => Key::Address(address_at(family, bytes, 0)?),
+        KeyKind::IfIndex | KeyKind::Mark => Key::Number(u32::from_ne_bytes(array(bytes, 0)?)),
+        KeyKind::Port => {
+            let (protocol, number) = port(0)?;
+            Key::Port(protocol, number)
+        }
+        KeyKind::PortAt => {
+            let (protocol, number) = port(len)?;
+            Key::PortAt(address_at(family, bytes, 0)?, protocol, number)
+        }
+        KeyKind::Pair => Key::Pair(address_at(family, bytes, 0)?, address_at(family, bytes, len)?),
+    })
 }
 
-/// The elements of a map from a number of ours, a link's index or a mark, to a chain.
-pub fn numbers(replies: &[Reply]) -> Result<BTreeMap<u32, Option<EniMark>>, Malformed> {
-    Ok(mappings(replies)?
-        .into_iter()
-        .map(|(key, chain)| (u32::from_ne_bytes(key), chain.as_deref().and_then(mark_of_chain)))
-        .collect())
+fn datum(family: TableFamily, kind: SetKind, element: Attrs<'_>) -> Result<Datum, Malformed> {
+    let Some(data) = nested(element, NFTA_SET_ELEM_DATA)? else {
+        return Ok(Datum::Nothing);
+    };
+    let known = match kind {
+        SetKind::Verdicts => nested(data, NFTA_DATA_VERDICT)?
+            .and_then(jump)
+            .map(Datum::Verdict),
+        SetKind::Endpoints => data
+            .find(NFTA_DATA_VALUE)
+            .and_then(|value| endpoint(family, value.payload)),
+        SetKind::Intervals | SetKind::Members => None,
+    };
+    Ok(known.unwrap_or(Datum::Foreign))
 }
 
-fn mappings(replies: &[Reply]) -> Result<Vec<Mapping>, Malformed> {
-    let mut found = Vec::new();
-    each_element(replies, |element| {
-        let verdict = nested(element, NFTA_SET_ELEM_DATA)?
-            .map(|data| nested(data, NFTA_DATA_VERDICT))
-            .transpose()?
-            .flatten();
-        let jump = |verdict: &Attrs<'_>| {
-            let code = verdict.find(NFTA_VERDICT_CODE).and_then(|a| a.be32());
-            code == Some(NFT_JUMP.cast_unsigned())
-        };
-        let chain = verdict
-            .filter(jump)
-            .and_then(|verdict| verdict.find(NFTA_VERDICT_CHAIN)?.str().map(str::to_owned));
-        found.push((key(element)?, chain));
-        Ok(())
-    })?;
-    Ok(found)
+fn jump(verdict: Attrs<'_>) -> Option<Verdict> {
+    let code = verdict.find(NFTA_VERDICT_CODE)?.be32()?;
+    let chain = verdict.find(NFTA_VERDICT_CHAIN)?.str()?;
+    (code == NFT_JUMP.cast_unsigned()).then(|| Verdict::Jump(chain.to_owned()))
+}
+
+fn endpoint(family: TableFamily, bytes: &[u8]) -> Option<Datum> {
+    let address = address_at(family, bytes, 0)?;
+    Some(Datum::Endpoint(address, port_at(bytes, address_len(family))?))
+}
+
+fn address_len(family: TableFamily) -> usize {
+    match family {
+        TableFamily::Ipv4 => 4,
+        TableFamily::Ipv6 => 16,
+    }
+}
+
+fn address_at(family: TableFamily, bytes: &[u8], at: usize) -> Option<IpAddr> {
+    Some(match family {
+        TableFamily::Ipv4 => Ipv4Addr::from(array::<4>(bytes, at)?).into(),
+        TableFamily::Ipv6 => Ipv6Addr::from(array::<16>(bytes, at)?).into(),
+    })
+}
+
+fn port_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_be_bytes)
 }
 
 fn each_element(
@@ -230,11 +264,11 @@ fn hook(attrs: Attrs<'_>) -> Result<HookFacts, Malformed> {
     })
 }
 
-fn key(element: Attrs<'_>) -> Result<[u8; 4], Malformed> {
+fn key<'a>(element: Attrs<'a>) -> Result<&'a [u8], Malformed> {
     nested(element, NFTA_SET_ELEM_KEY)?
         .and_then(|data| data.find(NFTA_DATA_VALUE))
-        .and_then(|value| array(value.payload, 0))
-        .ok_or(missing("an element key of four bytes"))
+        .map(|value| value.payload)
+        .ok_or(missing("an element key"))
 }
 
 fn nested(attrs: Attrs<'_>, kind: u16) -> Result<Option<Attrs<'_>>, Malformed> {
@@ -275,9 +309,14 @@ fn missing(expected: &'static str) -> Malformed {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::encode::{self, Message};
-    use super::super::model::{Element, Verdict};
+    use super::super::encode::{self, Message, Table};
     use super::*;
+
+    const V4: TableFamily = TableFamily::Ipv4;
+    const T: Table<'_> = Table {
+        family: V4,
+        name: "t",
+    };
 
     fn reply(message: &Message) -> Reply {
         Reply {
@@ -293,7 +332,7 @@ mod tests {
             .map(|(first, last)| range(first, last))
             .into();
         let elements: Vec<_> = wanted.iter().copied().map(Element::Range).collect();
-        let messages = encode::add_elements("t", "s", &elements);
+        let messages = encode::add_elements(T, "s", &elements);
         assert_eq!(
             ranges(&messages.iter().map(reply).collect::<Vec<_>>()).unwrap(),
             wanted
@@ -301,30 +340,74 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_that_are_not_ours_have_no_mark() {
-        let address = |last| Ipv4Addr::new(10, 0, 0, last);
-        let elements = [
-            Element::Address(address(1), Verdict::Jump("eni-3".into())),
-            Element::Address(address(2), Verdict::Goto("eni-3".into())),
-            Element::Address(address(3), Verdict::Jump("elsewhere".into())),
-            Element::Address(address(4), Verdict::Accept),
+    fn verdicts_that_are_not_ours_are_foreign() {
+        let set = Set {
+            name: "s",
+            key: KeyKind::Mark,
+            kind: SetKind::Verdicts,
+        };
+        let verdicts = [
+            Verdict::Jump("eni-3".into()),
+            Verdict::Goto("eni-3".into()),
+            Verdict::Accept,
         ];
-        let messages = encode::add_elements("t", "s", &elements);
-        let found = pods(&messages.iter().map(reply).collect::<Vec<_>>()).unwrap();
-        assert_eq!(
-            found.into_values().collect::<Vec<_>>(),
-            [EniMark::new(3), None, None, None]
-        );
+        let elements: Vec<_> = (0..)
+            .zip(verdicts.clone())
+            .map(|(number, verdict)| Element::Entry(Key::Number(number), Datum::Verdict(verdict)))
+            .collect();
+        let messages = encode::add_elements(T, "s", &elements);
+        let found = super::elements(V4, set, &messages.iter().map(reply).collect::<Vec<_>>()).unwrap();
+        let wanted = [
+            Datum::Verdict(verdicts[0].clone()),
+            Datum::Foreign,
+            Datum::Foreign,
+        ];
+        let wanted = (0..)
+            .zip(wanted)
+            .map(|(number, datum)| Element::Entry(Key::Number(number), datum));
+        assert_eq!(found, wanted.collect());
+    }
+
+    #[test]
+    fn keys_of_several_parts_are_read_as_they_were_written() {
+        let v4 = IpAddr::from([10, 0, 0, 1]);
+        let v6: IpAddr = "2600::1".parse().unwrap();
+        for (family, address) in [(TableFamily::Ipv4, v4), (TableFamily::Ipv6, v6)] {
+            let table = Table { family, name: "t" };
+            let endpoint = || Datum::Endpoint(address, 80);
+            for (key, kind, entry) in [
+                (
+                    KeyKind::Port,
+                    SetKind::Endpoints,
+                    Element::Entry(Key::Port(6, 8080), endpoint()),
+                ),
+                (
+                    KeyKind::PortAt,
+                    SetKind::Endpoints,
+                    Element::Entry(Key::PortAt(address, 132, 9), endpoint()),
+                ),
+                (
+                    KeyKind::Pair,
+                    SetKind::Members,
+                    Element::Entry(Key::Pair(address, address), Datum::Nothing),
+                ),
+            ] {
+                let messages = encode::add_elements(table, "s", &[entry.clone()]);
+                let replies: Vec<_> = messages.iter().map(reply).collect();
+                let set = Set { name: "s", key, kind };
+                assert_eq!(elements(family, set, &replies).unwrap(), [entry].into());
+            }
+        }
     }
 
     #[test]
     fn comments_are_read_and_noise_is_not() {
-        let message = encode::new_table("t", "aws-cni 1 abc");
+        let message = encode::new_table(T, "aws-cni 1 abc");
         assert_eq!(
             table(&reply(&message)).unwrap(),
             ("t".into(), Some("aws-cni 1 abc".into()))
         );
-        let long = encode::new_table("t", &"x".repeat(400));
+        let long = encode::new_table(T, &"x".repeat(400));
         assert_eq!(table(&reply(&long)).unwrap().1, Some("x".repeat(COMMENT_MAX)));
     }
 
@@ -334,7 +417,12 @@ mod tests {
             let reply = Reply { kind: 0, port: 0, payload };
             let _seen = (table(&reply), chain(&reply), rule(&reply), set(&reply));
             let replies = [reply];
-            let _seen = (ranges(&replies), pods(&replies), numbers(&replies));
+            for key in [KeyKind::Address, KeyKind::Mark, KeyKind::Port, KeyKind::PortAt, KeyKind::Pair] {
+                for kind in [SetKind::Intervals, SetKind::Verdicts, SetKind::Members, SetKind::Endpoints] {
+                    let set = Set { name: "s", key, kind };
+                    let _seen = elements(V4, set, &replies);
+                }
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The part of `nf_tables` we use, as plain values: one register, few expressions.
 //!
-//! Every expression that reads loads register 1 and every one that judges or writes uses it, so registers never
-//! appear here and a rule reads from left to right like the line `nft list ruleset` prints.
+//! Every expression that reads loads register 1 (and those behind it, for what does not fit) and every one that judges
+//! or writes uses it, so registers never appear here and a rule reads from left to right like the line `nft list ruleset` prints.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A chain with its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,12 @@ pub enum Expr {
     Count,
     /// Leave the rule.
     Verdict(Verdict),
+    /// Read several values, one behind the other, for a key of several parts.
+    LoadAll(&'static [Load]),
+    /// Translate the destination to what the map says for the register; go on when it says nothing.
+    DnatTo(SetName),
+    /// Translate the source address to one of the node's.
+    Masquerade,
     /// Translate the source address.
     Snat {
         /// The new source.
@@ -112,10 +118,18 @@ pub enum Load {
     IifName,
     /// The name of the link it leaves by.
     OifName,
-    /// The IPv4 source.
+    /// The source address.
     IpSaddr,
-    /// The IPv4 destination.
+    /// The destination address.
     IpDaddr,
+    /// The first byte of the IPv4 source.
+    IpSaddrFirst,
+    /// The first byte of the IPv4 destination.
+    IpDaddrFirst,
+    /// The number of the protocol above IP.
+    Protocol,
+    /// The destination port of a protocol that has ports.
+    PortDestination,
     /// The routing table's opinion of the destination: local, unicast, …
     DaddrType,
     /// The same, but local only counts on the link the packet came in on.
@@ -142,10 +156,12 @@ pub const DIRECTION_ORIGINAL: u8 = 0;
 pub const DIRECTION_REPLY: u8 = 1;
 
 /// Where to go from a rule or a verdict map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Let the packet pass this hook.
     Accept,
+    /// Let it go no further.
+    Drop,
     /// Back to the calling chain.
     Return,
     /// Into a chain, then back.
@@ -169,7 +185,34 @@ pub enum SnatPorts {
 /// The name of a set or map.
 pub type SetName = &'static str;
 
-/// A set or verdict map.
+/// The family of a table: what its addresses are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableFamily {
+    /// `ip`.
+    Ipv4,
+    /// `ip6`.
+    Ipv6,
+}
+
+impl TableFamily {
+    /// As `nft` writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+}
+
+/// A set or map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Set {
     /// Unique in the table.
@@ -180,37 +223,71 @@ pub struct Set {
     pub kind: SetKind,
 }
 
-/// The type of a set's keys.
+/// The type of a set's keys. Addresses are of the table's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// An IPv4 address.
-    Ipv4,
+    /// An address.
+    Address,
     /// A link index.
     IfIndex,
     /// A mark.
     Mark,
+    /// A protocol and a port.
+    Port,
+    /// An address, a protocol and a port.
+    PortAt,
+    /// Two addresses.
+    Pair,
 }
 
 /// What a set holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetKind {
-    /// Ranges of keys.
+    /// Ranges of IPv4 addresses.
     Intervals,
     /// A verdict for each key.
     Verdicts,
+    /// Keys alone.
+    Members,
+    /// An address and a port for each key.
+    Endpoints,
 }
 
-/// An element of an interval set or verdict map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
     /// All addresses from `first` to `last`.
     Range(AddressRange),
-    /// An address and where to go with it.
-    Address(Ipv4Addr, Verdict),
-    /// A link and where to go with what comes in on it.
-    Link(u32, Verdict),
-    /// A mark and where to go with what has it.
-    Mark(u32, Verdict),
+    /// A key and what is found under it.
+    Entry(Key, Datum),
+}
+
+/// What is looked up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// [`KeyKind::Address`].
+    Address(IpAddr),
+    /// [`KeyKind::IfIndex`] or [`KeyKind::Mark`].
+    Number(u32),
+    /// [`KeyKind::Port`]: the protocol's number and the port.
+    Port(u8, u16),
+    /// [`KeyKind::PortAt`].
+    PortAt(IpAddr, u8, u16),
+    /// [`KeyKind::Pair`].
+    Pair(IpAddr, IpAddr),
+}
+
+/// What is found.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Datum {
+    /// Nothing but the key.
+    Nothing,
+    /// Where to go.
+    Verdict(Verdict),
+    /// The new destination.
+    Endpoint(IpAddr, u16),
+    /// Something that we never write.
+    Foreign,
 }
 
 /// A contiguous range of addresses, both ends included.

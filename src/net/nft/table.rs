@@ -1,22 +1,20 @@
 //! Our table in the kernel: read, compared, written in one transaction.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 use sha1::{Digest, Sha1};
 
-use super::diff::{Amendment, Plan, plan};
-use super::encode::{self, Message};
+use super::diff::{Amendment, Contents, Plan, plan};
+use super::encode::{self, Message, Table};
 use super::facts::{self, ChainFacts, TableFacts};
 use super::leftovers::{self, Leftover};
-use super::model::{Chain, Element, Verdict};
+use super::model::{Chain, Datum, Element, Key, TableFamily, Verdict};
 use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END};
 use crate::net::layout::EniMark;
 use crate::net::netlink::{Batch, Family, NetError, Reply, Socket};
-use crate::net::ruleset::{
-    ENI_ANSWER, ENI_LINK, EXEMPT, HostRuleset, POD_ENI, RulesetError, TABLE, eni_chain_name,
-};
+use crate::net::ruleset::{POD_ENI, Ruleset, RulesetError, SETS, TABLE, eni_chain_name, mark_of_chain};
 use crate::net::wire::Malformed;
 
 /// What [`Nft::apply`] had to do.
@@ -49,28 +47,45 @@ pub enum NftError {
     UnknownEni(EniMark),
 }
 
-/// The table `ip aws-cni` of one network namespace.
+/// The table `aws-cni` of one family in one network namespace.
 #[derive(Debug)]
 pub struct Nft {
     socket: Socket,
+    family: TableFamily,
 }
 
 impl Nft {
-    /// The table of the calling thread's namespace.
+    /// The IPv4 table of the calling thread's namespace.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open() -> Result<Self, NetError> {
+        Self::of(TableFamily::Ipv4)
+    }
+
+    /// The table of this family in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    pub fn of(family: TableFamily) -> Result<Self, NetError> {
         Ok(Self {
             socket: Socket::open(Family::Netfilter)?,
+            family,
         })
     }
 
-    /// Makes the table what `want` says, writing only what differs. Published addresses of ENIs that stay are kept.
+    fn name(&self) -> Table<'static> {
+        Table {
+            family: self.family,
+            name: TABLE,
+        }
+    }
+
+    /// Makes the table what `want` says, writing only what differs. What was published stays where it leads somewhere.
     ///
     /// # Errors
     /// Nothing has changed after an error: a transaction either happens or does not.
-    pub fn apply(&mut self, want: &HostRuleset) -> Result<Applied, NftError> {
+    pub fn apply(&mut self, want: &impl Ruleset) -> Result<Applied, NftError> {
         self.apply_where(want, |_| true)
     }
 
@@ -80,21 +95,27 @@ impl Nft {
     /// As [`Nft::apply`].
     pub fn apply_where(
         &mut self,
-        want: &HostRuleset,
+        want: &impl Ruleset,
         may: impl FnOnce(Applied) -> bool,
     ) -> Result<Applied, NftError> {
+        debug_assert_eq!(want.family(), self.family);
         want.check()?;
-        let skeleton = skeleton(want);
-        let seal = seal(want, &skeleton);
+        let table = self.name();
+        let skeleton = skeleton(table, want);
+        let seal = seal(table, want, &skeleton);
         let facts = self.facts()?;
         let (messages, applied) = match plan(want, &seal, facts.as_ref()) {
             Plan::Nothing => return Ok(Applied::Unchanged),
-            Plan::Remove => (vec![encode::delete_table(TABLE)], Applied::Removed),
-            Plan::Amend(amendment) => (amend(want, &amendment), Applied::Amended),
-            Plan::Replace { pods } => (
-                replace(want, skeleton, &seal, &pods, facts.is_some()),
-                Applied::Replaced,
-            ),
+            Plan::Remove => (vec![encode::delete_table(table)], Applied::Removed),
+            Plan::Amend(amendment) => (amend(table, want, &amendment), Applied::Amended),
+            Plan::Replace { published } => {
+                let old = facts.iter().map(|_| encode::delete_table(table));
+                let mut messages: Vec<Message> = old.collect();
+                messages.push(encode::new_table(table, &seal));
+                messages.extend(skeleton);
+                messages.extend(fill(table, want, &published));
+                (messages, Applied::Replaced)
+            }
         };
         if !may(applied) {
             return Ok(Applied::Unchanged);
@@ -112,7 +133,7 @@ impl Nft {
             .iter()
             .map(|address| pod_element(*address, mark))
             .collect::<Vec<_>>();
-        match self.transact(&encode::add_elements(TABLE, POD_ENI, &elements)) {
+        match self.transact(&encode::add_elements(self.name(), POD_ENI.name, &elements)) {
             // There already, with another verdict. Nothing has changed: the whole transaction is void.
             Err(error) if error.errno == Errno::EBUSY || error.errno == Errno::EEXIST => {
                 let moved = self
@@ -120,8 +141,8 @@ impl Nft {
                     .into_iter()
                     .filter(|(address, old)| *old != Some(mark) && addresses.contains(address));
                 let moved: Vec<_> = moved.map(|(address, _)| pod_element(address, mark)).collect();
-                let mut messages = encode::delete_elements(TABLE, POD_ENI, &moved);
-                messages.extend(encode::add_elements(TABLE, POD_ENI, &elements));
+                let mut messages = encode::delete_elements(self.name(), POD_ENI.name, &moved);
+                messages.extend(encode::add_elements(self.name(), POD_ENI.name, &elements));
                 Ok(self.transact(&messages)?)
             }
             Err(error) if error.errno == Errno::ENOENT => Err(NftError::UnknownEni(mark)),
@@ -134,7 +155,11 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses.
     pub fn unpublish(&mut self, addresses: &[Ipv4Addr]) -> Result<(), NftError> {
-        match self.transact(&encode::delete_elements(TABLE, POD_ENI, &unmarked(addresses))) {
+        match self.transact(&encode::delete_elements(
+            self.name(),
+            POD_ENI.name,
+            &unmarked(addresses),
+        )) {
             Err(error) if error.errno == Errno::ENOENT => {
                 let present = self.pods()?;
                 let known: Vec<_> = addresses
@@ -142,7 +167,11 @@ impl Nft {
                     .copied()
                     .filter(|address| present.contains_key(address))
                     .collect();
-                Ok(self.transact(&encode::delete_elements(TABLE, POD_ENI, &unmarked(&known)))?)
+                Ok(self.transact(&encode::delete_elements(
+                    self.name(),
+                    POD_ENI.name,
+                    &unmarked(&known),
+                ))?)
             }
             result => Ok(result?),
         }
@@ -167,8 +196,8 @@ impl Nft {
             .iter()
             .map(|(address, mark)| pod_element(**address, **mark))
             .collect();
-        let mut messages = encode::delete_elements(TABLE, POD_ENI, &unmarked(&old));
-        messages.extend(encode::add_elements(TABLE, POD_ENI, &elements));
+        let mut messages = encode::delete_elements(self.name(), POD_ENI.name, &unmarked(&old));
+        messages.extend(encode::add_elements(self.name(), POD_ENI.name, &elements));
         match self.transact(&messages) {
             Err(error) if error.errno == Errno::ENOENT => {
                 let known = self.facts()?.map(|facts| facts.chains).unwrap_or_default();
@@ -186,7 +215,17 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses or can't be understood.
     pub fn pods(&mut self) -> Result<BTreeMap<Ipv4Addr, Option<EniMark>>, NftError> {
-        Ok(facts::pods(&self.elements(POD_ENI)?)?)
+        let replies = self.elements(POD_ENI.name)?;
+        let elements = facts::elements(self.family, POD_ENI, &replies)?;
+        let mark = |datum| match datum {
+            Datum::Verdict(Verdict::Jump(chain)) => mark_of_chain(&chain),
+            _ => None,
+        };
+        let pods = elements.into_iter().filter_map(|element| match element {
+            Element::Entry(Key::Address(IpAddr::V4(address)), datum) => Some((address, mark(datum))),
+            _ => None,
+        });
+        Ok(pods.collect())
     }
 
     /// The table as it is, `None` when there is none.
@@ -195,7 +234,7 @@ impl Nft {
     /// When the kernel refuses or can't be understood.
     pub fn facts(&mut self) -> Result<Option<TableFacts>, NftError> {
         let mut found = None;
-        for reply in self.dump(&encode::dump_tables())? {
+        for reply in self.dump(&encode::dump_tables(self.family))? {
             let (name, comment) = facts::table(&reply)?;
             if name == TABLE {
                 found = Some(TableFacts {
@@ -207,7 +246,7 @@ impl Nft {
         let Some(mut facts) = found else {
             return Ok(None);
         };
-        for reply in self.dump(&encode::dump_chains())? {
+        for reply in self.dump(&encode::dump_chains(self.family))? {
             let chain = facts::chain(&reply)?;
             if chain.table == TABLE {
                 facts.chains.insert(
@@ -219,7 +258,7 @@ impl Nft {
                 );
             }
         }
-        for reply in self.dump(&encode::dump_rules(TABLE))? {
+        for reply in self.dump(&encode::dump_rules(self.name()))? {
             let rule = facts::rule(&reply)?;
             facts
                 .chains
@@ -228,16 +267,19 @@ impl Nft {
                 .rules
                 .push(rule.comment);
         }
-        for reply in self.dump(&encode::dump_sets(TABLE))? {
+        for reply in self.dump(&encode::dump_sets(self.name()))? {
             let (table, set) = facts::set(&reply)?;
             if table == TABLE {
                 facts.sets.insert(set);
             }
         }
-        facts.exempt = facts::ranges(&self.elements(EXEMPT)?)?;
-        facts.pods = self.pods()?;
-        facts.links = facts::numbers(&self.elements(ENI_LINK)?)?;
-        facts.answers = facts::numbers(&self.elements(ENI_ANSWER)?)?;
+        for set in SETS {
+            if facts.sets.contains(set.name) {
+                let replies = self.elements(set.name)?;
+                let held = facts::elements(self.family, set, &replies)?;
+                facts.contents.insert(set.name, held);
+            }
+        }
         Ok(Some(facts))
     }
 
@@ -246,15 +288,18 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses or can't be understood.
     pub fn leftovers(&mut self) -> Result<Vec<Leftover>, NftError> {
-        let chains = self.dump(&encode::dump_chains())?;
+        let chains = self.dump(&encode::dump_chains(self.family))?;
         let chains = chains.iter().map(facts::chain).collect::<Result<Vec<_>, _>>()?;
         let mut found = leftovers::chains(&chains);
         for table in leftovers::iptables_tables(&chains) {
-            for reply in self.dump(&encode::dump_rules(&table))? {
+            for reply in self.dump(&encode::dump_rules(Table {
+                family: self.family,
+                name: &table,
+            }))? {
                 found.extend(leftovers::rule(&table, facts::rule(&reply)?));
             }
         }
-        for reply in self.dump(&encode::dump_tables())? {
+        for reply in self.dump(&encode::dump_tables(self.family))? {
             let (name, comment) = facts::table(&reply)?;
             let ours = comment.as_deref().is_some_and(is_seal);
             if name == TABLE && !ours && leftovers::is_go_table(&chains) {
@@ -265,7 +310,7 @@ impl Nft {
     }
 
     fn elements(&mut self, set: &str) -> Result<Vec<Reply>, NetError> {
-        match self.dump(&encode::dump_elements(TABLE, set)) {
+        match self.dump(&encode::dump_elements(self.name(), set)) {
             Err(error) if error.errno == Errno::ENOENT => Ok(Vec::new()),
             result => result,
         }
@@ -299,33 +344,31 @@ impl Nft {
 }
 
 /// Sets, chains and rules, in an order in which everything exists before it is referred to.
-fn skeleton(want: &HostRuleset) -> Vec<Message> {
+fn skeleton(table: Table<'_>, want: &impl Ruleset) -> Vec<Message> {
     let chains = want.chains();
     let sets = want
         .sets()
         .into_iter()
         .zip(1..)
-        .map(|(set, id)| encode::new_set(TABLE, set, id));
+        .map(|(set, id)| encode::new_set(table, set, id));
     let mut messages: Vec<Message> = sets.collect();
-    messages.extend(chains.iter().map(|chain| encode::new_chain(TABLE, chain)));
-    messages.extend(chains.iter().flat_map(new_rules));
+    messages.extend(chains.iter().map(|chain| encode::new_chain(table, chain)));
+    messages.extend(chains.iter().flat_map(|chain| new_rules(table, chain)));
     messages
 }
 
-fn new_rules(chain: &Chain) -> Vec<Message> {
+fn new_rules(table: Table<'_>, chain: &Chain) -> Vec<Message> {
     let rules = chain.rules.iter();
     rules
-        .map(|rule| encode::new_rule(TABLE, &chain.name, rule))
+        .map(|rule| encode::new_rule(table, &chain.name, rule))
         .collect()
 }
 
-/// The table's comment: whose it is, and a digest of every byte of its skeleton and of what an ENI's chain looks like.
-fn seal(want: &HostRuleset, skeleton: &[Message]) -> String {
+/// The table's comment: whose it is, and a digest of every byte of its skeleton and of what an ENI's chains look like.
+fn seal(table: Table<'_>, want: &impl Ruleset, skeleton: &[Message]) -> String {
     let mut digest = Sha1::new();
-    let any_eni = EniMark::new(1)
-        .map(|mark| add_eni(want, mark))
-        .unwrap_or_default();
-    for message in skeleton.iter().chain(&any_eni) {
+    let any_eni = EniMark::new(1).map(|mark| add_eni(table, want, mark));
+    for message in skeleton.iter().chain(&any_eni.unwrap_or_default()) {
         digest.update(message.kind.to_ne_bytes());
         digest.update(message.body.as_bytes());
     }
@@ -337,108 +380,57 @@ fn is_seal(comment: &str) -> bool {
     comment.starts_with("aws-cni ")
 }
 
-fn replace(
-    want: &HostRuleset,
-    skeleton: Vec<Message>,
-    seal: &str,
-    pods: &BTreeMap<Ipv4Addr, EniMark>,
-    exists: bool,
-) -> Vec<Message> {
-    let mut messages = Vec::new();
-    if exists {
-        messages.push(encode::delete_table(TABLE));
+/// What a new table holds besides its skeleton.
+fn fill(table: Table<'_>, want: &impl Ruleset, published: &Contents) -> Vec<Message> {
+    let enis = want.eni_marks();
+    let chains = enis.iter().flat_map(|mark| add_eni(table, want, *mark));
+    let mut messages: Vec<Message> = chains.collect();
+    for contents in [&want.contents(), published] {
+        messages.extend(add_all(table, contents));
     }
-    messages.push(encode::new_table(TABLE, seal));
-    messages.extend(skeleton);
-    let enis = want.marked_enis();
-    messages.extend(enis.keys().flat_map(|mark| add_eni(want, *mark)));
-    let ranges: Vec<_> = want.exempt_ranges().into_iter().map(Element::Range).collect();
-    messages.extend(encode::add_elements(TABLE, EXEMPT, &ranges));
-    let links: Vec<_> = enis
-        .iter()
-        .map(|(mark, link)| link_element(want, *link, *mark))
-        .collect();
-    messages.extend(encode::add_elements(TABLE, ENI_LINK, &links));
-    let answers: Vec<_> = want.answers().into_iter().map(answer_element).collect();
-    messages.extend(encode::add_elements(TABLE, ENI_ANSWER, &answers));
-    let pods: Vec<_> = pods
-        .iter()
-        .map(|(address, mark)| pod_element(*address, *mark))
-        .collect();
-    messages.extend(encode::add_elements(TABLE, POD_ENI, &pods));
     messages
 }
 
-/// New chains first, then elements, then old chains, to which nothing refers by then. Within a set deletions come
-/// first, since a new range may overlap an old one; no packet sees the moment between.
-fn amend(want: &HostRuleset, amendment: &Amendment) -> Vec<Message> {
-    let ranges = |ranges: &[_]| ranges.iter().copied().map(Element::Range).collect::<Vec<_>>();
-    let gone_links = amendment
-        .links_out
-        .iter()
-        .map(|link| Element::Link(*link, Verdict::Return));
-    let new_links = amendment
-        .links_in
-        .iter()
-        .map(|(link, mark)| link_element(want, *link, *mark));
-    let gone_answers = amendment.answers_out.iter();
-    let gone_answers: Vec<_> = gone_answers
-        .map(|mark| Element::Mark(*mark, Verdict::Return))
-        .collect();
-    let new_answers: Vec<_> = amendment.answers_in.iter().copied().map(answer_element).collect();
+fn add_all(table: Table<'_>, contents: &Contents) -> Vec<Message> {
+    let sets = contents.iter();
+    sets.flat_map(|(set, elements)| encode::add_elements(table, set, &listed(elements)))
+        .collect()
+}
+
+fn listed(elements: &BTreeSet<Element>) -> Vec<Element> {
+    elements.iter().cloned().collect()
+}
+
+/// New chains first, then elements, then old chains, to which nothing refers by then. Deletions come first, since a new
+/// range may overlap an old one; no packet sees the moment between.
+fn amend(table: Table<'_>, want: &impl Ruleset, amendment: &Amendment) -> Vec<Message> {
     let new_enis = amendment.enis_in.iter();
-    let mut messages: Vec<Message> = new_enis.flat_map(|mark| add_eni(want, *mark)).collect();
-    messages.extend(encode::delete_elements(
-        TABLE,
-        EXEMPT,
-        &ranges(&amendment.exempt_out),
-    ));
-    messages.extend(encode::add_elements(TABLE, EXEMPT, &ranges(&amendment.exempt_in)));
-    messages.extend(encode::delete_elements(
-        TABLE,
-        POD_ENI,
-        &unmarked(&amendment.pods_out),
-    ));
-    messages.extend(encode::delete_elements(
-        TABLE,
-        ENI_LINK,
-        &gone_links.collect::<Vec<_>>(),
-    ));
-    messages.extend(encode::add_elements(
-        TABLE,
-        ENI_LINK,
-        &new_links.collect::<Vec<_>>(),
-    ));
-    messages.extend(encode::delete_elements(TABLE, ENI_ANSWER, &gone_answers));
-    messages.extend(encode::add_elements(TABLE, ENI_ANSWER, &new_answers));
+    let mut messages: Vec<Message> = new_enis.flat_map(|mark| add_eni(table, want, *mark)).collect();
+    for (set, elements) in &amendment.gone {
+        messages.extend(encode::delete_elements(table, set, &listed(elements)));
+    }
+    messages.extend(add_all(table, &amendment.new));
     let gone_chains = amendment.enis_out.iter();
     let gone_chains = gone_chains.flat_map(|mark| want.eni_chains(*mark).into_iter().rev());
-    messages.extend(gone_chains.map(|chain| encode::delete_chain(TABLE, &chain.name)));
+    messages.extend(gone_chains.map(|chain| encode::delete_chain(table, &chain.name)));
     messages
 }
 
-fn add_eni(want: &HostRuleset, mark: EniMark) -> Vec<Message> {
+fn add_eni(table: Table<'_>, want: &impl Ruleset, mark: EniMark) -> Vec<Message> {
     let chains = want.eni_chains(mark);
-    let new = |chain| std::iter::once(encode::new_chain(TABLE, chain)).chain(new_rules(chain));
+    let new = |chain| std::iter::once(encode::new_chain(table, chain)).chain(new_rules(table, chain));
     chains.iter().flat_map(new).collect()
 }
 
 fn pod_element(address: Ipv4Addr, mark: EniMark) -> Element {
-    Element::Address(address, Verdict::Jump(eni_chain_name(mark)))
-}
-
-fn link_element(want: &HostRuleset, link: u32, mark: EniMark) -> Element {
-    Element::Link(link, Verdict::Jump(want.link_chain_name(mark)))
-}
-
-fn answer_element((number, mark): (u32, EniMark)) -> Element {
-    Element::Mark(number, Verdict::Jump(eni_chain_name(mark)))
+    let verdict = Verdict::Jump(eni_chain_name(mark));
+    Element::Entry(Key::Address(address.into()), Datum::Verdict(verdict))
 }
 
 /// Elements to delete, for which the verdict does not matter.
 fn unmarked(addresses: &[Ipv4Addr]) -> Vec<Element> {
+    let addresses = addresses.iter();
     addresses
-        .iter()
-        .map(|address| Element::Address(*address, Verdict::Return))
+        .map(|address| Element::Entry(Key::Address((*address).into()), Datum::Nothing))
         .collect()
 }

@@ -5,6 +5,7 @@
 //! pod 10.0.1.50 -- eni000000000b        eth1 10.0.1.20 ==== w1 10.0.1.1         10.1.0.9 (VPC)
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::model::SnatPorts;
+use super::Nft;
+use super::model::{AddressRange, Datum, Element, Key, Set, SnatPorts, Verdict};
 use crate::net::layout::{EniMark, RuleLayout};
 use crate::net::netns::run_in;
-use crate::net::ruleset::HostRuleset;
+use crate::net::ruleset::{EXEMPT, HostRuleset, mark_of_chain};
 use crate::net::testing::{fresh_netns, in_fresh_netns};
 
 pub(crate) const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
@@ -76,6 +78,34 @@ pub(crate) fn counted(comment: &str) -> u64 {
         .iter()
         .find_map(|expr| expr.get("counter"));
     counter.unwrap()["packets"].as_u64().unwrap()
+}
+
+/// What the exemption set holds.
+pub(crate) fn exempt(table: &mut Nft) -> BTreeSet<AddressRange> {
+    let held = held(table, EXEMPT);
+    let range = |element| match element {
+        Element::Range(range) => range,
+        Element::Entry(..) => panic!("{element:?}"),
+    };
+    held.into_iter().map(range).collect()
+}
+
+/// Which ENI the numbers of a map, links' or marks, lead to.
+pub(crate) fn numbers(table: &mut Nft, map: Set) -> Vec<(u32, Option<EniMark>)> {
+    let entry = |element| match element {
+        Element::Entry(Key::Number(number), Datum::Verdict(Verdict::Jump(chain))) => {
+            (number, mark_of_chain(&chain))
+        }
+        Element::Entry(Key::Number(number), _) => (number, None),
+        other => panic!("{other:?}"),
+    };
+    held(table, map).into_iter().map(entry).collect()
+}
+
+/// What a set of ours holds; nothing when it is not there.
+pub(crate) fn held(table: &mut Nft, set: Set) -> BTreeSet<Element> {
+    let facts = table.facts().unwrap().unwrap();
+    facts.contents.get(set.name).cloned().unwrap_or_default()
 }
 
 pub(crate) fn index(link: &str) -> u32 {

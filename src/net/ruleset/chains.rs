@@ -18,7 +18,7 @@ const NAT_POSTROUTING: &str = "nat-postrouting";
 
 impl HostRuleset {
     /// The chains that don't come and go with ENIs, in an order in which each is jumped to only after it exists.
-    pub fn chains(&self) -> Vec<Chain> {
+    pub(super) fn all_chains(&self) -> Vec<Chain> {
         let mut chains = Vec::new();
         let restores = self.node_port || self.snat.is_some();
         if restores {
@@ -44,7 +44,7 @@ impl HostRuleset {
         if shared {
             rules.push(rule(
                 "what comes in on an ENI is answered by it",
-                [Expr::Load(Load::IifIndex), Expr::Dispatch(ENI_LINK)],
+                [Expr::Load(Load::IifIndex), Expr::Dispatch(ENI_LINK.name)],
             ));
         }
         if self.node_port {
@@ -79,7 +79,12 @@ impl HostRuleset {
             let [name, equal] = came_from(&self.veth_prefix);
             rules.push(rule(
                 "pods: the ENI that owns the address",
-                [name, equal, Expr::Load(Load::IpSaddr), Expr::Dispatch(POD_ENI)],
+                [
+                    name,
+                    equal,
+                    Expr::Load(Load::IpSaddr),
+                    Expr::Dispatch(POD_ENI.name),
+                ],
             ));
         }
         if self.answers_by_eni() {
@@ -169,7 +174,7 @@ impl HostRuleset {
                 "stays in the VPC",
                 [
                     Expr::Load(Load::IpDaddr),
-                    Expr::InSet(EXEMPT),
+                    Expr::InSet(EXEMPT.name),
                     Expr::Count,
                     Expr::Verdict(Verdict::Return),
                 ],
@@ -197,7 +202,7 @@ impl HostRuleset {
                 Expr::Load(Load::OifName),
                 Expr::Differs(Value::NamePrefix(BRANCH_LINKS.into())),
                 Expr::Load(Load::IpDaddr),
-                Expr::NotInSet(EXEMPT),
+                Expr::NotInSet(EXEMPT.name),
                 Expr::Load(Load::DaddrType),
                 Expr::Differs(Value::Number(ADDRESS_TYPE_LOCAL)),
                 Expr::Count,
@@ -219,7 +224,7 @@ impl HostRuleset {
     }
 
     /// The chains that come with an ENI, each jumped to only after it exists.
-    pub fn eni_chains(&self, mark: EniMark) -> Vec<Chain> {
+    pub(super) fn chains_of(&self, mark: EniMark) -> Vec<Chain> {
         let mut chains = vec![eni_chain(mark)];
         if self.answers_by_eni() {
             chains.push(link_chain(mark));
@@ -228,7 +233,7 @@ impl HostRuleset {
     }
 
     /// Where what comes in on an ENI's link goes.
-    pub fn link_chain_name(&self, mark: EniMark) -> String {
+    pub(super) fn link_chain_name(&self, mark: EniMark) -> String {
         if self.answers_by_eni() {
             link_chain_name(mark)
         } else {
@@ -272,7 +277,7 @@ fn answer() -> Rule {
                 keep: ENI_MARK_MASK,
                 flip: 0,
             },
-            Expr::Dispatch(ENI_ANSWER),
+            Expr::Dispatch(ENI_ANSWER.name),
         ],
     )
 }

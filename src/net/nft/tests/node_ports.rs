@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use super::super::testbed::{
-    INTERNET, NODE_IP, Node, POD_A, POD_B, PORT, VPC_PEER, counted, index, inside, listen, mark, on_node, run,
+    INTERNET, NODE_IP, Node, POD_A, POD_B, PORT, VPC_PEER, counted, index, inside, listen, mark, numbers,
+    on_node, run,
 };
 use super::super::{Applied, Nft};
 use super::nft;
-use crate::net::ruleset::HostRuleset;
+use crate::net::ruleset::{ENI_ANSWER, ENI_LINK, HostRuleset};
 use crate::net::testing::fresh_netns;
 
 const ENI_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 20);
@@ -174,10 +175,11 @@ fn without_node_port_support_no_connection_is_marked() {
         assert!(!facts.sets.contains("eni-answer"));
         assert!(!facts.chains.contains_key("link-1") && !facts.chains.contains_key("mangle-output"));
         // Its packets are still marked on the way in, or strict rp_filter would have dropped them.
-        assert_eq!(
-            facts.links.values().copied().collect::<Vec<_>>(),
-            [Some(mark(1)), Some(mark(2))]
-        );
+        let links: Vec<_> = numbers(&mut table, ENI_LINK)
+            .into_iter()
+            .map(|(_, eni)| eni)
+            .collect();
+        assert_eq!(links, [Some(mark(1)), Some(mark(2))]);
     });
 }
 
@@ -216,13 +218,8 @@ fn enis_come_and_go_with_their_answers_in_one_transaction() {
         let mut want = node.ruleset();
         let mut table = applied_first(&want);
         let answers = |table: &mut Nft| {
-            table
-                .facts()
-                .unwrap()
-                .unwrap()
-                .answers
-                .into_keys()
-                .collect::<Vec<_>>()
+            let marks = numbers(table, ENI_ANSWER).into_iter();
+            marks.map(|(mark, _)| mark).collect::<Vec<_>>()
         };
         assert_eq!(answers(&mut table), [1]);
         want.enis.insert(mark(2), index("eth2"));

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::super::model::SnatPorts;
-use super::super::testbed::{NODE_IP, POD_B, mark, nft, nft_listing, on_node, run};
+use super::super::testbed::{NODE_IP, POD_B, exempt, mark, nft, nft_listing, numbers, on_node, run};
 use super::super::{Applied, Nft, NftError};
 use super::addresses;
 use crate::net::layout::RuleLayout;
-use crate::net::ruleset::{HostRuleset, RulesetError};
+use crate::net::ruleset::{ENI_LINK, HostRuleset, Ruleset, RulesetError};
 use crate::net::testing::in_fresh_netns;
 
 #[test]
@@ -46,7 +46,7 @@ fn dataplane_5_7_15_30_31_nft_reads_back_what_we_wrote() {
         ] {
             assert!(listing.contains(line), "{line:?} is not in:\n{listing}");
         }
-        assert_eq!(table.facts().unwrap().unwrap().exempt, want.exempt_ranges());
+        assert_eq!(exempt(&mut table), want.exempt_ranges());
     });
 }
 
@@ -113,8 +113,7 @@ fn live_changes_touch_elements_only() {
         want.exempt.insert("10.0.0.0/8".parse().unwrap()); // overlaps what is there
         assert_eq!(table.apply(&want).unwrap(), Applied::Amended);
         assert_eq!(rules(&mut table), before);
-        let facts = table.facts().unwrap().unwrap();
-        assert_eq!(facts.exempt, want.exempt_ranges());
+        assert_eq!(exempt(&mut table), want.exempt_ranges());
         // Another ENI comes, then the first one goes and takes its addresses along.
         want.enis.insert(mark(2), node.eth0);
         assert_eq!(table.apply(&want).unwrap(), Applied::Amended);
@@ -123,29 +122,16 @@ fn live_changes_touch_elements_only() {
         assert_eq!(table.apply(&want).unwrap(), Applied::Amended);
         let facts = table.facts().unwrap().unwrap();
         assert_eq!(
-            facts.pods.into_iter().collect::<Vec<_>>(),
+            table.pods().unwrap().into_iter().collect::<Vec<_>>(),
             [(addresses(7, 1)[0], Some(mark(2)))]
         );
-        assert_eq!(
-            facts.links.into_iter().collect::<Vec<_>>(),
-            [(node.eth0, Some(mark(2)))]
-        );
+        assert_eq!(numbers(&mut table, ENI_LINK), [(node.eth0, Some(mark(2)))]);
         assert!(!facts.chains.contains_key("eni-1"));
         assert_eq!(table.apply(&want).unwrap(), Applied::Unchanged);
         // Its link got another index (renamed driver, re-attached ENI).
         want.enis.insert(mark(2), node.eth1);
         assert_eq!(table.apply(&want).unwrap(), Applied::Amended);
-        assert_eq!(
-            table
-                .facts()
-                .unwrap()
-                .unwrap()
-                .links
-                .keys()
-                .copied()
-                .collect::<Vec<_>>(),
-            [node.eth1]
-        );
+        assert_eq!(numbers(&mut table, ENI_LINK), [(node.eth1, Some(mark(2)))]);
     });
 }
 
