@@ -1,7 +1,8 @@
-//! The node's nftables table `ip aws-cni` as a value: what it must contain, and what separates it from what is there.
+//! The node's nftables tables `ip aws-cni` and `ip6 aws-cni` as values: what it must contain, and what separates it from what is there.
 //!
-//! Three jobs: NodePort answers leave by the ENI that the request came by, traffic that leaves the VPC gets the node's
-//! address, and a packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there.
+//! Four jobs: NodePort answers leave by the ENI that the request came by, traffic that leaves the VPC gets the node's
+//! address, and a packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there;
+//! and hostPorts lead to pods, which is all that the IPv6 table does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -13,8 +14,10 @@ use super::nft::model::{
 use crate::ipam::cidr::Ipv4Cidr;
 
 mod chains;
+mod ports;
 
 pub use chains::{eni_chain_name, mark_of_chain};
+pub use ports::{HOST_PORT, HOST_PORT_AT, HOST_PORT_POD, HostRuleset6};
 
 /// The table's name, in family `ip`. The Go daemon uses the same one, so the two never run side by side unnoticed.
 pub const TABLE: &str = "aws-cni";
@@ -43,7 +46,15 @@ pub const ENI_ANSWER: Set = Set {
     kind: SetKind::Verdicts,
 };
 /// Every set a table of ours may have.
-pub const SETS: [Set; 4] = [EXEMPT, POD_ENI, ENI_LINK, ENI_ANSWER];
+pub const SETS: [Set; 7] = [
+    EXEMPT,
+    POD_ENI,
+    ENI_LINK,
+    ENI_ANSWER,
+    HOST_PORT,
+    HOST_PORT_AT,
+    HOST_PORT_POD,
+];
 
 /// What a table must be.
 pub trait Ruleset {
@@ -57,9 +68,6 @@ pub trait Ruleset {
     fn check(&self) -> Result<(), RulesetError> {
         Ok(())
     }
-
-    /// Whether there is anything to program.
-    fn is_needed(&self) -> bool;
 
     /// Its sets, before any element.
     fn sets(&self) -> Vec<Set>;
@@ -210,10 +218,6 @@ impl Ruleset for HostRuleset {
         self.check()
     }
 
-    fn is_needed(&self) -> bool {
-        self.snat.is_some() || self.node_port || self.is_shared()
-    }
-
     fn sets(&self) -> Vec<Set> {
         let exempt = self.snat.map(|_| EXEMPT);
         let shared = self.is_shared().then_some([POD_ENI, ENI_LINK]);
@@ -222,6 +226,7 @@ impl Ruleset for HostRuleset {
             .into_iter()
             .chain(shared.into_iter().flatten())
             .chain(answer)
+            .chain(ports::sets())
             .collect()
     }
 

@@ -15,8 +15,6 @@ pub type Contents = BTreeMap<SetName, BTreeSet<Element>>;
 pub enum Plan {
     /// It is as it should be.
     Nothing,
-    /// It should not be there.
-    Remove,
     /// It is missing, foreign, old or meddled with: write it anew, with what was published carried over.
     Replace {
         /// What still leads somewhere.
@@ -41,16 +39,14 @@ pub struct Amendment {
 
 /// Compares. `seal` is the comment that a table with the wanted chains carries.
 pub fn plan(want: &impl Ruleset, seal: &str, facts: Option<&TableFacts>) -> Plan {
-    match (facts, want.is_needed()) {
-        (None, false) => Plan::Nothing,
-        (Some(_), false) => Plan::Remove,
-        (None, true) => Plan::Replace {
+    match facts {
+        None => Plan::Replace {
             published: Contents::new(),
         },
-        (Some(facts), true) if !stands(want, seal, facts) => Plan::Replace {
+        Some(facts) if !stands(want, seal, facts) => Plan::Replace {
             published: published(want, facts).0,
         },
-        (Some(facts), true) => amendment(want, facts),
+        Some(facts) => amendment(want, facts),
     }
 }
 

@@ -229,10 +229,22 @@ pub fn dump_elements(table: Table<'_>, set: &str) -> Message {
 }
 
 /// Opens or closes a transaction.
-pub fn batch_frame(kind: u16) -> Body {
+///
+/// With a generation, the kernel refuses it when anything has changed since.
+pub fn batch_frame(kind: u16, generation: Option<u32>) -> Body {
     let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
     debug_assert!(kind == NFNL_MSG_BATCH_BEGIN || kind == NFNL_MSG_BATCH_END);
-    Body::new(&[0, 0, high, low])
+    let mut body = Body::new(&[0, 0, high, low]);
+    if let Some(generation) = generation {
+        body.be32(NFNL_BATCH_GENID, generation);
+    }
+    body
+}
+
+/// Asks for the generation, which every change of any table changes.
+pub fn get_generation() -> Message {
+    let what = "read the generation of nf_tables".to_owned();
+    change(TableFamily::Ipv4, NFT_MSG_GETGEN, NlmF::empty(), what, |_| {})
 }
 
 fn create_only() -> NlmF {

@@ -108,6 +108,13 @@ pub fn rule(reply: &Reply) -> Result<RuleFacts, Malformed> {
     })
 }
 
+/// The generation.
+pub fn generation(reply: &Reply) -> Result<u32, Malformed> {
+    let attrs = Attrs::after(&reply.payload, GENERIC_HEADER)?;
+    let number = attrs.find(NFTA_GEN_ID).and_then(|attr| attr.be32());
+    number.ok_or(missing("a generation"))
+}
+
 /// A set's table and name.
 pub fn set(reply: &Reply) -> Result<(String, String), Malformed> {
     let attrs = Attrs::after(&reply.payload, GENERIC_HEADER)?;

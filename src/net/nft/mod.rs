@@ -9,6 +9,7 @@ pub mod facts;
 mod leftovers;
 pub mod model;
 pub(crate) mod news;
+mod ports;
 mod table;
 #[cfg(test)]
 pub(crate) mod testbed;
@@ -17,4 +18,5 @@ mod tests;
 mod uapi;
 
 pub use leftovers::{Leftover, LegacyTables};
+pub use ports::PodPorts;
 pub use table::{Applied, Nft, NftError};

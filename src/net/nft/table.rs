@@ -10,7 +10,7 @@ use super::diff::{Amendment, Contents, Plan, plan};
 use super::encode::{self, Message, Table};
 use super::facts::{self, ChainFacts, TableFacts};
 use super::leftovers::{self, Leftover};
-use super::model::{Chain, Datum, Element, Key, TableFamily, Verdict};
+use super::model::{Chain, Datum, Element, Key, Set, TableFamily, Verdict};
 use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END};
 use crate::net::layout::EniMark;
 use crate::net::netlink::{Batch, Family, NetError, Reply, Socket};
@@ -26,8 +26,6 @@ pub enum Applied {
     Amended,
     /// The table was written anew.
     Replaced,
-    /// The table was taken away.
-    Removed,
 }
 
 /// Why the table could not be read or written.
@@ -74,7 +72,7 @@ impl Nft {
         })
     }
 
-    fn name(&self) -> Table<'static> {
+    pub(super) fn name(&self) -> Table<'static> {
         Table {
             family: self.family,
             name: TABLE,
@@ -106,7 +104,6 @@ impl Nft {
         let facts = self.facts()?;
         let (messages, applied) = match plan(want, &seal, facts.as_ref()) {
             Plan::Nothing => return Ok(Applied::Unchanged),
-            Plan::Remove => (vec![encode::delete_table(table)], Applied::Removed),
             Plan::Amend(amendment) => (amend(table, want, &amendment), Applied::Amended),
             Plan::Replace { published } => {
                 let old = facts.iter().map(|_| encode::delete_table(table));
@@ -215,8 +212,7 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses or can't be understood.
     pub fn pods(&mut self) -> Result<BTreeMap<Ipv4Addr, Option<EniMark>>, NftError> {
-        let replies = self.elements(POD_ENI.name)?;
-        let elements = facts::elements(self.family, POD_ENI, &replies)?;
+        let elements = self.held(POD_ENI)?;
         let mark = |datum| match datum {
             Datum::Verdict(Verdict::Jump(chain)) => mark_of_chain(&chain),
             _ => None,
@@ -275,9 +271,7 @@ impl Nft {
         }
         for set in SETS {
             if facts.sets.contains(set.name) {
-                let replies = self.elements(set.name)?;
-                let held = facts::elements(self.family, set, &replies)?;
-                facts.contents.insert(set.name, held);
+                facts.contents.insert(set.name, self.held(set)?);
             }
         }
         Ok(Some(facts))
@@ -309,11 +303,23 @@ impl Nft {
         Ok(found)
     }
 
-    fn elements(&mut self, set: &str) -> Result<Vec<Reply>, NetError> {
-        match self.dump(&encode::dump_elements(self.name(), set)) {
-            Err(error) if error.errno == Errno::ENOENT => Ok(Vec::new()),
-            result => result,
+    /// What a set holds; nothing when it is not there.
+    pub(super) fn held(&mut self, set: Set) -> Result<BTreeSet<Element>, NftError> {
+        match self.dump(&encode::dump_elements(self.name(), set.name)) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(BTreeSet::new()),
+            replies => Ok(facts::elements(self.family, set, &replies?)?),
         }
+    }
+
+    /// A number that every change of any table changes.
+    pub(super) fn generation(&mut self) -> Result<u32, NftError> {
+        let request = encode::get_generation();
+        let reply = self.socket.get(request.kind, request.what, &request.body)?;
+        let reply = reply.ok_or(Malformed {
+            expected: "a generation",
+            offset: 0,
+        })?;
+        Ok(facts::generation(&reply)?)
     }
 
     fn dump(&mut self, request: &Message) -> Result<Vec<Reply>, NetError> {
@@ -321,7 +327,16 @@ impl Nft {
             .dump(request.kind, request.what.clone(), &request.body)
     }
 
-    fn transact(&mut self, messages: &[Message]) -> Result<(), NetError> {
+    pub(super) fn transact(&mut self, messages: &[Message]) -> Result<(), NetError> {
+        self.transact_at(None, messages)
+    }
+
+    /// With a generation, only if nothing has changed since: ERESTART otherwise.
+    pub(super) fn transact_at(
+        &mut self,
+        generation: Option<u32>,
+        messages: &[Message],
+    ) -> Result<(), NetError> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -329,7 +344,7 @@ impl Nft {
         batch.push_control(
             NFNL_MSG_BATCH_BEGIN,
             "begin an nf_tables transaction",
-            &encode::batch_frame(NFNL_MSG_BATCH_BEGIN),
+            &encode::batch_frame(NFNL_MSG_BATCH_BEGIN, generation),
         );
         for message in messages {
             batch.push(message.kind, message.flags, message.what.clone(), &message.body);
@@ -337,7 +352,7 @@ impl Nft {
         batch.push_control(
             NFNL_MSG_BATCH_END,
             "commit an nf_tables transaction",
-            &encode::batch_frame(NFNL_MSG_BATCH_END),
+            &encode::batch_frame(NFNL_MSG_BATCH_END, None),
         );
         self.socket.run_all(&batch)
     }
@@ -397,7 +412,7 @@ fn add_all(table: Table<'_>, contents: &Contents) -> Vec<Message> {
         .collect()
 }
 
-fn listed(elements: &BTreeSet<Element>) -> Vec<Element> {
+pub(super) fn listed(elements: &BTreeSet<Element>) -> Vec<Element> {
     elements.iter().cloned().collect()
 }
 

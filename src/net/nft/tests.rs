@@ -1,5 +1,6 @@
 //! The kernel as judge: what it makes of our messages, and what our rules make of packets.
 
+mod host_ports;
 mod neighbours;
 mod node_ports;
 mod packets;

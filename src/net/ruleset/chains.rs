@@ -1,6 +1,6 @@
 //! The chains of the table, rule by rule.
 
-use super::{ENI_ANSWER, ENI_LINK, EXEMPT, HostRuleset, POD_ENI};
+use super::{ENI_ANSWER, ENI_LINK, EXEMPT, HostRuleset, POD_ENI, Ruleset as _, ports};
 use crate::net::layout::{ENI_MARK_MASK, EniMark, RuleLayout};
 use crate::net::nft::model::{
     ADDRESS_TYPE_LOCAL, Chain, ChainKind, DIRECTION_ORIGINAL, DIRECTION_REPLY, Expr, Hook, HookPoint, Load,
@@ -24,9 +24,7 @@ impl HostRuleset {
         if restores {
             chains.push(self.restore_chain());
         }
-        if restores || self.layout == RuleLayout::Shared {
-            chains.push(self.mangle_prerouting());
-        }
+        chains.push(self.mangle_prerouting());
         if self.answers_by_eni() {
             chains.push(mangle_output());
         }
@@ -35,11 +33,12 @@ impl HostRuleset {
             chains.push(self.nat_prerouting());
             chains.push(self.nat_postrouting(ports));
         }
+        chains.extend(ports::chains(self.family(), &self.veth_prefix));
         chains
     }
 
     fn mangle_prerouting(&self) -> Chain {
-        let mut rules = Vec::new();
+        let mut rules: Vec<Rule> = ports::guards(&self.veth_prefix).into();
         let shared = self.layout == RuleLayout::Shared;
         if shared {
             rules.push(rule(
@@ -328,7 +327,7 @@ pub fn mark_of_chain(name: &str) -> Option<EniMark> {
     EniMark::new(number.parse().ok()?)
 }
 
-fn base(name: &str, kind: ChainKind, point: HookPoint, priority: i32, rules: Vec<Rule>) -> Chain {
+pub(super) fn base(name: &str, kind: ChainKind, point: HookPoint, priority: i32, rules: Vec<Rule>) -> Chain {
     Chain {
         name: name.into(),
         hook: Some(Hook {
@@ -340,7 +339,7 @@ fn base(name: &str, kind: ChainKind, point: HookPoint, priority: i32, rules: Vec
     }
 }
 
-fn regular(name: &str, rules: Vec<Rule>) -> Chain {
+pub(super) fn regular(name: &str, rules: Vec<Rule>) -> Chain {
     Chain {
         name: name.into(),
         hook: None,
@@ -348,14 +347,14 @@ fn regular(name: &str, rules: Vec<Rule>) -> Chain {
     }
 }
 
-fn rule<const N: usize>(comment: &str, exprs: [Expr; N]) -> Rule {
+pub(super) fn rule<const N: usize>(comment: &str, exprs: [Expr; N]) -> Rule {
     Rule {
         comment: comment.into(),
         exprs: exprs.into(),
     }
 }
 
-fn came_from(prefix: &str) -> [Expr; 2] {
+pub(super) fn came_from(prefix: &str) -> [Expr; 2] {
     [
         Expr::Load(Load::IifName),
         Expr::Equal(Value::NamePrefix(prefix.into())),
