@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use super::environment::is_plain_name;
 use super::error::{CniError, Code};
+use super::ports::{self, PortError, PortMapping};
 use super::previous::{PreviousError, PreviousResult};
 use super::version::Version;
+use crate::ipam::ports::HostPort;
 use crate::net::layout::MTU;
 use crate::net::veth;
 use crate::rpc::types::Attachment;
@@ -44,6 +46,10 @@ pub struct NetConf {
     pub add_deadline: Option<Duration>,
     /// What an earlier plugin, or our own ADD, answered.
     pub previous: Option<PreviousResult>,
+    /// Ports of the node that are to lead to the pod.
+    pub host_ports: Vec<HostPort>,
+    /// Why there are none, though the runtime asks for some. Only an ADD fails of it.
+    pub port_error: Option<PortError>,
     /// GC: what the runtime still has.
     pub valid_attachments: Option<Vec<Attachment>>,
 }
@@ -62,6 +68,8 @@ struct Raw {
     log_level: Option<String>,
     #[serde(default, rename = "addDeadlineSeconds")]
     add_deadline: Option<Seconds>,
+    #[serde(default, rename = "runtimeConfig")]
+    runtime: Option<RuntimeConfig>,
     #[serde(default, rename = "prevResult")]
     previous: Option<Value>,
     // The specification's key, and the one that early runtimes sent.
@@ -69,6 +77,13 @@ struct Raw {
     valid_attachments: Option<Vec<RawAttachment>>,
     #[serde(default, rename = "cni.dev/attachments")]
     attachments: Option<Vec<RawAttachment>>,
+}
+
+/// What the runtime adds for the capabilities that the conflist declares.
+#[derive(Default, Deserialize)]
+struct RuntimeConfig {
+    #[serde(default, rename = "portMappings")]
+    ports: Option<Vec<PortMapping>>,
 }
 
 /// Numbers in a conflist are written with and without quotes.
@@ -101,6 +116,11 @@ impl NetConf {
             .previous
             .map(|previous| PreviousResult::parse(&previous, version))
             .transpose()?;
+        let mappings = raw.runtime.and_then(|runtime| runtime.ports).unwrap_or_default();
+        let (host_ports, port_error) = match ports::checked(&mappings) {
+            Ok(ports) => (ports, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let attachment = |raw: RawAttachment| Attachment {
             container_id: raw.container_id.into(),
             ifname: raw.ifname.into(),
@@ -116,6 +136,8 @@ impl NetConf {
                 Seconds::Text(text) => seconds_text(&text),
             }),
             previous,
+            host_ports,
+            port_error,
             valid_attachments: raw
                 .valid_attachments
                 .or(raw.attachments)

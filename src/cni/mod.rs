@@ -9,6 +9,7 @@ pub mod conf;
 pub mod conflist;
 pub mod environment;
 pub mod error;
+pub mod ports;
 pub mod previous;
 pub mod request;
 pub mod result;

@@ -10,6 +10,7 @@ use super::cloud::{CloudCall, CloudFailure};
 use super::ids::{
     CallId, CardIndex, CommitId, DeviceIndex, EniId, Mac, Mark, PodRef, SandboxKey, TableId, Tick, WaiterId,
 };
+use super::ports::HostPort;
 
 /// One thing to do. Effects of one step are executed in order; everything behind a [`Effect::Commit`] only once that
 /// batch is durable, and not at all when it failed.
@@ -165,6 +166,8 @@ pub struct ReleasedAddress {
     pub host_veth: String,
     /// Its network namespace as the ADD named it.
     pub netns: String,
+    /// Ports of the node that led to it.
+    pub ports: Vec<HostPort>,
 }
 
 /// Why an ADD gets no address, for a human and for a program.
@@ -203,6 +206,8 @@ pub enum RefusalKind {
     Deadline,
     /// The sandbox was deleted while its ADD waited.
     Cancelled,
+    /// A port of the node leads to another pod.
+    PortTaken,
 }
 
 /// How a secondary ENI's link, table and rules shall be.

@@ -11,6 +11,7 @@ use super::ids::{
 };
 use super::node::NodeFacts;
 use super::policy::Policy;
+use super::ports::HostPort;
 use super::wishes::Wish;
 use super::witness::{ImdsSnapshot, KernelFacts, LinkFact};
 
@@ -32,6 +33,8 @@ pub struct AddRequest {
     /// The sandbox's main interface, when this is another one. The runtime names only that, so this one goes with it; and
     /// when this one cannot be had, that one is taken back.
     pub main: Option<IfName>,
+    /// Ports of the node that are to lead to it.
+    pub ports: Vec<HostPort>,
     /// Until when the client waits.
     pub deadline: Tick,
 }

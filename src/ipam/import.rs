@@ -281,6 +281,7 @@ impl Judge<'_> {
             netns: String::new(),
             main,
             egress: None,
+            ports: Vec::new(),
             since: self.clocks.tick_of(entry.given_ns),
             told: None,
         });

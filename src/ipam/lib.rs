@@ -11,6 +11,7 @@ mod census;
 pub mod checkpoint;
 pub mod cidr;
 pub mod cidr6;
+mod claims;
 pub mod cloud;
 mod companions;
 mod drift;

@@ -12,6 +12,7 @@ use super::ids::{
     AttachmentId, CardIndex, ClientToken, DeviceIndex, EniId, IfName, Mac, Mark, PodRef, SandboxKey,
     SecurityGroupId, SubnetId, TableId, Tick, WaiterId,
 };
+use super::ports::HostPort;
 use super::six::Block;
 use super::witness::Doubt;
 
@@ -308,6 +309,9 @@ pub struct Allocation {
     /// Its address for the other family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressSlot>,
+    /// Ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<HostPort>,
     /// Since when.
     pub since: Tick,
     /// The only client that has been told, as long as it is the only one.

@@ -306,6 +306,7 @@ impl Pool {
             netns: request.netns.clone(),
             main: request.main.clone(),
             egress,
+            ports: request.ports.clone(),
             since: now,
             told: Some(request.waiter),
         };
@@ -344,6 +345,7 @@ impl Pool {
             table: allocation.table(),
             host_veth: allocation.host_veth,
             netns: allocation.netns,
+            ports: allocation.ports,
         })
     }
 

@@ -127,8 +127,8 @@ fn frees_addresses(pool: &Pool, commit: CommitId, now: Tick) -> bool {
 }
 
 fn add(pool: &mut Pool, calm: &mut Calm, request: &AddRequest, now: Tick, out: &mut Outbox) -> Option<()> {
-    // There is one card, and nothing goes with anything.
-    if !request.wish.takes(CardIndex::FIRST) || request.main.is_some() {
+    // There is one card, nothing goes with anything, and no port can be another's.
+    if !request.wish.takes(CardIndex::FIRST) || request.main.is_some() || !request.ports.is_empty() {
         return None;
     }
     let after = match calm.growth {

@@ -238,6 +238,7 @@ mod tests {
             netns: "/run/netns/x".to_owned(),
             main: None,
             egress: None,
+            ports: Vec::new(),
             since: Tick(5),
             told: None,
         }

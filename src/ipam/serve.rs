@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use super::census::{self, Census};
+use super::claims;
 use super::companions;
 use super::effect::{Effect, Refusal, ReleasedAddress, Reply};
 use super::event::AddRequest;
@@ -27,6 +28,9 @@ pub(super) fn add(pool: &mut Pool, request: AddRequest, now: Tick, out: &mut Out
     if !pool.has_main(&request) {
         let refusal = refusal::without_main(&request);
         return out.refuse(request.waiter, refusal);
+    }
+    if let Some(refusal) = claims::refusal(pool, &request) {
+        return companions::deny(pool, &request, refusal, now, out);
     }
     pool.memory.waiters.insert(request.waiter, request);
 }

@@ -1,5 +1,6 @@
 //! What the kernel looks like: netlink, namespaces, sysctls and nftables.
 
+pub mod conntrack;
 pub mod eni;
 pub mod facts;
 pub mod guard;

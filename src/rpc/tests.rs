@@ -31,6 +31,7 @@ fn add() -> Add {
         deadline_ms: 30_000,
         card: None,
         main: None,
+        host_ports: Vec::new(),
     }
 }
 
@@ -126,6 +127,7 @@ fn replies_round_trip() {
                     device: DeviceIndex(2),
                     host_veth: "enix".to_owned(),
                     layout: RuleLayout::Shared,
+                    host_ports: Vec::new(),
                 }],
                 known: true,
             }),
@@ -519,6 +521,7 @@ fn a_request_nobody_answers_is_answered_at_its_deadline_and_given_up() {
         deadline_ms: 10,
         card: None,
         main: None,
+        host_ports: Vec::new(),
         ..add()
     };
     let plugin = in_thread(move || client.send_add(hurried).unwrap().assigned().unwrap_err());

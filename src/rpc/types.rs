@@ -10,6 +10,7 @@ pub use crate::net::layout::RuleLayout;
 use crate::ipam::ids::{
     CardIndex, ContainerId, DeviceIndex, EniId, IfName, NetworkName, PodRef, SandboxKey, TableId,
 };
+use crate::ipam::ports::HostPort;
 
 /// The interface this build speaks; a change that old peers can't read gets the next number.
 pub const INTERFACE: &str = "local.awscni.Ipamd1";
@@ -42,6 +43,10 @@ pub struct Add {
     /// when this one is refused, that one is taken back. The main one is asked for first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<IfName>,
+    /// Ports of the node that are to lead to it. The plugin opens them while it wires; the daemon refuses those that lead
+    /// elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// Releases what a sandbox's interface holds. An unknown sandbox is a success. Two replies: [`Reply::Released`], then
@@ -209,6 +214,9 @@ pub struct ReleasedAddress {
     /// How the host's routes and rules were laid out when it was assigned.
     #[serde(default)]
     pub layout: RuleLayout,
+    /// Ports of the node that led to it, for the plugin to close.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// The first answer to [`Del`].
@@ -350,13 +358,15 @@ pub enum ErrorKind {
     BadRequest,
     /// The answer did not come in time.
     Deadline,
+    /// A port of the node leads to another pod.
+    PortTaken,
     /// A defect or an unexpected answer.
     Internal,
 }
 
 impl ErrorKind {
     /// Every kind, for the decoder and for tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TryAgain,
         Self::Exhausted,
         Self::SubnetFull,
@@ -367,6 +377,7 @@ impl ErrorKind {
         Self::NotFound,
         Self::BadRequest,
         Self::Deadline,
+        Self::PortTaken,
         Self::Internal,
     ];
 
@@ -383,6 +394,7 @@ impl ErrorKind {
             Self::NotFound => "NotFound",
             Self::BadRequest => "BadRequest",
             Self::Deadline => "Deadline",
+            Self::PortTaken => "PortTaken",
             Self::Internal => "Internal",
         }
     }

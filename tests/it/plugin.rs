@@ -205,6 +205,7 @@ fn healthy(layout: RuleLayout) -> impl Fn(&Request) -> Answers + Send + 'static 
                     device: DeviceIndex(2),
                     host_veth: VETH.to_owned(),
                     layout,
+                    host_ports: Vec::new(),
                 }],
                 known: true,
             })),

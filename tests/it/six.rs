@@ -42,6 +42,7 @@ fn request(container: &str) -> Add {
         deadline_ms: 30_000,
         card: None,
         main: None,
+        host_ports: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::failure::{self, NO_ADDRESS};
-use super::{ADD_ABSENCE, ANSWER_MARGIN, Session, kernel};
+use super::{ADD_ABSENCE, ANSWER_MARGIN, Session, host_ports, kernel};
 use crate::applets::plugin;
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::AddResult;
@@ -20,6 +20,7 @@ pub(super) fn run(session: &Session<'_>) -> Result<String, CniError> {
     if !environment.allows_own_netns() && plugin::is_own_netns(&environment.netns) {
         return Err(own_netns());
     }
+    host_ports::check(session)?;
     forget_pending_del(session);
     let Obtained {
         intent,
@@ -126,6 +127,8 @@ fn attempt(session: &Session<'_>, patience: Duration, progress: &mut Progress) -
         return Err(ClientError::Closed.into());
     }
     let intent = wired?;
+    // At each attempt: a daemon that was started in between knew nothing of them, and has closed them.
+    host_ports::open(session, &intent).map_err(Failure::Wiring)?;
     let connection = pending.durable()?;
     Ok(Obtained {
         intent,
@@ -184,6 +187,7 @@ fn request(session: &Session<'_>, deadline: Duration) -> Add {
         deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         card: None,
         main: None,
+        host_ports: session.conf.host_ports.clone(),
     }
 }
 
@@ -225,7 +229,7 @@ fn wiring_failed(failure: &WireFailure, text: &str) -> CniError {
     }
 }
 
-fn setup_failed(cause: &str) -> CniError {
+pub(super) fn setup_failed(cause: &str) -> CniError {
     CniError::new(
         Code::Internal,
         format!(
@@ -248,6 +252,7 @@ fn undo(session: &Session<'_>, intent: &PodIntent) {
 }
 
 fn unwire(session: &Session<'_>, intent: &PodIntent) {
+    host_ports::undo(session, intent);
     if let Err(error) = unwire_pod(&kernel::undoing(intent)) {
         tracing::error!(host_veth = session.host_veth, %error, "undoing left something behind");
     }

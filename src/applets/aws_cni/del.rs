@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Session, kernel};
+use super::{Session, host_ports, kernel};
 use crate::cni::error::{CniError, Code};
 use crate::cni::previous::Notes;
 use crate::rpc::client::ClientError;
@@ -50,6 +50,11 @@ fn take_away(released: &Released) -> Result<(), CniError> {
     let mut refused = Vec::new();
     for address in &released.addresses {
         tracing::debug!(address = %address.address, host_veth = address.host_veth, "released");
+        if !address.host_ports.is_empty()
+            && let Err(error) = host_ports::close(address.address)
+        {
+            refused.push(error.to_string());
+        }
         if let Err(error) = kernel::unwire_released(address) {
             refused.push(error.to_string());
         }
@@ -80,6 +85,7 @@ fn clean_by_record(session: &Session<'_>, notes: Option<&Notes>) {
         );
     }
     for (address, table) in &notes.addresses {
+        host_ports::close_if_asked_for(session, *address);
         kernel::unwire_recorded(&session.host_veth, *address, Some(*table));
     }
 }

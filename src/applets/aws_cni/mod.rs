@@ -5,6 +5,7 @@ mod check;
 mod del;
 mod failure;
 mod gc;
+mod host_ports;
 mod kernel;
 mod status;
 

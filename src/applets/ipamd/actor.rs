@@ -174,6 +174,7 @@ impl Actor {
                     netns: add.netns,
                     wish: add.card.map_or(Wish::Any, Wish::Card),
                     main: add.main,
+                    ports: add.host_ports,
                     deadline: clock::now().after(patience),
                 };
                 self.waiting.insert(waiter, call.replies);

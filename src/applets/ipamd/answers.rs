@@ -76,6 +76,7 @@ fn released(held: ReleasedAddress, layout: RuleLayout) -> crate::rpc::types::Rel
         device: held.device,
         host_veth: held.host_veth,
         layout,
+        host_ports: held.ports,
     }
 }
 
@@ -88,6 +89,7 @@ fn refused(refusal: Refusal) -> ServiceError {
         RefusalKind::Throttled => ErrorKind::Throttled,
         RefusalKind::DiskFull => ErrorKind::DiskFull,
         RefusalKind::Deadline => ErrorKind::Deadline,
+        RefusalKind::PortTaken => ErrorKind::PortTaken,
     };
     // What to do about EC2's error depends on its code, which the pool does not look at.
     let by_code = refusal.aws.as_ref().and_then(next_step);

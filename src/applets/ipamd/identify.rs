@@ -144,6 +144,7 @@ mod tests {
             deadline_ms: 30_000,
             card: None,
             main: None,
+            host_ports: Vec::new(),
         };
         let plugin = tokio::task::spawn_blocking({
             let connect = connect.clone();

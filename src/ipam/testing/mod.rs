@@ -6,6 +6,7 @@
 
 mod budget;
 mod cards;
+mod claims;
 mod conformance;
 mod conformance_modes;
 mod cordon;

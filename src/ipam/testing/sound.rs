@@ -69,6 +69,7 @@ fn held(n: u32, on: u8, at: u8) -> Allocation {
         netns: "/run/netns/x".to_owned(),
         main: None,
         egress: None,
+        ports: Vec::new(),
         since: Tick(u64::from(n)),
         told: None,
     }

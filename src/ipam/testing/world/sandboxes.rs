@@ -14,6 +14,19 @@ impl World {
         main: Option<IfName>,
         patience: Duration,
     ) -> WaiterId {
+        self.add_with(key, patience, |request| {
+            request.wish = wish;
+            request.main = main;
+        })
+    }
+
+    /// An ADD of which something is unusual.
+    pub(crate) fn add_with(
+        &mut self,
+        key: SandboxKey,
+        patience: Duration,
+        change: impl FnOnce(&mut AddRequest),
+    ) -> WaiterId {
         self.next_waiter += 1;
         let waiter = WaiterId(self.next_waiter);
         self.gone.remove(&key);
@@ -24,16 +37,19 @@ impl World {
                 ..Client::default()
             },
         );
-        self.event(Event::Add(AddRequest {
+        let mut request = AddRequest {
             waiter,
             host_veth: veth(&key),
             key,
             pod: PodRef::default(),
             netns: String::new(),
-            wish,
-            main,
+            wish: Wish::Any,
+            main: None,
+            ports: Vec::new(),
             deadline: self.now.after(patience),
-        }));
+        };
+        change(&mut request);
+        self.event(Event::Add(request));
         if self.eager {
             self.settle();
         }

@@ -408,3 +408,56 @@ fn a_service_of_the_same_port_comes_first() {
         server.asked(Some(&node.world), NODE_IP, 8080);
     });
 }
+
+/// A client that goes on sending must not reach whoever gets the pod's address next.
+#[test]
+fn connections_to_a_pod_that_is_gone_are_forgotten_and_others_are_not() {
+    on_node(|node| {
+        let mut table = table(node);
+        let mut six = with_ipv6(node);
+        table.open_ports(POD_A.into(), &ports(&["udp:8080:80"])).unwrap();
+        table.open_ports(POD_B.into(), &ports(&["udp:8081:80"])).unwrap();
+        six.open_ports(POD_A6.into(), &ports(&["udp:8080:80"])).unwrap();
+        let pods = [
+            (&node.pod_a, IpAddr::from(POD_A)),
+            (&node.pod_b, POD_B.into()),
+            (&node.pod_a, POD_A6.into()),
+        ];
+        let servers = pods.map(|(netns, pod)| {
+            let server = inside(netns, || UdpSocket::bind((pod, 80)).unwrap());
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            server
+        });
+        let to = [
+            (IpAddr::from(NODE_IP), 8080),
+            (NODE_IP.into(), 8081),
+            (NODE_IP6.into(), 8080),
+        ];
+        let clients = to.map(|to| {
+            let any: IpAddr = if to.0.is_ipv4() {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            let client = inside(&node.world, || UdpSocket::bind((any, 0)).unwrap());
+            client.connect(SocketAddr::from(to)).unwrap();
+            client
+        });
+        let send_all = || clients.iter().for_each(|client| drop(client.send(b"ping")));
+        let arrived = |server: &UdpSocket| server.recv_from(&mut [0; 8]).is_ok();
+        send_all();
+        assert!(servers.iter().all(arrived));
+        table.close_ports(&[POD_A.into()]).unwrap();
+        six.close_ports(&[POD_A6.into()]).unwrap();
+        send_all();
+        assert!(servers.iter().all(arrived), "a connection outlives its rule");
+        assert_eq!(crate::net::conntrack::forget(POD_A.into()).unwrap(), 1);
+        assert_eq!(crate::net::conntrack::forget(POD_A6.into()).unwrap(), 1);
+        for server in &servers {
+            server.set_read_timeout(Some(NOT_REACHED)).unwrap();
+        }
+        send_all();
+        assert_eq!(servers.each_ref().map(arrived), [false, true, false]);
+        assert_eq!(crate::net::conntrack::forget(POD_A.into()).unwrap(), 0);
+    });
+}

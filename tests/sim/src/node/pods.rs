@@ -321,6 +321,7 @@ impl Node {
                     netns: String::new(),
                     wish: Wish::Any,
                     main: None,
+                    ports: Vec::new(),
                     key,
                     deadline: Tick(self.tick().0 + (deadline - self.now)),
                 }));
