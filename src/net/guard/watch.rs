@@ -188,6 +188,40 @@ mod tests {
         );
     }
 
+    /// The same of IPv6, where the kernel itself adds routes for each link.
+    #[test]
+    fn of_ipv6_rules_of_ours_and_routes_of_pods_that_go_are_news() {
+        for rule in ["lookup 512 pref 512", "fwmark 0x80/0x80 pref 1024"] {
+            assert_eq!(
+                seen("", &format!("ip -6 rule add {rule}")).host.len(),
+                1,
+                "{rule}"
+            );
+        }
+        for pod in ["2001:db8::5/128 dev v0 table 512", "2001:db8::5/128 dev v0"] {
+            assert!(seen("", &format!("ip route add {pod}")).is_empty(), "{pod}");
+            let gone = seen(&format!("ip route add {pod}"), &format!("ip route del {pod}"));
+            let pods: Vec<_> = gone.pods.keys().map(ToString::to_string).collect();
+            assert_eq!(
+                (&pods[..], gone.host.len()),
+                (&["2001:db8::5".to_owned()][..], 0),
+                "{pod}"
+            );
+        }
+        let rule = "to 2001:db8::6 pref 512";
+        let gone = seen(
+            &format!("ip -6 rule add {rule}"),
+            &format!("ip -6 rule del {rule}"),
+        );
+        assert!(
+            gone.pods.keys().any(|pod| pod.to_string() == "2001:db8::6"),
+            "{gone:?}"
+        );
+        let link =
+            "ip link add w0 type veth peer name w1; ip link set w0 up; ip link set w1 up; ip link del w0";
+        assert!(seen("", link).is_empty());
+    }
+
     #[test]
     fn addresses_are_news() {
         assert_eq!(seen("", "ip addr add 10.0.1.20/24 dev v0").host.len(), 1);
