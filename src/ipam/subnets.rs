@@ -114,7 +114,12 @@ pub(super) fn candidates(pool: &Pool) -> Result<Vec<Candidate>, Box<Hindrance>> 
 
 fn of_tags(pool: &Pool, listed: Option<&[CloudSubnet]>) -> Result<Vec<Candidate>, Box<Hindrance>> {
     let Some(listed) = listed else {
-        return Ok(vec![Candidate::unknown(&pool.facts().subnet)]);
+        let own = &pool.facts().subnet;
+        // By what EC2 said before this start it is not for pods; that holds until it says otherwise, or refuses to say.
+        if pool.enis().values().any(|eni| eni.excluded && eni.subnet == *own) {
+            return Err(Box::new(Hindrance::SubnetsUnknown));
+        }
+        return Ok(vec![Candidate::unknown(own)]);
     };
     let usable = |subnet: &&CloudSubnet| judged(pool, subnet) == Verdict::Usable;
     let usable: Vec<Candidate> = listed.iter().filter(usable).map(Candidate::listed).collect();
@@ -260,9 +265,12 @@ fn has_excluded(pool: &Pool) -> bool {
     pool.enis().values().any(|eni| eni.excluded)
 }
 
-/// Asks at a start where ENIs were excluded: what is free on those is surplus, if that is still so.
+/// Asks at a start where ENIs were excluded: what is free on those is surplus, if that is still so, and if it is not, they
+/// serve. Where the answer fails to come, it is asked again.
 pub(super) fn confirm(pool: &mut Pool, now: Tick, out: &mut Outbox) {
-    if has_excluded(pool) && is_needed_first(pool) && is_due(pool, now) {
+    let is_told =
+        pool.memory.subnets.listed.is_some() || pool.memory.subnets.failed == Some(Transient(false));
+    if has_excluded(pool) && !is_told && !pool.policy().custom_networking && is_due(pool, now) {
         ask(pool, now, out);
     }
 }

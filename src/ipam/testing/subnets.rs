@@ -277,6 +277,40 @@ fn ipamd_q18_an_eni_in_an_excluded_subnet_keeps_its_pods_and_gets_no_others() {
     assert!(world.enis[&primary].secondary.len() > 1);
 }
 
+/// A start finds ENIs excluded in the node's own subnet, and EC2 does not say whether that is still so: no ENI is made there
+/// meanwhile. Then the tag is gone, and what is there serves.
+#[test]
+fn ipamd_q18_no_eni_is_made_in_a_subnet_that_was_excluded_before_the_start() {
+    for class in [
+        FailureClass::Throttled,
+        FailureClass::Server,
+        FailureClass::Denied,
+    ] {
+        let mut world = World::new(3, 4, policy(0));
+        world.settle();
+        world.subnet_tags = subnet("own", 0, 0, &[(ROLE, "0")]).tags;
+        world.advance(Duration::from_secs(3601));
+        let primary = world.facts.primary_eni.clone();
+        assert!(world.pool.enis()[&primary].excluded);
+        world.outage = Some(class);
+        world.outage_of = "Describe Subnets";
+        world.crash(None, false);
+        world.settle();
+        let waiter = world.add(1, PATIENCE);
+        world.advance(Duration::from_secs(5));
+        assert_eq!(world.calls("Create"), 0, "{class:?}: {:?}", world.log);
+        // Whoever is not told at all takes what there is (Q9).
+        let is_served = world.granted(waiter).is_some();
+        assert_eq!(is_served, class == FailureClass::Denied, "{class:?}");
+        world.subnet_tags.clear();
+        world.outage = None;
+        world.advance(Duration::from_secs(120));
+        assert!(!world.pool.enis()[&primary].excluded);
+        assert_eq!(add_all(&mut world, 2..3), 1);
+        assert_eq!(world.calls("Create"), 0, "{class:?}: {:?}", world.log);
+    }
+}
+
 /// Somebody has taken all addresses off an ENI that gets no new pods: it is surplus for two reasons, and goes once.
 #[test]
 fn ipamd_q18_an_excluded_eni_without_any_address_is_given_back_once() {
