@@ -26,11 +26,7 @@ pub(super) fn listed(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, out
     for address in cidr.addresses() {
         pool.confirm_imported(id, address);
     }
-    let is_elsewhere = |address| {
-        let known = pool.known(address);
-        known.is_some_and(|known| known.eni != *id)
-    };
-    let word = if cidr.addresses().any(is_elsewhere) {
+    let word = if cidr.addresses().any(|address| is_elsewhere(pool, id, address)) {
         Ec2Word::Elsewhere
     } else {
         Ec2Word::Lists
@@ -46,6 +42,11 @@ pub(super) fn listed(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, out
     if pool.enis().get(id).is_some_and(may_be_ours) {
         judge(pool, id, cidr, word, now, out);
     }
+}
+
+/// Whether an address is thought to be on another ENI.
+fn is_elsewhere(pool: &Pool, id: &EniId, address: Ipv4Addr) -> bool {
+    pool.known(address).is_some_and(|known| known.eni != *id)
 }
 
 /// It has been given back so lately that a list with it is old.
@@ -69,8 +70,10 @@ fn carry_out(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, n
         Act::AskKernel => pool.memory.kernel_wanted = true,
         Act::Keep | Act::Vacate | Act::Forget => {}
     }
+    let words_there = on_what_stayed(pool, id, cidr, words);
+    let judged = verdict::address(words_there);
     for address in cidr.addresses() {
-        judge_doubt(pool, address.into(), words, verdict, now, out);
+        judge_doubt(pool, address.into(), words_there, judged, now, out);
     }
     if matches!(verdict.act, Act::Vacate | Act::Forget) {
         pool.displace(id, cidr);
@@ -81,6 +84,19 @@ fn carry_out(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords, n
         });
     }
     note_drift(pool, id, cidr, words, now, out);
+}
+
+/// What EC2 has elsewhere is not moved there as long as somebody holds a part of what it would be taken out of. Where it is
+/// known EC2 does not have it all the same, and nobody gets it there.
+fn on_what_stayed(pool: &Pool, id: &EniId, cidr: Ipv4Cidr, words: AddressWords) -> AddressWords {
+    let stayed = cidr.addresses().any(|address| is_elsewhere(pool, id, address));
+    match words.ec2 {
+        Ec2Word::Elsewhere if stayed => AddressWords {
+            ec2: Ec2Word::Omits,
+            ..words
+        },
+        _ => words,
+    }
 }
 
 /// IMDS lists it, and EC2 cannot be asked. What EC2 did not name when it last spoke of this ENI it has denied, be it by a
@@ -97,7 +113,8 @@ pub(super) fn overheard(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, now: Tick, 
     if words.store == StoreWord::Unknown && evidence::has_denied_strangers(pool, id) {
         words.ec2 = Ec2Word::Omits;
     }
-    if !is_known {
+    // What it says of another place speaks for none where it does not list it.
+    if !is_known && !cidr.addresses().any(|address| is_elsewhere(pool, id, address)) {
         carry_out(pool, id, cidr, words, now, out);
     }
 }
@@ -250,12 +267,8 @@ fn place(pool: &mut Pool, id: &EniId, cidr: Ipv4Cidr, verified: bool, now: Tick)
     }
     let Some(eni) = pool.enis().get(id) else { return };
     let known = eni.cidrs.get(&cidr).copied();
-    let is_elsewhere = |address: Ipv4Addr| {
-        let known = pool.known(address);
-        known.is_some_and(|known| known.eni != *id)
-    };
     // IMDS adds knowledge; it does not move what is known elsewhere.
-    if !verified && cidr.addresses().any(is_elsewhere) {
+    if !verified && cidr.addresses().any(|address| is_elsewhere(pool, id, address)) {
         return;
     }
     let placed = Placed {

@@ -10,6 +10,7 @@ use crate::event::Event;
 use crate::ids::EniId;
 use crate::model::{EniRole, EniState};
 use crate::policy::{Policy, WarmTarget};
+use crate::witness::Doubt;
 
 fn world_with_two_enis() -> (World, EniId) {
     let policy = Policy {
@@ -146,6 +147,73 @@ fn a_prefix_takes_the_place_of_a_stale_address_in_it() {
     world.pool.place(&second, block, placed);
     assert_eq!(crate::verify::pool(&world.pool, world.now), []);
     assert_eq!(world.pool.enis()[&second].cidrs.contains_key(&block), !held);
+}
+
+/// Others have taken a block of 16 with a pod in it from the primary ENI, and EC2 has given one address of it to the next
+/// ENI. Returned is that address.
+fn world_with_a_taken_block() -> (World, EniId, Ipv4Addr) {
+    let policy = Policy {
+        prefixes: Some(WarmTarget::Prefixes(0)),
+        ..Policy::default()
+    };
+    let mut world = World::new(3, 2, policy);
+    world.blocks_free = 1;
+    world.settle();
+    world.add(0, Duration::from_secs(30));
+    let primary = world.facts.primary_eni.clone();
+    let eni = world.enis.get_mut(&primary).unwrap();
+    let block = eni.prefixes.pop().unwrap();
+    let held = v4(world.live[&super::world::key(0)]);
+    let given = block.addresses().find(|address| *address != held).unwrap();
+    world.advance(Duration::from_secs(3700));
+    assert_eq!(world.pool.known(given).unwrap().doubt, Some(Doubt::NotInEc2));
+    world.returning.push(given);
+    world.add(1, Duration::from_secs(30));
+    let carries = |eni: &crate::cloud::CloudEni| eni.secondary.contains(&given);
+    let other = world.enis.values().find(|eni| carries(eni)).unwrap().id.clone();
+    assert_ne!(other, primary, "{:?}", world.log);
+    (world, other, given)
+}
+
+/// As long as a pod keeps what is known of the block together, the address cannot be moved; nobody gets it where it is not.
+#[test]
+fn what_ec2_gives_again_elsewhere_is_not_given_out_where_it_was_before() {
+    let (mut world, other, given) = world_with_a_taken_block();
+    let is_usable = |world: &World| world.pool.usable_addresses(world.now).contains(&given.into());
+    let is_here = |world: &World| world.pool.known(given).is_some_and(|known| known.eni == other);
+    assert!(!is_usable(&world) || is_here(&world), "{:?}", world.log);
+    for _ in 0..20 {
+        world.advance(Duration::from_secs(100));
+        assert!(!is_usable(&world) || is_here(&world), "{:?}", world.log);
+    }
+    for n in 2..6 {
+        world.add(n, Duration::from_secs(30));
+    }
+    let strange = world.pool.allocations().values().find(|held| {
+        let there = &world.enis[&held.eni];
+        held.main.is_none()
+            && held.key != super::world::key(0)
+            && !there.cidrs().any(|cidr| cidr.contains(v4(held.address)))
+    });
+    assert_eq!(strange, None);
+    // With the pod the block goes, and the address is where EC2 has it.
+    world.del(0);
+    world.advance(Duration::from_secs(7200));
+    assert!(is_here(&world), "{:?}", world.pool.known(given));
+    assert_eq!(world.pool.known(given).unwrap().doubt, None);
+}
+
+/// The same, when EC2 falls silent: IMDS lists the address, but does not move it, and says nothing for where it was.
+#[test]
+fn imds_does_not_speak_for_an_address_where_it_lists_none() {
+    let (mut world, other, given) = world_with_a_taken_block();
+    assert_ne!(world.pool.known(given).unwrap().eni, other);
+    world.outage = Some(FailureClass::Throttled);
+    world.advance(Duration::from_secs(4000));
+    let snapshot = world.imds_snapshot();
+    world.event(Event::Imds(snapshot));
+    world.settle();
+    assert!(!world.pool.usable_addresses(world.now).contains(&given.into()));
 }
 
 /// An ENI was detached by force under its pods, and its record is lost at the same time. It is not taken up again while

@@ -307,6 +307,12 @@ impl World {
             let mut addresses = cidr.addresses();
             addresses.any(|address| pool.known(address).is_some_and(|known| known.holder.is_some()))
         };
+        // Nor is moved what EC2 has given again elsewhere, as long as a pod keeps the block it was in together.
+        let is_kept_from = |cidr: &Ipv4Cidr| {
+            let carried = |address: Ipv4Addr| pool.placed(address)?.0.carries(address);
+            let mut addresses = cidr.addresses();
+            addresses.any(|address| carried(address).is_some_and(|(known, _)| is_held(&known)))
+        };
         for eni in pool
             .enis()
             .values()
@@ -319,7 +325,9 @@ impl World {
                 .map(|eni| eni.cidrs().collect())
                 .unwrap_or_default();
             let known: BTreeSet<Ipv4Cidr> = eni.cidrs.keys().copied().collect();
-            let other = there.symmetric_difference(&known).find(|cidr| !is_held(cidr));
+            let other = there
+                .symmetric_difference(&known)
+                .find(|cidr| !is_held(cidr) && !is_kept_from(cidr));
             if let Some(cidr) = other {
                 let (at_ec2, here) = (there.contains(cidr), known.contains(cidr));
                 found.push((
