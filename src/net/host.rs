@@ -17,7 +17,7 @@ use super::nft::model::SnatPorts;
 use super::nft::{Applied, Leftover, LegacyTables, Nft, NftError};
 use super::op::{LinkRef, NetOp, Rule};
 use super::rtnl::{LinkFact, Rtnl, RuleFact};
-use super::ruleset::{HostRuleset, RulesetError};
+use super::ruleset::{HostRuleset, HostRuleset6, RulesetError};
 use super::sysctl::{Missing, Setting, SysctlError};
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::ids::{Mac, TableId};
@@ -99,7 +99,7 @@ impl HostChange {
             Self::Mtu { .. } => "mtu of the primary ENI".to_owned(),
             Self::Sysctl { key, .. } => format!("sysctl {key}"),
             Self::Rule(change) => change.clone(),
-            Self::Table(_) => "nftables table ip aws-cni".to_owned(),
+            Self::Table(_) => "nftables table aws-cni".to_owned(),
         }
     }
 }
@@ -110,7 +110,7 @@ impl fmt::Display for HostChange {
             Self::Mtu { from, to } => write!(f, "mtu of the primary ENI: {from} -> {to}"),
             Self::Sysctl { key, value } => write!(f, "sysctl {key} = {value}"),
             Self::Rule(change) => f.write_str(change),
-            Self::Table(applied) => write!(f, "nftables table ip aws-cni: {applied:?}"),
+            Self::Table(applied) => write!(f, "nftables table aws-cni: {applied:?}"),
         }
     }
 }
@@ -141,6 +141,7 @@ pub enum HostError {
 pub struct Host {
     rtnl: Rtnl,
     table: Nft,
+    table6: Nft,
 }
 
 impl Host {
@@ -152,6 +153,7 @@ impl Host {
         Ok(Self {
             rtnl: Rtnl::open()?,
             table: Nft::open()?,
+            table6: Nft::of(IpFamily::V6)?,
         })
     }
 
@@ -160,8 +162,15 @@ impl Host {
         &mut self.table
     }
 
-    /// Makes the node what `intent` says. On a node of IPv6 pods nothing is translated and no ENI chosen, so that it
-    /// needs no table of ours.
+    /// The table of the pods' family, for their hostPorts.
+    pub fn table_of(&mut self, family: IpFamily) -> &mut Nft {
+        match family {
+            IpFamily::V4 => &mut self.table,
+            IpFamily::V6 => &mut self.table6,
+        }
+    }
+
+    /// Makes the node what `intent` says. On a node of IPv6 pods nothing is translated but hostPorts, and no ENI chosen.
     ///
     /// # Errors
     /// The first thing that failed; what came before it is done, and applying again goes on from there.
@@ -212,13 +221,13 @@ impl Host {
         changes.extend(rules);
         // Before the table is written, or the Go daemon's would be gone unreported.
         let leftovers = self.table.leftovers()?;
-        if let Some(ruleset) = &ruleset {
-            let applied = self
-                .table
-                .apply_where(ruleset, |applied| may(&HostChange::Table(applied)))?;
-            if applied != Applied::Unchanged {
-                changes.push(HostChange::Table(applied));
-            }
+        let may_be = |applied| may(&HostChange::Table(applied));
+        let applied = match &ruleset {
+            Some(ruleset) => self.table.apply_where(ruleset, may_be)?,
+            None => self.table6.apply_where(&intent.ruleset6(), may_be)?,
+        };
+        if applied != Applied::Unchanged {
+            changes.push(HostChange::Table(applied));
         }
         Ok(HostReport {
             primary,
@@ -254,6 +263,12 @@ impl HostIntent {
             primary_link,
             enis: self.enis.clone(),
             layout: self.layout,
+        }
+    }
+
+    fn ruleset6(&self) -> HostRuleset6 {
+        HostRuleset6 {
+            veth_prefix: self.veth_prefix.clone(),
         }
     }
 

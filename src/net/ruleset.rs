@@ -9,9 +9,10 @@ use std::net::Ipv4Addr;
 
 use super::layout::{ENI_MARK_MASK, EniMark, RuleLayout};
 use super::nft::model::{
-    AddressRange, Chain, Datum, Element, Key, KeyKind, Set, SetKind, SetName, SnatPorts, TableFamily, Verdict,
+    AddressRange, Chain, Datum, Element, Key, KeyKind, Set, SetKind, SetName, SnatPorts, Verdict,
 };
 use crate::ipam::cidr::Ipv4Cidr;
+use crate::ipam::ip::IpFamily;
 
 mod chains;
 mod ports;
@@ -59,7 +60,7 @@ pub const SETS: [Set; 7] = [
 /// What a table must be.
 pub trait Ruleset {
     /// Its family.
-    fn family(&self) -> TableFamily;
+    fn family(&self) -> IpFamily;
 
     /// Refuses combinations that would do something else than asked.
     ///
@@ -210,8 +211,8 @@ fn jump(number: u32, chain: String) -> Element {
 }
 
 impl Ruleset for HostRuleset {
-    fn family(&self) -> TableFamily {
-        TableFamily::Ipv4
+    fn family(&self) -> IpFamily {
+        IpFamily::V4
     }
 
     fn check(&self) -> Result<(), RulesetError> {

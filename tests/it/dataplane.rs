@@ -98,13 +98,16 @@ fn dataplane_14_with_external_snat_the_internet_sees_the_pods_own_address() {
 }
 
 #[test]
-fn dataplane_2_43_with_nothing_to_do_there_is_no_nft_table() {
+fn dataplane_2_43_with_nothing_to_do_the_nft_table_only_leads_host_ports() {
     let pair = Pair::new(
         &[EXTERNAL_SNAT, PER_POD, ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false")],
         2,
     );
-    let ruleset = pair.a().nft_json(&["list", "ruleset"]).unwrap();
-    assert!(!ruleset.to_string().contains("aws-cni"), "{ruleset:#}");
+    let ruleset = pair.a().nft_json(&["list", "ruleset"]).unwrap().to_string();
+    assert!(
+        ruleset.contains("host-port") && !ruleset.contains("mark\"") && !ruleset.contains("\"snat\""),
+        "{ruleset}"
+    );
     assert!(
         rules(pair.a()).iter().all(|rule| rule["priority"] != 1024),
         "case 2"

@@ -28,6 +28,7 @@ mod fake_daemon;
 mod faults_of_go;
 mod growth;
 mod guardian;
+mod host_ports;
 mod hostile;
 mod import;
 mod leaks;

@@ -6,8 +6,8 @@ use super::Session;
 use super::add::setup_failed;
 use crate::cni::error::{CniError, Code};
 use crate::cni::ports::{PortError, check_family};
+use crate::ipam::ip::IpFamily;
 use crate::net::conntrack;
-use crate::net::nft::model::TableFamily;
 use crate::net::nft::{Nft, NftError};
 use crate::net::pod::PodIntent;
 use crate::net::sysctl::{Missing, Setting};
@@ -35,7 +35,7 @@ pub(super) fn open(session: &Session<'_>, intent: &PodIntent) -> Result<(), CniE
     if ports.is_empty() {
         return Ok(());
     }
-    let pod = IpAddr::from(intent.address);
+    let pod = intent.address;
     check_family(ports, pod).map_err(|error| invalid(&error))?;
     let failed = |cause: String| setup_failed(&format!("hostPorts of {pod}: {cause}"));
     if pod.is_ipv4() {
@@ -73,9 +73,9 @@ pub(super) fn close_if_asked_for(session: &Session<'_>, pod: IpAddr) {
 
 /// A pod that is not the runtime's yet has none.
 pub(super) fn undo(session: &Session<'_>, intent: &PodIntent) {
-    close_if_asked_for(session, intent.address.into());
+    close_if_asked_for(session, intent.address);
 }
 
 fn table(pod: IpAddr) -> Result<Nft, NftError> {
-    Ok(Nft::of(TableFamily::of(pod))?)
+    Ok(Nft::of(IpFamily::of(pod))?)
 }

@@ -15,6 +15,7 @@ use super::deferred::Deferred;
 use super::hands::Hands;
 use super::host;
 use super::mail::Mail;
+use super::ports;
 use crate::ipam::effect::{Change, Effect, ReleasedAddress, Reply};
 use crate::ipam::event::{AddRequest, Event};
 use crate::ipam::ids::{CommitId, TableId, Tick, WaiterId};
@@ -84,6 +85,7 @@ impl Actor {
             }
             Mail::Unwired { waiter, reply } => self.answer(waiter, reply),
             Mail::Disturbed(gone) => self.restore(gone),
+            Mail::TableTouched => self.hands.lead_ports(ports::recorded(&self.pool)),
             Mail::Guarded(guarded) => self.guarded = guarded,
             Mail::Committed {
                 commit,

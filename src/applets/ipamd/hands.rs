@@ -17,6 +17,7 @@ use crate::ipam::effect::{Effect, Reply};
 use crate::ipam::event::Event;
 use crate::ipam::ids::{Mac, WaiterId};
 use crate::net::guard::Author;
+use crate::net::nft::PodPorts;
 use crate::net::pod::{PodRemoval, RecordedPod};
 
 /// What the actor acts with.
@@ -90,6 +91,11 @@ impl Hands {
     /// Takes away what no plugin will, and has the actor give the answer afterwards, if there is one.
     pub(super) fn unwire(&self, pods: Vec<PodRemoval>, answer: Option<(WaiterId, Reply)>) {
         self.kernel.ask(Job::Unwire { pods, answer });
+    }
+
+    /// These ports of the node lead to these pods, and no others to any.
+    pub(super) fn lead_ports(&self, ports: PodPorts) {
+        self.kernel.ask(Job::Ports(ports));
     }
 
     /// Looks at these pods in the kernel, and puts right what is missing of them.

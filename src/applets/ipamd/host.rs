@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::kernel::{Setup, in_layout};
-use super::settings;
+use super::{ports, settings};
 use crate::config::Config;
 use crate::ipam::model::{Allocation, Eni, EniRole, EniState};
 use crate::ipam::pool::Pool;
@@ -37,6 +37,7 @@ pub(super) fn setup(config: &Config, pool: &Pool, kernel: &KernelFacts, seen: &H
             layout: network.rule_layout,
         },
         published,
+        ports: ports::recorded(pool),
         repairs: repairs(seen, &recorded(pool, network.rule_layout)),
     }
 }

@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::guardian::{Guardian, authors};
 use super::mail::Mail;
+use super::ports;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;
@@ -28,6 +29,7 @@ use crate::net::host::{Host, HostError, HostIntent};
 use crate::net::layout::{EniMark, RuleLayout};
 use crate::net::link::reap_doomed;
 use crate::net::netlink::NetError;
+use crate::net::nft::PodPorts;
 use crate::net::pod::{
     PodRemoval, RecordedPod, Repair, Repairs, put_right, remove_orphaned_rules, repairs, unwire_pod,
 };
@@ -79,6 +81,8 @@ pub(super) enum Job {
     VpcCidrs(Vec<Ipv4Cidr>),
     /// Somebody may have changed what is ours: put it right.
     Guard(Sighting),
+    /// These ports of the node lead to these pods, and no others to any.
+    Ports(PodPorts),
     /// These pods live and should be as recorded; something of those named went.
     Restore {
         /// The pods to look at.
@@ -150,6 +154,8 @@ pub(super) struct Setup {
     pub(super) intent: HostIntent,
     /// Which address leaves by which secondary ENI.
     pub(super) published: BTreeMap<Ipv4Addr, EniMark>,
+    /// Which ports of the node lead to which pod.
+    pub(super) ports: PodPorts,
     /// What is missing of recorded pods, or stands there as an older release wrote it.
     pub(super) repairs: Repairs,
 }
@@ -238,6 +244,7 @@ impl Worker {
         // Before anything is served, because a DEL that is served in between would be undone here. It costs nothing on
         // a host in order: what is missing was found in what the start had to look at anyway.
         put_pods_right(setup.repairs);
+        ports::put_right(&mut host, setup.intent.family, &setup.ports);
         let worker = Self {
             host,
             intent: setup.intent,
@@ -310,6 +317,7 @@ impl Worker {
             Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
             Job::Guard(sighting) => self.hear(sighting),
             Job::Restore { pods, gone } => self.restore(&pods, &gone),
+            Job::Ports(wanted) => ports::put_right(&mut self.host, self.intent.family, &wanted),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
             Job::Unwire { pods, answer } => {
                 unwire(&pods);
@@ -422,6 +430,7 @@ pub(super) fn in_layout(layout: RuleLayout, mark: Option<Mark>) -> Option<EniMar
 
 /// The links go into the doomed group and are deleted together as soon as the watch tells of them.
 fn unwire(pods: &[PodRemoval]) {
+    ports::close(pods);
     for pod in pods {
         match unwire_pod(pod) {
             Ok(unwired) => info!(address = %pod.address, ?unwired, "taken out of the kernel"),
@@ -498,6 +507,7 @@ mod tests {
         Setup {
             intent,
             published: BTreeMap::new(),
+            ports: PodPorts::new(),
             repairs: Repairs::default(),
         }
     }

@@ -38,6 +38,8 @@ pub(super) enum Mail {
     /// Something of pods went from the kernel: these pods', or, without any, nobody knows whose. Those that live are to
     /// be put right.
     Disturbed(BTreeMap<IpAddr, Author>),
+    /// Something of the node itself was changed, perhaps what leads its ports to pods.
+    TableTouched,
     /// What the guardian has come to.
     Guarded(Guarded),
     /// Time for what no event tells of: DELs that plugins left behind, alarms that were held back.

@@ -21,6 +21,7 @@ mod links;
 mod mail;
 mod max_pods;
 mod node;
+mod ports;
 mod refresh;
 mod reload;
 mod settings;

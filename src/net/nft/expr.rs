@@ -5,12 +5,13 @@
 
 use std::net::Ipv4Addr;
 
-use super::model::{Expr, Load, SnatPorts, TableFamily, Value, Verdict};
+use super::model::{Expr, Load, SnatPorts, Value, Verdict};
 #[allow(
     clippy::wildcard_imports,
     reason = "the kernel's names carry their own prefixes"
 )]
 use super::uapi::*;
+use crate::ipam::ip::IpFamily;
 use crate::net::wire::Body;
 
 /// A verdict, as rules and verdict maps hold it.
@@ -31,7 +32,7 @@ pub(super) fn put_verdict(data: &mut Body, verdict: &Verdict) {
 }
 
 /// One step of a rule at the end of its list.
-pub(super) fn put(list: &mut Body, family: TableFamily, expr: &Expr) {
+pub(super) fn put(list: &mut Body, family: IpFamily, expr: &Expr) {
     match expr {
         Expr::Load(load) => put_load(list, family, *load, NFT_REG_1),
         Expr::LoadAll(loads) => put_loads(list, family, loads),
@@ -64,7 +65,7 @@ pub(super) fn put(list: &mut Body, family: TableFamily, expr: &Expr) {
 }
 
 /// One behind the other, each in as many registers of four bytes as it needs.
-fn put_loads(list: &mut Body, family: TableFamily, loads: &[Load]) {
+fn put_loads(list: &mut Body, family: IpFamily, loads: &[Load]) {
     let mut register = NFT_REG32_00;
     for load in loads {
         put_load(list, family, *load, register);
@@ -75,10 +76,10 @@ fn put_loads(list: &mut Body, family: TableFamily, loads: &[Load]) {
     }
 }
 
-fn put_load(list: &mut Body, family: TableFamily, load: Load, register: u32) {
+fn put_load(list: &mut Body, family: IpFamily, load: Load, register: u32) {
     let (saddr, daddr) = match family {
-        TableFamily::Ipv4 => (12, 16),
-        TableFamily::Ipv6 => (8, 24),
+        IpFamily::V4 => (12, 16),
+        IpFamily::V6 => (8, 24),
     };
     let address = address_len(family);
     let network = |list: &mut Body, offset, len| {
@@ -107,10 +108,10 @@ fn put_load(list: &mut Body, family: TableFamily, load: Load, register: u32) {
     }
 }
 
-fn address_len(family: TableFamily) -> u32 {
+fn address_len(family: IpFamily) -> u32 {
     match family {
-        TableFamily::Ipv4 => 4,
-        TableFamily::Ipv6 => 16,
+        IpFamily::V4 => 4,
+        IpFamily::V6 => 16,
     }
 }
 
@@ -202,10 +203,10 @@ fn put_snat(list: &mut Body, to: Ipv4Addr, ports: SnatPorts) {
 }
 
 /// The map's value is an address and, in the register behind it, a port.
-fn put_dnat(list: &mut Body, family: TableFamily, map: &str) {
+fn put_dnat(list: &mut Body, family: IpFamily, map: &str) {
     let (number, words) = match family {
-        TableFamily::Ipv4 => (NFPROTO_IPV4, 1),
-        TableFamily::Ipv6 => (NFPROTO_IPV6, 4),
+        IpFamily::V4 => (NFPROTO_IPV4, 1),
+        IpFamily::V6 => (NFPROTO_IPV6, 4),
     };
     put_lookup(list, map, |data| {
         data.be32(NFTA_LOOKUP_DREG, NFT_REG_1);

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::model::{
-    AddressRange, ChainKind, Datum, Element, Hook, HookPoint, Key, KeyKind, Set, SetKind, SetName,
-    TableFamily, Verdict,
+    AddressRange, ChainKind, Datum, Element, Hook, HookPoint, Key, KeyKind, Set, SetKind, SetName, Verdict,
 };
 #[allow(
     clippy::wildcard_imports,
     reason = "the kernel's names carry their own prefixes"
 )]
 use super::uapi::*;
+use crate::ipam::ip::IpFamily;
 use crate::net::netlink::Reply;
 use crate::net::wire::{Attr, Attrs, Malformed, array};
 
@@ -122,7 +122,7 @@ pub fn set(reply: &Reply) -> Result<(String, String), Malformed> {
 }
 
 /// What a set or map holds.
-pub fn elements(family: TableFamily, set: Set, replies: &[Reply]) -> Result<BTreeSet<Element>, Malformed> {
+pub fn elements(family: IpFamily, set: Set, replies: &[Reply]) -> Result<BTreeSet<Element>, Malformed> {
     if set.kind == SetKind::Intervals {
         return Ok(ranges(replies)?.into_iter().map(Element::Range).collect());
     }
@@ -163,7 +163,7 @@ fn ranges(replies: &[Reply]) -> Result<BTreeSet<AddressRange>, Malformed> {
     Ok(ranges)
 }
 
-fn read_key(family: TableFamily, kind: KeyKind, bytes: &[u8]) -> Option<Key> {
+fn read_key(family: IpFamily, kind: KeyKind, bytes: &[u8]) -> Option<Key> {
     let len = address_len(family);
     let port = |at: usize| Some((*bytes.get(at)?, port_at(bytes, at.saturating_add(4))?));
     Some(match kind {
@@ -181,7 +181,7 @@ fn read_key(family: TableFamily, kind: KeyKind, bytes: &[u8]) -> Option<Key> {
     })
 }
 
-fn datum(family: TableFamily, kind: SetKind, element: Attrs<'_>) -> Result<Datum, Malformed> {
+fn datum(family: IpFamily, kind: SetKind, element: Attrs<'_>) -> Result<Datum, Malformed> {
     let Some(data) = nested(element, NFTA_SET_ELEM_DATA)? else {
         return Ok(Datum::Nothing);
     };
@@ -203,22 +203,22 @@ fn jump(verdict: Attrs<'_>) -> Option<Verdict> {
     (code == NFT_JUMP.cast_unsigned()).then(|| Verdict::Jump(chain.to_owned()))
 }
 
-fn endpoint(family: TableFamily, bytes: &[u8]) -> Option<Datum> {
+fn endpoint(family: IpFamily, bytes: &[u8]) -> Option<Datum> {
     let address = address_at(family, bytes, 0)?;
     Some(Datum::Endpoint(address, port_at(bytes, address_len(family))?))
 }
 
-fn address_len(family: TableFamily) -> usize {
+fn address_len(family: IpFamily) -> usize {
     match family {
-        TableFamily::Ipv4 => 4,
-        TableFamily::Ipv6 => 16,
+        IpFamily::V4 => 4,
+        IpFamily::V6 => 16,
     }
 }
 
-fn address_at(family: TableFamily, bytes: &[u8], at: usize) -> Option<IpAddr> {
+fn address_at(family: IpFamily, bytes: &[u8], at: usize) -> Option<IpAddr> {
     Some(match family {
-        TableFamily::Ipv4 => Ipv4Addr::from(array::<4>(bytes, at)?).into(),
-        TableFamily::Ipv6 => Ipv6Addr::from(array::<16>(bytes, at)?).into(),
+        IpFamily::V4 => Ipv4Addr::from(array::<4>(bytes, at)?).into(),
+        IpFamily::V6 => Ipv6Addr::from(array::<16>(bytes, at)?).into(),
     })
 }
 
@@ -319,7 +319,7 @@ mod tests {
     use super::super::encode::{self, Message, Table};
     use super::*;
 
-    const V4: TableFamily = TableFamily::Ipv4;
+    const V4: IpFamily = IpFamily::V4;
     const T: Table<'_> = Table {
         family: V4,
         name: "t",
@@ -379,7 +379,7 @@ mod tests {
     fn keys_of_several_parts_are_read_as_they_were_written() {
         let v4 = IpAddr::from([10, 0, 0, 1]);
         let v6: IpAddr = "2600::1".parse().unwrap();
-        for (family, address) in [(TableFamily::Ipv4, v4), (TableFamily::Ipv6, v6)] {
+        for (family, address) in [(IpFamily::V4, v4), (IpFamily::V6, v6)] {
             let table = Table { family, name: "t" };
             let endpoint = || Datum::Endpoint(address, 80);
             for (key, kind, entry) in [

@@ -185,33 +185,6 @@ pub enum SnatPorts {
 /// The name of a set or map.
 pub type SetName = &'static str;
 
-/// The family of a table: what its addresses are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TableFamily {
-    /// `ip`.
-    Ipv4,
-    /// `ip6`.
-    Ipv6,
-}
-
-impl TableFamily {
-    /// As `nft` writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ip",
-            Self::Ipv6 => "ip6",
-        }
-    }
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::Ipv4,
-            IpAddr::V6(_) => Self::Ipv6,
-        }
-    }
-}
-
 /// A set or map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Set {

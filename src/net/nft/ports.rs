@@ -8,8 +8,9 @@ use nix::errno::Errno;
 
 use super::diff::{Contents, difference};
 use super::encode;
-use super::model::{Datum, Element, Key, TableFamily};
+use super::model::{Datum, Element, Key};
 use super::table::{Nft, NftError, listed};
+use crate::ipam::ip::IpFamily;
 use crate::ipam::ports::HostPort;
 use crate::net::ruleset::{HOST_PORT, HOST_PORT_AT, HOST_PORT_POD};
 
@@ -38,14 +39,15 @@ impl Nft {
             let is_wanted = key(element).is_some_and(|key| keys.contains(key));
             is_wanted && !holds(&wanted, element)
         };
-        self.change_ports(|found| filtered(found, in_the_way), &wanted)
+        self.change_ports(|found| filtered(found, in_the_way), &wanted)?;
+        Ok(())
     }
 
-    /// No port leads to these addresses any more.
+    /// No port leads to these addresses any more. Returns whether one did.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn close_ports(&mut self, pods: &[IpAddr]) -> Result<(), NftError> {
+    pub fn close_ports(&mut self, pods: &[IpAddr]) -> Result<bool, NftError> {
         let leads_there = |element: &Element| match element {
             Element::Entry(_, Datum::Endpoint(pod, _)) | Element::Entry(Key::Pair(pod, _), _) => {
                 pods.contains(pod)
@@ -61,15 +63,10 @@ impl Nft {
     /// When the kernel refuses.
     pub fn ports_only(&mut self, pods: &PodPorts) -> Result<bool, NftError> {
         let wanted = contents(pods);
-        let before = self.port_contents()?;
-        if before == wanted {
-            return Ok(false);
-        }
         self.change_ports(
             |found| filtered(found, |element| !holds(&wanted, element)),
             &wanted,
-        )?;
-        Ok(true)
+        )
     }
 
     /// What leads to pods now.
@@ -93,7 +90,7 @@ impl Nft {
         &mut self,
         gone: impl Fn(&Contents) -> Contents,
         wanted: &Contents,
-    ) -> Result<(), NftError> {
+    ) -> Result<bool, NftError> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
@@ -114,7 +111,7 @@ impl Nft {
         &mut self,
         gone: impl Fn(&Contents) -> Contents,
         wanted: &Contents,
-    ) -> Result<(), NftError> {
+    ) -> Result<bool, NftError> {
         let generation = self.generation()?;
         let found = self.port_contents()?;
         let mut messages = Vec::new();
@@ -126,7 +123,8 @@ impl Nft {
             (*set, absent)
         });
         messages.extend(self.additions(&absent.collect()));
-        Ok(self.transact_at(Some(generation), &messages)?)
+        self.transact_at(Some(generation), &messages)?;
+        Ok(!messages.is_empty())
     }
 
     fn additions(&self, contents: &Contents) -> Vec<encode::Message> {
@@ -187,6 +185,6 @@ fn contents(pods: &PodPorts) -> Contents {
 }
 
 fn is_of_family(pod: IpAddr, port: &HostPort) -> bool {
-    let family = TableFamily::of(pod);
-    port.host_ip.is_none_or(|ip| TableFamily::of(ip) == family)
+    let family = IpFamily::of(pod);
+    port.host_ip.is_none_or(|ip| IpFamily::of(ip) == family)
 }

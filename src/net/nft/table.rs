@@ -10,8 +10,9 @@ use super::diff::{Amendment, Contents, Plan, plan};
 use super::encode::{self, Message, Table};
 use super::facts::{self, ChainFacts, TableFacts};
 use super::leftovers::{self, Leftover};
-use super::model::{Chain, Datum, Element, Key, Set, TableFamily, Verdict};
+use super::model::{Chain, Datum, Element, Key, Set, Verdict};
 use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END};
+use crate::ipam::ip::IpFamily;
 use crate::net::layout::EniMark;
 use crate::net::netlink::{Batch, Family, NetError, Reply, Socket};
 use crate::net::ruleset::{POD_ENI, Ruleset, RulesetError, SETS, TABLE, eni_chain_name, mark_of_chain};
@@ -49,7 +50,7 @@ pub enum NftError {
 #[derive(Debug)]
 pub struct Nft {
     socket: Socket,
-    family: TableFamily,
+    family: IpFamily,
 }
 
 impl Nft {
@@ -58,14 +59,14 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open() -> Result<Self, NetError> {
-        Self::of(TableFamily::Ipv4)
+        Self::of(IpFamily::V4)
     }
 
     /// The table of this family in the calling thread's namespace.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn of(family: TableFamily) -> Result<Self, NetError> {
+    pub fn of(family: IpFamily) -> Result<Self, NetError> {
         Ok(Self {
             socket: Socket::open(Family::Netfilter)?,
             family,

@@ -6,9 +6,9 @@
 
 use super::Ruleset;
 use super::chains::{base, came_from, regular, rule};
+use crate::ipam::ip::IpFamily;
 use crate::net::nft::model::{
-    ADDRESS_TYPE_LOCAL, Chain, ChainKind, Expr, HookPoint, KeyKind, Load, Rule, Set, SetKind, TableFamily,
-    Value, Verdict,
+    ADDRESS_TYPE_LOCAL, Chain, ChainKind, Expr, HookPoint, KeyKind, Load, Rule, Set, SetKind, Value, Verdict,
 };
 
 /// A protocol and a port of every address of the node: the pod's address and port.
@@ -42,7 +42,7 @@ pub(super) fn sets() -> [Set; 3] {
     [HOST_PORT, HOST_PORT_AT, HOST_PORT_POD]
 }
 
-pub(super) fn chains(family: TableFamily, veth_prefix: &str) -> Vec<Chain> {
+pub(super) fn chains(family: IpFamily, veth_prefix: &str) -> Vec<Chain> {
     let own = || {
         rule(
             "an address of the node",
@@ -87,7 +87,7 @@ fn translate() -> Chain {
 
 /// Whom the pod could not answer gets an address of the node: the pod itself, and the node's loopback. Behind kube-proxy
 /// (100), before what leaves the VPC (110).
-fn source(family: TableFamily, veth_prefix: &str) -> Chain {
+fn source(family: IpFamily, veth_prefix: &str) -> Chain {
     let mut rules = vec![rule(
         "hostPort: a pod that asks itself",
         [
@@ -96,7 +96,7 @@ fn source(family: TableFamily, veth_prefix: &str) -> Chain {
             Expr::Masquerade,
         ],
     )];
-    if family == TableFamily::Ipv4 {
+    if family == IpFamily::V4 {
         rules.push(rule(
             "hostPort: 127.0.0.1 of the node",
             [
@@ -141,8 +141,8 @@ pub struct HostRuleset6 {
 }
 
 impl Ruleset for HostRuleset6 {
-    fn family(&self) -> TableFamily {
-        TableFamily::Ipv6
+    fn family(&self) -> IpFamily {
+        IpFamily::V6
     }
 
     fn sets(&self) -> Vec<Set> {
@@ -150,6 +150,6 @@ impl Ruleset for HostRuleset6 {
     }
 
     fn chains(&self) -> Vec<Chain> {
-        chains(TableFamily::Ipv6, &self.veth_prefix)
+        chains(IpFamily::V6, &self.veth_prefix)
     }
 }

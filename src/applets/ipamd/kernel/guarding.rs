@@ -42,6 +42,9 @@ impl Worker {
         // A renamed link has its parameters elsewhere.
         self.watch_settings();
         self.guarded_at = Some(Instant::now());
+        if sighting.all || !sighting.host.is_empty() {
+            drop(self.mail.send(Mail::TableTouched));
+        }
         if sighting.all || !sighting.pods.is_empty() {
             // The actor is gone only when the daemon ends.
             drop(self.mail.send(Mail::Disturbed(sighting.pods)));

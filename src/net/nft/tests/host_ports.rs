@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::super::testbed::{NODE_IP, Node, POD_A, POD_B, inside, mark, nft_listing, on_node, run};
 use super::super::{Applied, Nft, PodPorts};
 use super::nft;
-use crate::net::nft::model::{SnatPorts, TableFamily};
+use crate::ipam::ip::IpFamily;
+use crate::net::nft::model::SnatPorts;
 use crate::net::ruleset::{HostRuleset, HostRuleset6};
 
 const NODE_IP6: Ipv6Addr = Ipv6Addr::new(0x2600, 0, 0, 1, 0, 0, 0, 0x10);
@@ -52,7 +53,7 @@ fn with_ipv6(node: &Node) -> Nft {
         run("ip -6 addr add 2600:0:0:1::50/128 dev eth0 nodad");
         run(&format!("ip -6 route add default via {gateway} dev eth0"));
     });
-    let mut table = Nft::of(TableFamily::Ipv6).unwrap();
+    let mut table = Nft::of(IpFamily::V6).unwrap();
     let want = HostRuleset6 {
         veth_prefix: "eni".into(),
     };
