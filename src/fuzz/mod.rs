@@ -13,6 +13,8 @@
 mod tests;
 
 mod checkpoints;
+mod kernel;
+mod plugin;
 mod records;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,8 @@ use std::collections::BTreeMap;
 pub use crate::cloud::fuzz::{ec2_answers, imds_answers};
 pub use crate::config::fuzz::{configuration, eni_configs, kubelet_files};
 pub use checkpoints::checkpoint_files;
+pub use kernel::netlink_messages;
+pub use plugin::{chained_plugins, plugin_calls};
 pub use records::stored_records;
 
 use crate::rpc::frame::{self, FrameBuffer};
@@ -30,12 +34,15 @@ pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("chained_plugins", chained_plugins),
     ("checkpoint_files", checkpoint_files),
     ("configuration", configuration),
     ("ec2_answers", ec2_answers),
     ("eni_configs", eni_configs),
     ("imds_answers", imds_answers),
     ("kubelet_files", kubelet_files),
+    ("netlink_messages", netlink_messages),
+    ("plugin_calls", plugin_calls),
     ("socket_frames", socket_frames),
     ("stored_records", stored_records),
 ];

@@ -167,6 +167,21 @@ fn any_bytes_on_the_socket_are_understood_or_refused() {
     target("socket_frames");
 }
 
+#[test]
+fn any_message_of_the_kernel_is_a_fact_or_an_error() {
+    target("netlink_messages");
+}
+
+#[test]
+fn any_call_of_a_runtime_is_understood_or_refused() {
+    target("plugin_calls");
+}
+
+#[test]
+fn any_plugin_to_be_chained_comes_out_whole_or_is_refused() {
+    target("chained_plugins");
+}
+
 /// The store is the daemon's own, but disks and people are not.
 #[test]
 fn any_records_give_a_pool_that_holds_its_invariants() {

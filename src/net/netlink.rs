@@ -384,6 +384,21 @@ impl Socket {
     }
 }
 
+/// The messages of a receive buffer, up to the first whose length lies.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn read_messages(mut bytes: &[u8]) -> Vec<Reply> {
+    let mut replies = Vec::new();
+    while let Some((message, after)) = Received::split(bytes) {
+        replies.push(message.to_reply());
+        let _never_panics = message.verdict("fuzz");
+        if after.len() >= bytes.len() {
+            break;
+        }
+        bytes = after;
+    }
+    replies
+}
+
 /// Why a socket could not be opened inside another namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenInError {

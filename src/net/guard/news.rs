@@ -100,6 +100,13 @@ impl Sighting {
         }
     }
 
+    /// Takes a message in as every subscription would.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn hear_anything(&mut self, reply: &Reply) {
+        self.hear_route(reply);
+        self.hear_firewall(reply, &mut None);
+    }
+
     /// Kernel parameters were written; by whom the kernel does not tell.
     pub(super) fn hear_settings(&mut self) {
         self.host.insert(Author::Unnamed);

@@ -207,5 +207,20 @@ fn one<T>(what: &str, reply: Option<Reply>, decode: Decode<T>) -> Result<Option<
     }
 }
 
+/// Reads a message as everything it could be.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn read_anything(reply: &Reply) {
+    let bytes = &reply.payload[..];
+    let read = [
+        decode::link(bytes).is_ok(),
+        decode::route(bytes).is_ok(),
+        decode::rule(bytes).is_ok(),
+        decode::address(bytes).is_ok(),
+        decode::neighbour(bytes).is_ok(),
+        link_event(reply).is_ok(),
+    ];
+    std::hint::black_box(read);
+}
+
 #[cfg(test)]
 mod tests;
