@@ -117,21 +117,23 @@ impl PortMapping {
             host_port: port("hostPort", &self.host_port)?,
             container_port: port("containerPort", &self.container_port)?,
             host_ip: host_ip(&self.host_ip)
-                .ok_or_else(|| wrong("hostIP", &self.host_ip, "an IPv4 or IPv6 address"))?,
+                .map_err(|NoAddress| wrong("hostIP", &self.host_ip, "an IPv4 or IPv6 address"))?,
         })
     }
 }
 
+struct NoAddress;
+
 /// `0.0.0.0` and `::` mean every address, as none does.
-fn host_ip(value: &Value) -> Option<Option<IpAddr>> {
+fn host_ip(value: &Value) -> Result<Option<IpAddr>, NoAddress> {
     match value {
-        Value::Null => Some(None),
-        Value::String(text) if text.is_empty() => Some(None),
+        Value::Null => Ok(None),
+        Value::String(text) if text.is_empty() => Ok(None),
         Value::String(text) => {
-            let address: IpAddr = text.parse().ok()?;
-            Some((!address.is_unspecified()).then_some(address))
+            let address: IpAddr = text.parse().map_err(|_| NoAddress)?;
+            Ok((!address.is_unspecified()).then_some(address))
         }
-        _ => None,
+        _ => Err(NoAddress),
     }
 }
 

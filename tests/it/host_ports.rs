@@ -20,7 +20,7 @@ fn mappings(host_port: u16) -> Value {
 }
 
 /// A pod whose runtime hands these mappings to the plugin, not added yet.
-fn pod(scene: &Scene, name: &str, mappings: Value) -> Pod {
+fn pod(scene: &Scene, name: &str, mappings: &Value) -> Pod {
     let mut runtime = scene.node.runtime();
     let plugin = &mut runtime.conflist.plugins[0];
     plugin["capabilities"] = json!({"portMappings": true});
@@ -29,7 +29,7 @@ fn pod(scene: &Scene, name: &str, mappings: Value) -> Pod {
 }
 
 fn added(scene: &Scene, name: &str, host_port: u16) -> Pod {
-    let pods = [pod(scene, name, mappings(host_port))];
+    let pods = [pod(scene, name, &mappings(host_port))];
     scene.add(&pods, 1);
     let [pod] = pods;
     pod.serve_echo().unwrap();
@@ -79,7 +79,7 @@ fn a_host_port_is_the_pods_until_its_del_and_another_pod_is_told_whose_it_is() {
     let first = added(&scene, "first", 8080);
     asserts_open(&scene, &first, 8080);
 
-    let second = pod(&scene, "second", mappings(8080));
+    let second = pod(&scene, "second", &mappings(8080));
     let (code, message) = refused(&second);
     assert_eq!(code, 999);
     assert!(
@@ -153,7 +153,7 @@ fn a_mapping_that_cannot_be_had_is_refused_by_its_field_and_leaves_nothing() {
             "hostIP",
         ),
     ] {
-        let pod = pod(&scene, field, json!([mapping]));
+        let pod = pod(&scene, field, &json!([mapping]));
         let (code, message) = refused(&pod);
         assert_eq!(code, 7, "{message}");
         assert!(message.contains(&format!("portMappings[0].{field}")), "{message}");

@@ -271,7 +271,7 @@ fn hook(attrs: Attrs<'_>) -> Result<HookFacts, Malformed> {
     })
 }
 
-fn key<'a>(element: Attrs<'a>) -> Result<&'a [u8], Malformed> {
+fn key(element: Attrs<'_>) -> Result<&[u8], Malformed> {
     nested(element, NFTA_SET_ELEM_KEY)?
         .and_then(|data| data.find(NFTA_DATA_VALUE))
         .map(|value| value.payload)
@@ -399,7 +399,7 @@ mod tests {
                     Element::Entry(Key::Pair(address, address), Datum::Nothing),
                 ),
             ] {
-                let messages = encode::add_elements(table, "s", &[entry.clone()]);
+                let messages = encode::add_elements(table, "s", std::slice::from_ref(&entry));
                 let replies: Vec<_> = messages.iter().map(reply).collect();
                 let set = Set { name: "s", key, kind };
                 assert_eq!(elements(family, set, &replies).unwrap(), [entry].into());

@@ -157,7 +157,7 @@ fn holds(contents: &Contents, element: &Element) -> bool {
 fn contents(pods: &PodPorts) -> Contents {
     let mut contents = Contents::new();
     let mut add = |set, element| {
-        contents.entry(set).or_insert_with(BTreeSet::new).insert(element);
+        contents.entry(set).or_default().insert(element);
     };
     for (pod, ports) in pods {
         for port in ports.iter().filter(|port| is_of_family(*pod, port)) {
