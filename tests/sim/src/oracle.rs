@@ -45,6 +45,15 @@ fn difference(known: &Records, stored: &Records) -> Option<String> {
         .or_else(|| only_known.map(|(key, value)| format!("{key} should be stored as {}", text(value))))
 }
 
+/// Whether it is settled only when a pod goes: one that holds it, or the block that it was in before EC2 gave it again
+/// elsewhere, which is not taken apart under a pod.
+fn waits(pool: &Pool, cidr: Ipv4Cidr) -> bool {
+    let holds = |address| pool.known(address).is_some_and(|known| known.holder.is_some());
+    let is_held = |cidr: Ipv4Cidr| cidr.addresses().any(holds);
+    let known_in = |address: Ipv4Addr| Some(pool.placed(address)?.0.carries(address)?.0);
+    is_held(cidr) || cidr.addresses().filter_map(known_in).any(is_held)
+}
+
 impl World {
     fn user(&self, address: Ipv4Addr) -> Option<&SandboxKey> {
         let address = IpAddr::V4(address);
@@ -303,16 +312,6 @@ impl World {
                 format!("attached are {attached:?}, known are {known:?}"),
             ));
         }
-        let is_held = |cidr: &Ipv4Cidr| {
-            let mut addresses = cidr.addresses();
-            addresses.any(|address| pool.known(address).is_some_and(|known| known.holder.is_some()))
-        };
-        // Nor is moved what EC2 has given again elsewhere, as long as a pod keeps the block it was in together.
-        let is_kept_from = |cidr: &Ipv4Cidr| {
-            let carried = |address: Ipv4Addr| pool.placed(address)?.0.carries(address);
-            let mut addresses = cidr.addresses();
-            addresses.any(|address| carried(address).is_some_and(|(known, _)| is_held(&known)))
-        };
         for eni in pool
             .enis()
             .values()
@@ -327,7 +326,7 @@ impl World {
             let known: BTreeSet<Ipv4Cidr> = eni.cidrs.keys().copied().collect();
             let other = there
                 .symmetric_difference(&known)
-                .find(|cidr| !is_held(cidr) && !is_kept_from(cidr));
+                .find(|cidr| !waits(pool, **cidr));
             if let Some(cidr) = other {
                 let (at_ec2, here) = (there.contains(cidr), known.contains(cidr));
                 found.push((
