@@ -37,11 +37,9 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut O
             link_gone(pool, mac);
         }
     }
-    pool.memory.pod_routes = facts
-        .pod_routes
-        .into_iter()
-        .map(|route| (route.address, route.device))
-        .collect();
+    let routes = facts.pod_routes.into_iter();
+    let routes = routes.map(|route| (route.address, route.device)).collect();
+    let routed_before = std::mem::replace(&mut pool.memory.pod_routes, routes);
     // The store says that nobody holds it, the kernel by an earlier reading and this one that nobody is reached there:
     // a DEL that knew only the sandbox left it. While the doubt stands, nobody gets the address.
     let is_orphan = |address: &IpAddr| {
@@ -58,6 +56,13 @@ pub(super) fn kernel(pool: &mut Pool, facts: KernelFacts, now: Tick, out: &mut O
         });
         if was_imported && !pool.memory.is_routed(address) {
             pool.doubt(address, None);
+            pool.rest(address, now);
+        }
+        // EC2's doubt has taken the place of the kernel's; whoever was routed was there until now all the same.
+        let was_there = pool.known(address).is_some_and(|known| {
+            known.holder.is_none() && matches!(known.doubt, Some(Doubt::NotInEc2 | Doubt::EniLost))
+        });
+        if was_there && routed_before.contains_key(&address) && !pool.memory.is_routed(address) {
             pool.rest(address, now);
         }
         reconcile::judge_standing(pool, address, now, out);

@@ -10,6 +10,7 @@ use crate::event::Event;
 use crate::ids::EniId;
 use crate::model::{EniRole, EniState};
 use crate::policy::{Policy, WarmTarget};
+use crate::records::RecordKey;
 use crate::witness::Doubt;
 
 fn world_with_two_enis() -> (World, EniId) {
@@ -214,6 +215,44 @@ fn imds_does_not_speak_for_an_address_where_it_lists_none() {
     world.event(Event::Imds(snapshot));
     world.settle();
     assert!(!world.pool.usable_addresses(world.now).contains(&given.into()));
+}
+
+/// A pod's record is lost, so that only the kernel speaks for it, and EC2 omits its address for a moment, too. It rests from
+/// the end of the pod on.
+#[test]
+fn what_the_kernel_alone_speaks_for_rests_from_its_end_whatever_ec2_omits() {
+    let (mut world, second) = world_with_two_enis();
+    let on_second = |held: &&crate::model::Allocation| held.eni == second;
+    let held = world.pool.allocations().values().find(on_second).unwrap().clone();
+    world
+        .store
+        .remove(&RecordKey::Allocation(held.key.clone()).text())
+        .unwrap();
+    let eni = world.enis.get_mut(&second).unwrap();
+    eni.secondary.retain(|other| *other != held.address);
+    world.crash(None, true);
+    world.settle();
+    assert_eq!(
+        world.pool.known(held.address).unwrap().doubt,
+        Some(Doubt::NotInEc2)
+    );
+    world.advance(Duration::from_secs(25));
+    world.routes.remove(&held.address);
+    world.kernel();
+    let went = world.now;
+    world
+        .enis
+        .get_mut(&second)
+        .unwrap()
+        .secondary
+        .push(v4(held.address));
+    for _ in 0..29 {
+        world.advance(Duration::from_secs(1));
+        assert!(!world.pool.is_usable(held.address, world.now));
+    }
+    assert_eq!(world.pool.known(held.address).unwrap().last_used, Some(went));
+    world.advance(Duration::from_secs(600));
+    assert!(world.pool.is_usable(held.address, world.now));
 }
 
 /// An ENI was detached by force under its pods, and its record is lost at the same time. It is not taken up again while
