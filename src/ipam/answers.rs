@@ -172,6 +172,7 @@ fn attached(pool: &mut Pool, id: &EniId, attachment: AttachmentId, now: Tick) {
     progress.attached_at = Some(now);
     progress.born = Some(now);
     progress.attach_failures = 0;
+    progress.attach_failing = None;
     progress.doubt = None;
 }
 
@@ -289,14 +290,16 @@ fn attach_failed(pool: &mut Pool, id: &EniId, failure: &CloudFailure, now: Tick)
     }
     progress.attach_failures = progress.attach_failures.saturating_add(1);
     let failures = progress.attach_failures;
+    let since = *progress.attach_failing.get_or_insert(now);
+    let may_lag = now.since(since) < pool.policy().describe_lag;
     match failure.class {
         FailureClass::NoAnswer | FailureClass::Server => {
             let next = pool.memory.next_call;
             pool.memory.progress(id).doubt = Some(next);
             obstruct(pool, Topic::Attach(id.clone()), failure, now);
         }
-        // The index is taken, or an earlier attach succeeded after all: EC2 tells which.
-        FailureClass::Conflict if failures < ATTACH_ATTEMPTS => {
+        // The index is taken, or an earlier attach succeeded after all: EC2 tells which, once its lists are young enough.
+        FailureClass::Conflict if failures < ATTACH_ATTEMPTS || may_lag => {
             let next = pool.memory.next_call;
             pool.memory.progress(id).doubt = Some(next);
             pool.memory.devices_taken.extend(place);

@@ -140,6 +140,8 @@ pub(super) struct EniProgress {
     pub(super) link_overdue: bool,
     /// Attaching failed this often in a row.
     pub(super) attach_failures: u32,
+    /// Since when it has.
+    pub(super) attach_failing: Option<Tick>,
     /// When EC2 said it is attached.
     pub(super) attached_at: Option<Tick>,
     /// It is to be discarded: only a Describe with this or a greater number says anything about that.
@@ -173,6 +175,7 @@ impl Default for EniProgress {
             link_awaited: None,
             link_overdue: false,
             attach_failures: 0,
+            attach_failing: None,
             attached_at: None,
             doomed: None,
             ec2: Ec2Says::Unasked,

@@ -255,6 +255,28 @@ fn what_the_kernel_alone_speaks_for_rests_from_its_end_whatever_ec2_omits() {
     assert!(world.pool.is_usable(held.address, world.now));
 }
 
+/// A daemon died before it was told that its ENI is attached, and EC2's list lags: "in use" is all that the next one hears.
+/// The ENI is given up only when no list can be too old to show it.
+#[test]
+fn an_eni_that_is_in_use_is_not_given_up_before_ec2_must_have_listed_it() {
+    for (seconds, is_kept) in [(58, true), (600, false)] {
+        let policy = Policy {
+            warm: WarmTarget::Enis(0),
+            ..Policy::default()
+        };
+        let mut world = World::new(2, 4, policy);
+        world.settle();
+        world.outage = Some(FailureClass::Conflict);
+        world.outage_of = "Attach";
+        for n in 0..4 {
+            world.add(n, Duration::from_secs(30));
+        }
+        world.advance(Duration::from_secs(seconds));
+        assert_eq!(world.calls("Create") == 1, is_kept, "{:?}", world.log);
+        assert_eq!(world.calls("Delete") == 0, is_kept, "{:?}", world.log);
+    }
+}
+
 /// An ENI was detached by force under its pods, and its record is lost at the same time. It is not taken up again while
 /// sandboxes have addresses of it; once they are gone, it is.
 #[test]
