@@ -62,6 +62,13 @@ impl Truth {
         }
     }
 
+    /// A sandbox is gone, and nobody can know that it was ever there.
+    pub fn vanished(&mut self, key: &SandboxKey) {
+        if let Some(address) = self.live.remove(key) {
+            self.holders.remove(&address);
+        }
+    }
+
     /// All sandboxes are gone.
     pub fn everything_ended(&mut self, now: u64) {
         for address in std::mem::take(&mut self.live).into_values() {

@@ -146,6 +146,23 @@ impl Node {
         self.lost_records = keys.filter(|key| !is_stored(key)).collect();
     }
 
+    /// Whose records were lost, and no daemon has lived since to store what the kernel told of them: with the power the
+    /// last that knew them is gone.
+    fn unwitnessed(&self) -> Vec<SandboxKey> {
+        let is_stored = |key: &RecordKey| {
+            let text = key.text();
+            let value = self.disk.records.get(&text);
+            value.is_some_and(|value| decode(&text, value).is_ok())
+        };
+        let is_lost = |(address, key): &(&IpAddr, &SandboxKey)| {
+            self.lost_records.contains(*key)
+                && !is_stored(&RecordKey::Allocation((*key).clone()))
+                && !is_stored(&RecordKey::Address(**address))
+        };
+        let lost = self.truth.everybody().filter(is_lost);
+        lost.map(|(_, key)| key.clone()).collect()
+    }
+
     /// A client whose daemon is gone: a plugin asks again, or gives up, or dies too; a DEL or a GC is asked for until it is
     /// done.
     fn orphaned(&mut self, client: Client) {
@@ -181,6 +198,9 @@ impl Node {
         self.socket.clear();
         self.outgoing
             .retain(|(_, what)| !matches!(what, Happening::Wired(_) | Happening::Unwired(_)));
+        for key in self.unwitnessed() {
+            self.truth.vanished(&key);
+        }
         let booted_at = self.booted_at;
         self.truth.everything_ended(booted_at);
         let pods: Vec<u32> = self.pods.keys().copied().collect();
