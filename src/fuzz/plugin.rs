@@ -30,7 +30,8 @@ pub fn plugin_calls(data: &[u8]) {
         Err(error) => error.to_json(),
     };
     assert!(
-        serde_json::from_str::<Value>(&error).is_ok_and(|error| error["code"].is_number()),
+        serde_json::from_str::<Value>(&error)
+            .is_ok_and(|error| error.get("code").is_some_and(Value::is_number)),
         "an error that no runtime can read: {error}"
     );
 }
@@ -71,6 +72,7 @@ pub fn chained_plugins(data: &[u8]) {
         Ok(list) => list,
         Err(error) => panic!("what was rendered is not JSON: {error}"),
     };
-    assert_eq!(list["plugins"][0]["type"], "aws-cni");
-    assert_eq!(list["plugins"][1], conf, "a key was lost");
+    let plugin = |path: &str| list.pointer(path).cloned().unwrap_or_default();
+    assert_eq!(plugin("/plugins/0/type"), "aws-cni");
+    assert_eq!(plugin("/plugins/1"), conf, "a key was lost");
 }
