@@ -138,6 +138,9 @@ impl Actor {
 
     /// Of pods whose route or rule went only those that live are to have it back.
     fn restore(&self, gone: BTreeMap<IpAddr, Author>) {
+        if !gone.is_empty() && gone.keys().all(|address| self.holder(*address).is_none()) {
+            return;
+        }
         let mut pods = host::recorded(&self.pool, self.layout);
         pods.retain(|pod| gone.is_empty() || gone.contains_key(&pod.address));
         if !pods.is_empty() {

@@ -18,7 +18,7 @@ use super::ports;
 use crate::ipam::cidr::Ipv4Cidr;
 use crate::ipam::effect::{EniIntent, Reply};
 use crate::ipam::event::Event;
-use crate::ipam::ids::{EniId, Mark, WaiterId};
+use crate::ipam::ids::{EniId, Mac, Mark, WaiterId};
 use crate::ipam::witness::{KernelFacts, LinkFact, PodRoute};
 use crate::net::eni::{
     EniIntent as LinkIntent, configure_eni, configure_where, deconfigure_eni_rules, keep_mark_rules,
@@ -81,6 +81,8 @@ pub(super) enum Job {
     VpcCidrs(Vec<Ipv4Cidr>),
     /// Somebody may have changed what is ours: put it right.
     Guard(Sighting),
+    /// A link with this hardware address came, was renamed, set up or down, or has another MTU.
+    GuardLink(Mac),
     /// These ports of the node lead to these pods, and no others to any.
     Ports(PodPorts),
     /// These pods live and should be as recorded; something of those named went.
@@ -316,6 +318,11 @@ impl Worker {
             Job::Read => self.read(),
             Job::RemoveRules(addresses) => remove_rules(&self.intent.veth_prefix, &addresses),
             Job::Guard(sighting) => self.hear(sighting),
+            Job::GuardLink(mac) => {
+                if self.is_enis(mac) {
+                    self.hear(Sighting::of_a_link());
+                }
+            }
             Job::Restore { pods, gone } => self.restore(&pods, &gone),
             Job::Ports(wanted) => ports::put_right(&mut self.host, self.intent.family, &wanted),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),

@@ -7,7 +7,6 @@ use super::kernel::{Job, Kernel};
 use super::mail::Mail;
 use crate::ipam::event::Event;
 use crate::ipam::witness::LinkFact;
-use crate::net::guard::Sighting;
 use crate::net::netlink::NetError;
 use crate::net::veth;
 use crate::net::watch::{AsyncLinkWatch, LinkChange, LinkEvent, LinkWatch, Notice};
@@ -65,11 +64,11 @@ fn tell(events: Vec<LinkEvent>, veth_prefix: &str, mail: &UnboundedSender<Mail>,
                 continue;
             }
             LinkChange::Altered => {
-                kernel.ask(Job::Guard(Sighting::of_a_link()));
+                kernel.ask(Job::GuardLink(mac));
                 continue;
             }
             LinkChange::Appeared | LinkChange::Renamed { .. } => {
-                kernel.ask(Job::Guard(Sighting::of_a_link()));
+                kernel.ask(Job::GuardLink(mac));
                 Event::LinkSeen(LinkFact {
                     mac,
                     name: event.name,

@@ -48,15 +48,28 @@ impl fmt::Display for Author {
 impl Author {
     /// Of a netlink message: the owner of the socket `port`.
     pub fn of_port(port: u32) -> Self {
+        Self::at_a_glance(port).found()
+    }
+
+    /// The same as far as it costs next to nothing: plugins come and go by the hundred, and searching for the owner of a
+    /// further socket takes milliseconds.
+    pub(super) fn at_a_glance(port: u32) -> Self {
         match port {
             0 => Self::Kernel,
             port if is_own_port(port) => Self::Process {
                 pid: std::process::id(),
                 name: "ipamd".to_owned(),
             },
-            port => by_pid(port)
-                .or_else(|| by_socket(port))
-                .unwrap_or(Self::Unknown { port }),
+            port => by_pid(port).unwrap_or(Self::Unknown { port }),
+        }
+    }
+
+    /// Searched for, if it is not known yet.
+    #[must_use]
+    pub fn found(self) -> Self {
+        match self {
+            Self::Unknown { port } => by_socket(port).unwrap_or(self),
+            known => known,
         }
     }
 

@@ -71,7 +71,7 @@ impl Sighting {
                 }
             }
             Ok(About::Pod(address)) => {
-                let author = Author::of_port(reply.port);
+                let author = Author::at_a_glance(reply.port);
                 let is_plugin = matches!(&author, Author::Process { name, .. } if name == PLUGIN);
                 if !is_plugin && !author.is_own() {
                     self.pods.insert(address, author);

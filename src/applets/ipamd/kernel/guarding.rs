@@ -10,6 +10,7 @@ use super::{
     Author, EniMark, Guarded, HostFacts, Mail, RecordedPod, RuleLayout, Sighting, Worker, authors,
     configure_where, put_pods_right, repairs,
 };
+use crate::ipam::ids::Mac;
 use crate::net::eni::EniError;
 use crate::net::nft::NftError;
 
@@ -28,28 +29,35 @@ impl Worker {
         self.guard_at = Some(self.guard_at.map_or(earliest, |at| at.min(earliest)));
     }
 
+    /// Links of others come and go, and none of them is a reason to look at ours.
+    pub(super) fn is_enis(&self, mac: Mac) -> bool {
+        let mut enis = self.guardian.enis.values();
+        mac == self.intent.primary_mac || enis.any(|eni| eni.mac == mac)
+    }
+
     /// Compares everything of the node itself, and has the pods looked after by whoever knows which of them live.
     pub(super) fn guard(&mut self) {
         let sighting = std::mem::take(&mut self.heard);
         let by = authors(&sighting);
         let before = (self.guarded.repairs, self.guardian.disputed());
-        let all_right = [
-            self.guard_host(&by),
-            self.guard_enis(&by),
-            self.guard_published(&by),
-        ];
-        self.look_again_unless(all_right == [true; 3]);
-        // A renamed link has its parameters elsewhere.
-        self.watch_settings();
-        self.guarded_at = Some(Instant::now());
-        if sighting.all || !sighting.host.is_empty() {
-            drop(self.mail.send(Mail::TableTouched));
+        // Each DEL is news of a pod, and none of the node.
+        if sighting.all || !sighting.host.is_empty() || self.failures > 0 {
+            self.guard_node(&by);
         }
+        self.guarded_at = Some(Instant::now());
         if sighting.all || !sighting.pods.is_empty() {
             // The actor is gone only when the daemon ends.
             drop(self.mail.send(Mail::Disturbed(sighting.pods)));
         }
         self.tell_guarded(&before);
+    }
+
+    fn guard_node(&mut self, by: &str) {
+        let all_right = [self.guard_host(by), self.guard_enis(by), self.guard_published(by)];
+        self.look_again_unless(all_right == [true; 3]);
+        // A renamed link has its parameters elsewhere.
+        self.watch_settings();
+        drop(self.mail.send(Mail::TableTouched));
     }
 
     fn tell_guarded(&mut self, before: &(u64, Vec<String>)) {
@@ -161,7 +169,8 @@ impl Worker {
         let before = (self.guarded.repairs, self.guardian.disputed());
         let found = self.guardian.ripe(repairs(&seen, pods), gone);
         for repair in &found.repairs {
-            let by = gone.get(&repair.address).map(ToString::to_string);
+            let author = gone.get(&repair.address);
+            let by = author.map(|author| author.clone().found().to_string());
             let ops: Vec<String> = repair.ops.iter().map(ToString::to_string).collect();
             let by = by.as_deref().unwrap_or("somebody");
             note(
