@@ -267,8 +267,8 @@ fn print(costs: &[Costs]) {
     println!("|---|---|---|---|---|---|---|---|");
     let first = &layouts[..2];
     let ratio = |of: &[f64], to: &[f64]| median(of) / median(to);
-    for (pods, pair) in LEVELS.iter().zip(layouts.chunks(2)) {
-        let [ours, per_pod] = pair else { unreachable!() };
+    for (pods, pair) in LEVELS.iter().zip(layouts.chunks_exact(2)) {
+        let (ours, per_pod) = (&pair[0], &pair[1]);
         println!(
             "| {pods} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2}, {:.2} | {:.0}, {:.2} | {:.0}, {:.2} |",
             median(&ours.packet),

@@ -286,22 +286,23 @@ impl Pool {
     }
 
     fn allocate(&mut self, request: &AddRequest, address: IpAddr, now: Tick) -> bool {
+        let carrier = self.carrier(address);
+        let Some((eni, device, card)) = carrier.map(|eni| (eni.id.clone(), eni.device, eni.card)) else {
+            return false;
+        };
         // The runtime chains egress behind the interface it knows.
         let egress = if request.main.is_none() {
             self.next_egress()
         } else {
             None
         };
-        let Some(eni) = self.carrier(address) else {
-            return false;
-        };
         let allocation = Allocation {
             key: request.key.clone(),
             pod: request.pod.clone(),
             address,
-            eni: eni.id.clone(),
-            device: eni.device.unwrap_or(DeviceIndex(0)),
-            card: eni.card,
+            eni,
+            device: device.unwrap_or(DeviceIndex(0)),
+            card,
             host_veth: request.host_veth.clone(),
             netns: request.netns.clone(),
             main: request.main.clone(),

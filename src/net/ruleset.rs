@@ -1,8 +1,9 @@
-//! The node's nftables tables `ip aws-cni` and `ip6 aws-cni` as values: what it must contain, and what separates it from what is there.
+//! The node's nftables tables `ip aws-cni` and `ip6 aws-cni` as values: what they must contain, and what separates them
+//! from what is there.
 //!
 //! Four jobs: NodePort answers leave by the ENI that the request came by, traffic that leaves the VPC gets the node's
-//! address, and a packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there;
-//! and hostPorts lead to pods, which is all that the IPv6 table does.
+//! address, a packet of a pod is marked with its ENI so that one routing rule per ENI (not per pod) sends it there, and
+//! hostPorts lead to pods, which is all that the IPv6 table does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

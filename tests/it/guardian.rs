@@ -44,7 +44,13 @@ fn picture(scene: &Scene) -> String {
 /// `offence` is made good: everything is as before, every pod reaches out.
 fn is_made_good(scene: &Scene, pods: &[Pod], offence: &str) {
     let before = picture(scene);
-    scene.on_node(offence);
+    let repairs = |status: &serde_json::Value| status["guarded"]["repairs"].as_u64().unwrap();
+    let earlier = repairs(&scene.status());
+    scene.on_node(&format!("set -e; {offence}"));
+    // An offence that does nothing proves nothing.
+    scene.wait_for(&format!("{offence:?} to be noticed"), |status| {
+        repairs(status) > earlier
+    });
     scene.eventually(&format!("{offence:?} to be made good"), || {
         picture(scene) == before
     });

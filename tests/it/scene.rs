@@ -304,6 +304,8 @@ impl Scene {
     pub fn on_node(&self, script: &str) -> String {
         let run = || Command::new("sh").args(["-c", script]).output().unwrap();
         let output = self.node.netns().run(run).unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {complaint}");
         String::from_utf8(output.stdout).unwrap()
     }
 

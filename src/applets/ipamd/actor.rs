@@ -84,7 +84,7 @@ impl Actor {
                 self.alarms.tell_suppressed(clock::now());
             }
             Mail::Unwired { waiter, reply } => self.answer(waiter, reply),
-            Mail::Disturbed(gone) => self.restore(gone),
+            Mail::Disturbed { gone, all } => self.restore(gone, all),
             Mail::TableTouched => self.hands.lead_ports(ports::recorded(&self.pool)),
             Mail::Guarded(guarded) => self.guarded = guarded,
             Mail::Committed {
@@ -137,14 +137,15 @@ impl Actor {
     }
 
     /// Of pods whose route or rule went only those that live are to have it back.
-    fn restore(&self, gone: BTreeMap<IpAddr, Author>) {
-        if !gone.is_empty() && gone.keys().all(|address| self.holder(*address).is_none()) {
+    fn restore(&self, gone: BTreeMap<IpAddr, Author>, all: bool) {
+        // Each DEL is news of a pod that nobody has any more.
+        if !all && gone.keys().all(|address| self.holder(*address).is_none()) {
             return;
         }
         let mut pods = host::recorded(&self.pool, self.layout);
-        pods.retain(|pod| gone.is_empty() || gone.contains_key(&pod.address));
+        pods.retain(|pod| all || gone.contains_key(&pod.address));
         if !pods.is_empty() {
-            self.hands.restore(pods, gone);
+            self.hands.restore(pods, gone, all);
         }
     }
 

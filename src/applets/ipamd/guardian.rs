@@ -168,9 +168,13 @@ impl Guardian {
 
     /// Leaves of what was found only what may be put right now. Without news of the pod it takes a second look: a pod
     /// that is being wired has its link a moment before its route.
-    pub(super) fn ripe(&mut self, mut found: Repairs, pods: &BTreeMap<IpAddr, Author>) -> Repairs {
+    pub(super) fn ripe(&mut self, mut found: Repairs, pods: &BTreeMap<IpAddr, Author>, all: bool) -> Repairs {
         let missing: BTreeSet<IpAddr> = found.repairs.iter().map(|repair| repair.address).collect();
-        let suspects = std::mem::take(&mut self.suspects);
+        let suspects = if all {
+            std::mem::replace(&mut self.suspects, missing)
+        } else {
+            BTreeSet::new()
+        };
         found.repairs.retain(|repair| {
             let author = pods.get(&repair.address);
             let is_sure = author.is_some() || suspects.contains(&repair.address);
@@ -179,7 +183,6 @@ impl Guardian {
         });
         // What cannot be helped was told at the start.
         found.left_alone.clear();
-        self.suspects = missing;
         found
     }
 }

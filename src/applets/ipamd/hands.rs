@@ -99,8 +99,8 @@ impl Hands {
     }
 
     /// Looks at these pods in the kernel, and puts right what is missing of them.
-    pub(super) fn restore(&self, pods: Vec<RecordedPod>, gone: BTreeMap<IpAddr, Author>) {
-        self.kernel.ask(Job::Restore { pods, gone });
+    pub(super) fn restore(&self, pods: Vec<RecordedPod>, gone: BTreeMap<IpAddr, Author>, all: bool) {
+        self.kernel.ask(Job::Restore { pods, gone, all });
     }
 
     fn sweep(&self) {

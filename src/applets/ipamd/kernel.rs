@@ -91,6 +91,8 @@ pub(super) enum Job {
         pods: Vec<RecordedPod>,
         /// Whose routes or rules went, and who did it.
         gone: BTreeMap<IpAddr, Author>,
+        /// Whether they are all there are.
+        all: bool,
     },
 }
 
@@ -323,7 +325,7 @@ impl Worker {
                     self.hear(Sighting::of_a_link());
                 }
             }
-            Job::Restore { pods, gone } => self.restore(&pods, &gone),
+            Job::Restore { pods, gone, all } => self.restore(&pods, &gone, all),
             Job::Ports(wanted) => ports::put_right(&mut self.host, self.intent.family, &wanted),
             Job::VpcCidrs(cidrs) => self.follow_vpc(cidrs.into_iter().collect()),
             Job::Unwire { pods, answer } => {

@@ -35,9 +35,13 @@ pub(super) enum Mail {
         /// The answer.
         reply: Reply,
     },
-    /// Something of pods went from the kernel: these pods', or, without any, nobody knows whose. Those that live are to
-    /// be put right.
-    Disturbed(BTreeMap<IpAddr, Author>),
+    /// Something of pods went from the kernel. Those that live are to be put right.
+    Disturbed {
+        /// Whose, and who did it.
+        gone: BTreeMap<IpAddr, Author>,
+        /// Whether other pods may miss something as well: news was lost, or it is time for a look.
+        all: bool,
+    },
     /// Something of the node itself was changed, perhaps what leads its ports to pods.
     TableTouched,
     /// What the guardian has come to.

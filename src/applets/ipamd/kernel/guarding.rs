@@ -47,7 +47,8 @@ impl Worker {
         self.guarded_at = Some(Instant::now());
         if sighting.all || !sighting.pods.is_empty() {
             // The actor is gone only when the daemon ends.
-            drop(self.mail.send(Mail::Disturbed(sighting.pods)));
+            let Sighting { pods: gone, all, .. } = sighting;
+            drop(self.mail.send(Mail::Disturbed { gone, all }));
         }
         self.tell_guarded(&before);
     }
@@ -161,13 +162,13 @@ impl Worker {
     }
 
     /// Puts living pods right.
-    pub(super) fn restore(&mut self, pods: &[RecordedPod], gone: &BTreeMap<IpAddr, Author>) {
+    pub(super) fn restore(&mut self, pods: &[RecordedPod], gone: &BTreeMap<IpAddr, Author>, all: bool) {
         let seen = match HostFacts::observe(&self.intent.veth_prefix) {
             Ok(seen) => seen,
             Err(error) => return warn!("the kernel could not be read: {error}"),
         };
         let before = (self.guarded.repairs, self.guardian.disputed());
-        let found = self.guardian.ripe(repairs(&seen, pods), gone);
+        let found = self.guardian.ripe(repairs(&seen, pods), gone, all);
         for repair in &found.repairs {
             let author = gone.get(&repair.address);
             let by = author.map(|author| author.clone().found().to_string());
